@@ -1,0 +1,50 @@
+# The two commands a newcomer needs are `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+TORCH  := torch==2.13.0
+UV      = $(BIN)/uv pip install -q --python $(BIN)/python
+# On Linux without a local CPU wheel: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu (the default index brings CUDA).
+TORCH_INDEX ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types imports unit slow lock starter clean
+
+help:  ## show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready  ## make the environment in .venv (CPU torch first, then the locked rest)
+
+$(VENV)/.ready: requirements.lock requirements-carried.txt pyproject.toml
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q uv==0.13.9; }
+	@$(UV) "$(TORCH)" $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
+	@$(UV) --no-deps -r requirements.lock -r requirements-carried.txt
+	@$(UV) --no-deps -e .
+	@touch $@
+
+demo: setup  ## ask the network three real questions
+	@$(BIN)/python recipes/demo.py
+
+test: lint types imports unit  ## what CI runs: lint, types, import rules, tests
+
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: setup
+	@$(BIN)/mypy
+
+imports: setup
+	@$(BIN)/lint-imports
+
+unit: setup
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+slow: setup  ## the long tests, too
+	@$(BIN)/python -m pytest -q -m slow
+
+lock:  ## resolve pyproject.toml anew into requirements.lock (needs uv)
+	@uv pip compile pyproject.toml --all-extras -o requirements.lock -q -c requirements-torch.txt --no-emit-package torch --no-emit-find-links --no-annotate --custom-compile-command "make lock"
+
+clean:  ## remove the environment and the caches of the tools
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

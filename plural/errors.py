@@ -1,0 +1,121 @@
+"""Every error that Plural raises, in one tree. The branch says who must act.
+
+    PluralError
+    ├── UserError            the caller gave something that cannot work: change it
+    │   ├── SettingsError        an unknown or impossible option
+    │   ├── PromptError          empty, or longer than the context
+    │   ├── BaseModelError       no base model, a damaged one, or an architecture that is not supported
+    │   ├── SpecialistError      unknown, damaged, made for another base, or a name that leaves the library
+    │   ├── DataError            training or test rows that are wrong, all of them named by line
+    │   ├── GrammarError         a schema, regex or choice list that cannot be turned into a grammar
+    │   ├── ToolError            a tool whose signature does not say what it takes
+    │   └── PlanError            a plan or team that cannot be carried out
+    ├── ModelError           the model's output broke its contract or a limit: data for the next step
+    │   ├── ContractError        an answer that is not what the output contract asks for
+    │   └── LimitError           steps, tokens or seconds are used up
+    └── MachineError         the machine or Plural itself: retry, free something, or report it
+        ├── PoolError            a request that the memory pool can never hold
+        ├── NumericError         NaN or infinity where numbers must be
+        ├── StorageError         a file could not be written; nothing was published
+        └── EngineStopped        the engine was closed while a request was waiting
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class PluralError(Exception):
+    """Base of all. `str()` is one sentence that names the value; `hint` says what to do about it."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class UserError(PluralError):
+    pass
+
+
+class SettingsError(UserError):
+    pass
+
+
+class PromptError(UserError):
+    pass
+
+
+class BaseModelError(UserError):
+    pass
+
+
+class SpecialistError(UserError):
+    pass
+
+
+class DataError(UserError):
+    """`problems` holds (line number, what is wrong) for every bad row; line numbers start at 1."""
+
+    def __init__(self, source: str, problems: Sequence[tuple[int, str]], *, hint: str = "") -> None:
+        self.source = source
+        self.problems = tuple(problems)
+        listed = "; ".join(f"line {number}: {what}" if number else what for number, what in self.problems[:20])
+        more = f"; and {len(self.problems) - 20} more" if len(self.problems) > 20 else ""
+        super().__init__(f"{source}: {listed}{more}.", hint=hint or "Nothing was trained.")
+
+
+class GrammarError(UserError):
+    pass
+
+
+class ToolError(UserError):
+    pass
+
+
+class PlanError(UserError):
+    pass
+
+
+class ModelError(PluralError):
+    pass
+
+
+class ContractError(ModelError):
+    pass
+
+
+class LimitError(ModelError):
+    pass
+
+
+class MachineError(PluralError):
+    pass
+
+
+class PoolError(MachineError):
+    pass
+
+
+class NumericError(MachineError):
+    pass
+
+
+class StorageError(MachineError):
+    pass
+
+
+class EngineStopped(MachineError):
+    pass
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> SpecialistError:
+    """The error for a name that nobody has, with the nearest names that exist."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names) or 'none'}."
+    return SpecialistError(f"No {kind} is called {name!r}.", hint=hint)

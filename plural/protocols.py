@@ -1,0 +1,37 @@
+"""Where rooms that may not import each other meet. `wiring.py` joins the two sides.
+
+Chat models are langchain-core's `BaseChatModel`; these are the few things it has no word for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from plural.types import Decision, Message
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """Draws one of `options` as the next assistant message; returns every option's probability (they sum to 1)."""
+
+    async def achoose(self, messages: Sequence[Message], options: Sequence[str]) -> Decision[str]: ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Reads texts with the base. One vector a text, all of one length, unit norm."""
+
+    async def aembed(self, texts: Sequence[str]) -> list[list[float]]: ...
+
+
+class Answerer(Protocol):
+    """Answers one conversation. What evals score: a base, a specialist, an agent, a team."""
+
+    async def answer(self, messages: Sequence[Message]) -> str: ...
+
+
+class Checker(Protocol):
+    """Score in [0, 1] of `answer` against the row's `expected` answer."""
+
+    def __call__(self, answer: str, expected: str) -> float: ...

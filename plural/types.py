@@ -1,0 +1,250 @@
+"""The nouns every room may speak: frozen records without behaviour of their own. No torch, no HTTP, no pydantic.
+
+Events of a run are one closed union (`Event`). A run yields them in order, the last one is always `RunFinished`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from plural.errors import GrammarError, SettingsError
+
+T = TypeVar("T")
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
+
+
+# ---------------------------------------------------------------------------------------------- messages and tools
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """What a model is told of a tool. `parameters` is the JSON Schema of one object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+# ---------------------------------------------------------------------------------------------- one request
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy; `seed` fixes a sampled request whoever else is in its batch."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = [
+            (self.max_tokens >= 1, "max_tokens", "at least 1"),
+            (self.temperature >= 0, "temperature", "at least 0"),
+            (0 < self.top_p <= 1, "top_p", "in (0, 1]"),
+            (self.top_k >= 0, "top_k", "at least 0 (0 switches it off)"),
+            (0 <= self.min_p <= 1, "min_p", "in [0, 1]"),
+            (self.repetition_penalty > 0, "repetition_penalty", "above 0"),
+            (-2 <= self.presence_penalty <= 2, "presence_penalty", "in [-2, 2]"),
+            (-2 <= self.frequency_penalty <= 2, "frequency_penalty", "in [-2, 2]"),
+            (0 <= self.logprobs <= 20, "logprobs", "in 0..20"),
+            (all(self.stop), "stop", "non-empty strings"),
+        ]
+        for fine, name, allowed in wrong:
+            if not fine:
+                raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be {allowed}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an output may look like. `source` is the schema or the options as JSON, or the pattern itself."""
+
+    kind: Literal["json_schema", "regex", "choices", "lark"]
+    source: str
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any]) -> Grammar:
+        return cls("json_schema", json.dumps(schema, separators=(",", ":")))
+
+    @classmethod
+    def regex(cls, pattern: str) -> Grammar:
+        return cls("regex", pattern)
+
+    @classmethod
+    def choices(cls, options: Sequence[str]) -> Grammar:
+        if not options or any(not option for option in options):
+            raise GrammarError(f"Choices must be non-empty strings, got {list(options)!r}.")
+        if len(set(options)) != len(options):
+            raise GrammarError(f"Choices must differ from each other, got {list(options)!r}.")
+        return cls("choices", json.dumps(list(options)))
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """An adapter by what it is, never by its name: SHA-256 of its weights and config, and the scale it is used at."""
+
+    digest: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one or several requests. `cached` counts prompt tokens whose KV was found, not computed."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.prompt + other.prompt, self.completion + other.completion, self.cached + other.cached)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One token of one request. `text` is what became printable with it (may be empty in the middle of a character).
+
+    `logprob` is the natural log of the probability under the distribution before temperature and penalties.
+    The last event of a request has `finish` and `usage`; a request that stops on a token that is not shown
+    (end of turn, stop string) ends with an event whose `text` is empty.
+    """
+
+    token_id: int
+    text: str
+    logprob: float
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    finish: FinishReason | None = None
+    usage: Usage | None = None
+
+
+# ---------------------------------------------------------------------------------------------- decisions
+@dataclass(frozen=True, slots=True)
+class Option(Generic[T]):
+    value: T
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[T]):
+    """A typed value with its probability and every alternative, most probable first. Never parsed out of prose."""
+
+    value: T
+    probability: float
+    options: tuple[Option[T], ...] = ()
+
+
+# ---------------------------------------------------------------------------------------------- events of a run
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Who works on `task`, and how sure the router was."""
+
+    task: str
+    decision: Decision[str]
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a plan. `#k` in `task` stands for the answer of step k (1-based), which must come earlier."""
+
+    task: str
+    after: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    steps: tuple[Step, ...]
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """`task` is what the agent was really asked, references to earlier answers filled in."""
+
+    step: int
+    agent: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    step: int
+    agent: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    step: int
+    agent: str
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class ToolReturned:
+    """`failed` means that the tool raised; `result` is then what the model was told about it."""
+
+    step: int
+    agent: str
+    call: ToolCall
+    result: str
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    step: int
+    agent: str
+    answer: str
+    usage: Usage
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    answer: str
+    usage: Usage
+    seconds: float
+
+
+Event = Routed | Planned | StepStarted | TextDelta | ToolCalled | ToolReturned | StepFinished | RunFinished
+
+
+def event_to_json(event: Event) -> dict[str, Any]:
+    """A dict for JSON: the event's fields and, under `event`, its type's name."""
+    return {"event": type(event).__name__, **asdict(event)}
+
+
+# ---------------------------------------------------------------------------------------------- scores
+@dataclass(frozen=True, slots=True)
+class Score:
+    """`value` in [0, 1] over `n` held-out rows, by `metric` (exact, json, cron, ...)."""
+
+    metric: str
+    value: float
+    n: int
+    by: str = field(default="")
