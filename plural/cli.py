@@ -1,0 +1,362 @@
+"""The door: what a person types. Each command prints for people, or one JSON object a line with --json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from plural.errors import PluralError, UserError
+from plural.types import (
+    Event,
+    Planned,
+    Routed,
+    RunFinished,
+    StepFinished,
+    StepStarted,
+    TextDelta,
+    ToolCalled,
+    ToolReturned,
+    event_to_json,
+)
+
+if TYPE_CHECKING:
+    from plural.wiring import Network
+
+app = typer.Typer(
+    name="plural",
+    help="One small base model, many specialists, one answer. Everything runs on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+BaseOption = Annotated[
+    Path | None,
+    typer.Option(help="A model directory (Hugging Face layout) or a GGUF file. Default: the embedded SmolLM2-135M."),
+]
+LibraryOption = Annotated[Path | None, typer.Option(help="Your library of specialists. Default: ~/.local/share/plural.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for programs.")]
+
+
+def main() -> None:
+    """The `plural` command. Exit status: 0 done, 1 the machine's or model's fault, 2 something to change, 130 Ctrl-C."""
+    try:
+        app(standalone_mode=False)
+    except KeyboardInterrupt:
+        err.print("Stopped.")
+        sys.exit(130)
+    except PluralError as error:
+        _complain(error)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    except typer.Abort:
+        sys.exit(130)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except Exception as error:  # noqa: BLE001 - click's usage errors print themselves; all else is shown whole
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+def _complain(error: PluralError) -> None:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": type(error).__name__, "message": error.message, "hint": error.hint}))
+        return
+    err.print(Text.assemble(("Error: ", "bold red"), error.message, (f"\n{error.hint}" if error.hint else "", "dim")))
+
+
+@contextmanager
+def _network(base: Path | None, library: Path | None) -> Iterator[Network]:
+    """Opens the network, with a progress bar for whatever takes longer than a moment, and closes it."""
+    from plural.wiring import Network
+
+    with _bars() as report, Network.open(base=base, library=library, progress=report) as network:
+        report("", 1.0)
+        yield network
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, float], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        rows: dict[str, Any] = {}
+
+        def report(what: str, done: float) -> None:
+            if not what:
+                progress.stop()
+                return
+            row = rows.get(what)
+            if row is None:
+                row = rows[what] = progress.add_task(what, total=1.0)
+            progress.update(row, completed=done)
+
+        yield report
+
+
+# ------------------------------------------------------------------------------------------------------------- asking
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What you want, in your own words. '-' reads it from standard input.")],
+    base: BaseOption = None,
+    library: LibraryOption = None,
+    to: Annotated[str | None, typer.Option(help="Skip the router and ask this specialist (or 'base').")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the network: it picks the specialists, calls tools and answers, and shows how."""
+    request = sys.stdin.read().strip() if question == "-" else question
+    with _network(base, library) as network:
+        _show(network.stream(request, to=to), as_json)
+
+
+@app.command()
+def chat(
+    base: BaseOption = None,
+    library: LibraryOption = None,
+    to: Annotated[str | None, typer.Option(help="Talk to this specialist (or 'base') only.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Talk to the network; it keeps the conversation. An empty line or Ctrl-D ends it."""
+    with _network(base, library) as network:
+        conversation = network.conversation(to=to)
+        interactive = sys.stdin.isatty()
+        if interactive and not as_json:
+            err.print("[dim]Ask away. An empty line ends the conversation.[/dim]")
+        while True:
+            if interactive:
+                err.print("[bold cyan]you[/bold cyan] ", end="")
+            line = sys.stdin.readline().strip()
+            if not line:
+                return
+            try:
+                _show(conversation.stream(line), as_json)
+            except UserError as error:
+                _complain(error)
+
+
+def _show(events: Iterator[Event], as_json: bool) -> None:
+    if as_json:
+        for event in events:
+            print(json.dumps(event_to_json(event)), flush=True)
+        return
+    view = _RunView()
+    for event in events:
+        view.show(event)
+
+
+class _RunView:
+    """Prints a run as it happens: who was chosen, what each was asked and said, tools, the answer."""
+
+    def __init__(self) -> None:
+        self._line_of: tuple[int, str] | None = None
+        self._planned = False
+
+    def show(self, event: Event) -> None:
+        if not isinstance(event, TextDelta):
+            self._end_line()
+        match event:
+            case Routed():
+                self._routed(event)
+            case Planned():
+                self._planned = True
+                out.print(Text.assemble(("plan    ", "magenta"), f"{len(event.steps)} steps"))
+                for number, step in enumerate(event.steps, 1):
+                    out.print(Text(f"        {number}. {step.task}", style="dim"))
+            case StepStarted():
+                out.print(Text.assemble((f"{event.agent:<8}", "bold green"), ("asked   ", "dim"), event.task))
+            case TextDelta():
+                self._text(event)
+            case ToolCalled():
+                arguments = ", ".join(f"{name}={value!r}" for name, value in event.call.arguments.items())
+                out.print(Text.assemble(_who(event.agent), ("calls   ", "yellow"), f"{event.call.name}({arguments})"))
+            case ToolReturned():
+                style = "red" if event.failed else "yellow"
+                out.print(Text.assemble(_who(event.agent), ("gets    ", style), event.result))
+            case StepFinished():
+                pass
+            case RunFinished():
+                self._finished(event)
+
+    def _routed(self, event: Routed) -> None:
+        options = event.decision.options[:3]
+        others = "  ".join(f"{option.value} {option.probability:.2f}" for option in options if option.value != event.decision.value)
+        label = "route   " if not event.step else f"route {event.step} "
+        out.print(
+            Text.assemble(
+                (label, "magenta"),
+                (event.decision.value, "bold"),
+                f" {event.decision.probability:.2f}",
+                (f"   ({others})" if others else "", "dim"),
+            )
+        )
+
+    def _text(self, event: TextDelta) -> None:
+        speaker = (event.step, event.agent)
+        if self._line_of != speaker:
+            self._end_line()
+            out.print(Text.assemble(_who(event.agent), ("says    ", "green")), end="")
+            self._line_of = speaker
+        out.print(event.text, end="", markup=False, soft_wrap=True)
+
+    def _end_line(self) -> None:
+        if self._line_of is not None:
+            out.print()
+            self._line_of = None
+
+    def _finished(self, event: RunFinished) -> None:
+        usage = event.usage
+        tokens = f"{usage.prompt} prompt ({usage.cached} cached) + {usage.completion} new tokens, {event.seconds:.1f} s"
+        out.print(Panel(Text(event.answer), title="answer", subtitle=f"[dim]{tokens}[/dim]", expand=False))
+
+
+def _who(agent: str) -> tuple[str, str]:
+    return (f"{agent:<8}", "green")
+
+
+# ------------------------------------------------------------------------------------------------------------- library
+@app.command(name="list")
+def list_(library: LibraryOption = None, as_json: JsonOption = False) -> None:
+    """List the specialists: what each is for and how it scores against the base."""
+    from plural.wiring import open_library
+
+    cards = [specialist.card for specialist in open_library(library)]
+    if as_json:
+        for card in cards:
+            print(card.model_dump_json())
+        return
+    table = Table("specialist", "for", "score", "base", "tools", box=None, header_style="bold")
+    for card in cards:
+        scores = [_headline(card, who) for who in ("specialist", "base")]
+        table.add_row(card.name, card.purpose, *scores, ", ".join(card.tools))
+    out.print(table)
+
+
+def _headline(card: Any, who: str) -> str:
+    scores = card.scores.get(who, ())
+    return f"{scores[0].value:.2f}" if scores else "-"
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="The specialist's name.")],
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a specialist's card: contract, scores, examples, where it comes from."""
+    from plural.wiring import open_library
+
+    specialist = open_library(library).get(name)
+    card = specialist.card
+    if as_json:
+        print(card.model_dump_json())
+        return
+    rows = Table(box=None, show_header=False)
+    rows.add_column(style="bold")
+    for label, value in (
+        ("for", card.purpose),
+        ("kind", card.kind),
+        ("base", f"{card.base_name} ({card.base[:19]}…)"),
+        ("adapter", f"{card.digest[:19]}… in {specialist.path}"),
+        ("instructions", card.instructions or "-"),
+        ("output", f"{card.output.kind}: {_short(card.output.source)}" if card.output else "free text"),
+        ("tools", ", ".join(card.tools) or "-"),
+        ("licence", card.licence),
+    ):
+        rows.add_row(label, Text(value))
+    scores = Table("who", "metric", "score", "rows", "by", box=None, header_style="bold")
+    for who, held in card.scores.items():
+        for score in held:
+            scores.add_row(who, score.metric, f"{score.value:.3f}", str(score.n), score.by)
+    examples = Text("\n".join(f"  {_short(example)}" for example in card.examples[:5]), style="dim")
+    out.print(Panel(Group(rows, Text(), scores, Text("\nfor example", style="bold"), examples), title=card.name))
+
+
+def _short(text: str, width: int = 100) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="JSONL: {'prompt', 'answer'} or {'messages': [...]} a line.")],
+    name: Annotated[str, typer.Option(help="The new specialist's name.")],
+    purpose: Annotated[str, typer.Option(help="One sentence: what it is for.")] = "",
+    instructions: Annotated[str, typer.Option(help="A system message that it always sees. Short is fast.")] = "",
+    test: Annotated[Path | None, typer.Option(help="Held-out rows to score on. Default: a tenth of the data.")] = None,
+    checker: Annotated[str, typer.Option(help="How answers are scored: exact, json, cron or toolcall.")] = "exact",
+    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data at most; it stops early by itself.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split, the order and the weights.")] = 0,
+    compute: Annotated[str, typer.Option(help="Precision of the frozen base: auto, fp32 or bf16.")] = "auto",
+    licence: Annotated[str, typer.Option(help="Licence of the specialist.")] = "unspecified",
+    replace: Annotated[bool, typer.Option(help="Replace a specialist of this name.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on where an interrupted training stopped.")] = False,
+    base: BaseOption = None,
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a new specialist from examples, score it beside the base, and put it into the network."""
+    from plural.wiring import TrainOrder, train_specialist
+
+    order = TrainOrder(
+        data=data, name=name, purpose=purpose, instructions=instructions, test=test, checker=checker, rank=rank,
+        learning_rate=learning_rate, epochs=epochs, seed=seed, compute=compute, licence=licence, replace=replace,
+        resume=resume, base=base, library=library,
+    )  # fmt: skip
+    if as_json:
+        for event in train_specialist(order):
+            print(json.dumps(event.to_json()), flush=True)
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=err) as progress:
+        rows: dict[str, Any] = {}
+        for event in train_specialist(order):
+            row = rows.get(event.stage)
+            if row is None:
+                row = rows[event.stage] = progress.add_task(event.stage, total=1.0, note="")
+            progress.update(row, completed=event.done, note=event.note)
+            if event.result:
+                progress.console.print(event.result)
+
+
+# ------------------------------------------------------------------------------------------------------------- machine
+@app.command()
+def doctor(base: BaseOption = None, library: LibraryOption = None, as_json: JsonOption = False) -> None:
+    """Say what this machine offers, whether the base model is there, and what to do about what is not."""
+    from plural.wiring import examine
+
+    findings = examine(base, library)
+    if as_json:
+        print(json.dumps([finding.to_json() for finding in findings]))
+    else:
+        table = Table(box=None, show_header=False)
+        table.add_column()
+        table.add_column(style="bold")
+        for finding in findings:
+            mark = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "bad": "[red]bad[/red]"}[finding.state]
+            table.add_row(mark, finding.what, Text.assemble(finding.value, (f"\n{finding.advice}" if finding.advice else "", "dim")))
+        out.print(table)
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    main()

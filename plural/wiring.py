@@ -1,0 +1,268 @@
+"""The only file that knows everything: reads the settings once, builds the rooms, connects them.
+
+`Network` is what a user talks to: base + library + router, over one engine.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from plural import sync
+from plural.agents import Agent, Contract, toolbox
+from plural.errors import PromptError, unknown_name
+from plural.specialists import Library, Specialist
+from plural.teams import Planner, Router, work
+from plural.types import AdapterRef, Event, Message, RunFinished, Usage
+
+if TYPE_CHECKING:
+    from plural.engine import Engine
+    from plural.engine.chat import ChatPlural
+    from plural.models.base import Base
+
+Progress = Callable[[str, float], None]
+STARTER = Path(__file__).parent / "starter"
+BASE = "base"
+
+
+class Settings(BaseSettings):
+    """Every setting of the embedded network. From keyword arguments, else the environment (`PLURAL_BASE`, ...)."""
+
+    model_config = SettingsConfigDict(env_prefix="PLURAL_", frozen=True, extra="forbid")
+
+    base: Path | None = None
+    library: Path = Path("~/.local/share/plural/library")
+    cache: Path = Path("~/.cache/plural")
+    starter: bool = True
+    device: str = "cpu"
+    threads: int | None = Field(default=None, ge=1)
+    max_running: int = Field(default=32, ge=1)
+    kv_tokens: int = Field(default=32_768, ge=64)
+    max_tokens: int = Field(default=256, ge=1)
+    max_steps: int = Field(default=6, ge=1)
+
+
+def _settings(**given: Any) -> Settings:
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def open_library(root: Path | None = None) -> Library:
+    """The specialists on disk, without base or engine: yours, and the starter library under them."""
+    settings = _settings(library=root)
+    return Library(settings.library.expanduser(), starter=[STARTER] if settings.starter else [])
+
+
+def _quiet(_what: str, _done: float) -> None:
+    """No progress bar."""
+
+
+class Answer(str):
+    """An answer is a string that remembers how it came about."""
+
+    usage: Usage
+    seconds: float
+    events: tuple[Event, ...]
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> Self:
+        last = events[-1]
+        assert isinstance(last, RunFinished)  # what every run ends with
+        answer = cls(last.answer)
+        answer.usage, answer.seconds, answer.events = last.usage, last.seconds, tuple(events)
+        return answer
+
+
+class EventStream:
+    """The events of one run, once: `for event in ...` or `async for event in ...`."""
+
+    def __init__(self, events: AsyncIterator[Event]) -> None:
+        self._events = events
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._events
+
+    def __iter__(self) -> Iterator[Event]:
+        return sync.iterate(self._events)
+
+
+class Network:
+    """Base, library and router over one engine. Open it with `Network.open()`, close it or use it in a `with`."""
+
+    def __init__(self, base: Base, library: Library, engine: Engine, settings: Settings, progress: Progress) -> None:
+        self.base_model = base
+        self.library = library
+        self.engine = engine
+        self.settings = settings
+        self._progress = progress
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        base: Path | str | None = None,
+        library: Path | str | None = None,
+        progress: Progress = _quiet,
+        **settings: Any,
+    ) -> Network:
+        """The embedded default: the carried base and the starter library. Other settings: the fields of `Settings`.
+
+        Raises BaseModelError when no base model is found or it cannot be read.
+        """
+        from plural.engine import Engine, EngineSettings
+        from plural.models.base import load_base
+
+        chosen = _settings(base=base, library=library, **settings)
+        loaded = load_base(chosen.base, cache_dir=chosen.cache.expanduser(), device=chosen.device, progress=progress)
+        shelf = Library(chosen.library.expanduser(), starter=[STARTER] if chosen.starter else [])
+        shape = loaded.shape
+        engine = Engine(
+            loaded.decoder,
+            loaded.tokenizer,
+            lambda digest: shelf.by_digest(digest).load(shape),
+            EngineSettings(threads=chosen.threads, max_running=chosen.max_running, kv_tokens=chosen.kv_tokens),
+        )
+        return cls(loaded, shelf, engine, chosen, progress)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.engine.close()
+
+    # ------------------------------------------------------------------------------------------------------- members
+    def names(self) -> list[str]:
+        """The specialists of this base, without the planner."""
+        return [one.name for one in self._mine() if one.card.kind == "skill"]
+
+    @property
+    def base(self) -> ChatPlural:
+        """The base itself, as a LangChain chat model."""
+        return self._model(BASE, None)
+
+    def specialist(self, name: str) -> ChatPlural:
+        """A specialist as a LangChain chat model, its answers drawn under its contract."""
+        return self._model(name, self.library.get(name))
+
+    def agent(self, name: str) -> Agent:
+        """A specialist (or "base") as an agent with the tools its card names."""
+        if name == BASE:
+            return Agent(BASE, model=self.base)
+        card = self.library.get(name).card
+        output = Contract(card.output.kind, card.output.source) if card.output else None
+        tools = [toolbox.TOOLS[tool] for tool in card.tools]
+        return Agent(name, model=self.specialist(name), tools=tools, output=output, description=card.purpose)
+
+    # --------------------------------------------------------------------------------------------------------- asking
+    def ask(self, request: str, *, to: str | None = None) -> Answer:
+        """The answer, blocking. `to` skips the router and asks one specialist, or "base"."""
+        return sync.run(self.aask(request, to=to))
+
+    async def aask(self, request: str, *, to: str | None = None) -> Answer:
+        return Answer.of([event async for event in self._run(request, to=to)])
+
+    def stream(self, request: str, *, to: str | None = None) -> EventStream:
+        """The run's events as they happen, for `for` and for `async for`."""
+        return EventStream(self._run(request, to=to))
+
+    def conversation(self, *, to: str | None = None) -> Conversation:
+        return Conversation(self, to)
+
+    async def _run(self, request: str, *, to: str | None = None, history: Sequence[Message] = ()) -> AsyncIterator[Event]:
+        if not request.strip():
+            raise PromptError("The request is empty.", hint="Say what you want.")
+        if to is not None and to not in (BASE, *self.names()):
+            raise unknown_name("specialist", to, [BASE, *self.names()])
+        names = [to] if to else [*self.names(), BASE]
+        events = work(
+            request,
+            agents={name: self.agent(name) for name in names},
+            router=None if to else await self._router(),
+            planner=None if to else self._planner(),
+            embedder=self.base,
+            history=history,
+            max_steps=self.settings.max_steps,
+        )
+        async for event in events:
+            yield event
+
+    # --------------------------------------------------------------------------------------------------------- inside
+    def _mine(self) -> list[Specialist]:
+        return [one for one in self.library if one.card.base == self.base_model.digest]
+
+    def _model(self, name: str, specialist: Specialist | None) -> ChatPlural:
+        from plural.engine.chat import ChatPlural
+        from plural.types import Grammar, Sampling
+
+        card = specialist.card if specialist else None
+        return ChatPlural(
+            engine=self.engine,
+            base=self.base_model,
+            model_name=name,
+            adapter=AdapterRef(card.digest) if card else None,
+            instructions=card.instructions if card else "",
+            grammar=Grammar(card.output.kind, card.output.source) if card and card.output else None,
+            sampling=Sampling(max_tokens=self.settings.max_tokens),
+        )
+
+    def _planner(self) -> Planner | None:
+        planners = [one for one in self._mine() if one.card.kind == "planner"]
+        return Planner(self._model(planners[0].name, planners[0])) if planners else None
+
+    async def _router(self) -> Router | None:
+        """Fitted to the library as it stands; the vectors of a card's examples are computed once and kept on disk."""
+        examples = {one.name: one.card.examples for one in self._mine() if one.card.examples}
+        if not examples:
+            return None
+        general = (STARTER / "general.txt").read_text().splitlines()
+        labelled = {**examples, BASE: tuple(general)}
+        vectors: dict[str, Sequence[Sequence[float]]] = {}
+        for count, (label, prompts) in enumerate(labelled.items()):
+            vectors[label] = await self._vectors(prompts, count / len(labelled))
+        return _fit(tuple((label, tuple(map(tuple, rows))) for label, rows in vectors.items()))
+
+    async def _vectors(self, prompts: Sequence[str], done: float) -> list[list[float]]:
+        key = hashlib.sha256("\0".join([self.base_model.digest, *prompts]).encode()).hexdigest()[:32]
+        path = self.settings.cache.expanduser() / "vectors" / f"{key}.npy"
+        if path.exists():
+            return np.load(path, allow_pickle=False).tolist()  # type: ignore[no-any-return]
+        self._progress("reading examples", done)
+        vectors = await self.base.aembed(prompts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{time.monotonic_ns()}.tmp.npy")
+        np.save(partial, np.asarray(vectors, dtype=np.float32))
+        partial.replace(path)
+        return vectors
+
+
+class Conversation:
+    """A dialogue with the network. The base reads all of it; a specialist reads only what it is asked."""
+
+    def __init__(self, network: Network, to: str | None) -> None:
+        self._network = network
+        self._to = to
+        self.messages: list[Message] = []
+
+    def stream(self, request: str) -> Iterator[Event]:
+        return sync.iterate(self.astream(request))
+
+    async def astream(self, request: str) -> AsyncIterator[Event]:
+        async for event in self._network._run(request, to=self._to, history=tuple(self.messages)):
+            if isinstance(event, RunFinished):
+                self.messages += [Message("user", request), Message("assistant", event.answer)]
+            yield event
+
+
+@functools.lru_cache(maxsize=4)
+def _fit(vectors: tuple[tuple[str, tuple[tuple[float, ...], ...]], ...]) -> Router:
+    return Router.fit(dict(vectors))
