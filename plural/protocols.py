@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from plural.types import Decision, Message
+from plural.types import Decision, Grammar, Message
 
 
 @runtime_checkable
@@ -23,6 +23,16 @@ class Embedder(Protocol):
     """Reads texts with the base. One vector a text, all of one length, unit norm."""
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]: ...
+
+
+@runtime_checkable
+class Constrainable(Protocol):
+    """A chat model that can hold its output to a grammar: `model.bind(grammar=...)`.
+
+    It also takes `logprobs=n` and then puts the tokens' log-probabilities into `response_metadata["logprobs"]`.
+    """
+
+    grammar: Grammar | None
 
 
 class Answerer(Protocol):

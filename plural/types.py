@@ -177,8 +177,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
+    """`probability` is that of the whole plan as the planner's text; None when its model gives no log-probabilities."""
+
     steps: tuple[Step, ...]
-    probability: float
+    probability: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +219,14 @@ class ToolReturned:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
+    """`failed` means that the step could not be done; `answer` then says why."""
+
     step: int
     agent: str
     answer: str
     usage: Usage
     seconds: float
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
