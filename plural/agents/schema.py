@@ -1,0 +1,152 @@
+"""Checks a JSON value against a JSON Schema: the keywords that constrain an answer, and no others.
+
+A keyword that is not known here is refused when the contract is made, so no part of a schema is ever ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from plural.errors import GrammarError
+
+_NOTES = frozenset({"title", "description", "default", "examples", "format", "$schema", "$id", "$defs", "definitions"})
+_CHECKS = frozenset(
+    {"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"}
+    | {"properties", "required", "additionalProperties", "items", "minItems", "maxItems"}
+    | {"minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+)
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "integer": (int,),
+    "number": (int, float),
+}
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Raises GrammarError for a keyword, type or reference that `violations` does not know."""
+    for part in _parts(schema):
+        unknown = sorted(set(part) - _NOTES - _CHECKS)
+        if unknown:
+            raise GrammarError(f"The JSON Schema keyword {unknown[0]!r} is not supported in an output contract.")
+        wrong = [name for name in _type_names(part) if name not in _TYPES]
+        if wrong:
+            raise GrammarError(f"{wrong[0]!r} is no JSON type.", hint=f"Types: {', '.join(_TYPES)}.")
+        if "$ref" in part:
+            _resolve(part["$ref"], schema)
+
+
+def violations(value: Any, schema: Mapping[str, Any]) -> list[str]:
+    """What is wrong with `value`, each with the place where it is; empty when it fits."""
+    return list(_violations(value, schema, schema, "the answer"))
+
+
+def _parts(schema: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(schema, bool):
+        return
+    if not isinstance(schema, Mapping):
+        raise GrammarError(f"{schema!r} is not a JSON Schema.")
+    yield schema
+    for keyword in ("properties", "$defs", "definitions"):
+        for below in schema.get(keyword, {}).values():
+            yield from _parts(below)
+    for keyword in ("anyOf", "oneOf", "allOf"):
+        for below in schema.get(keyword, ()):
+            yield from _parts(below)
+    for keyword in ("items", "additionalProperties"):
+        if keyword in schema:
+            yield from _parts(schema[keyword])
+
+
+def _violations(value: Any, schema: Any, root: Mapping[str, Any], where: str) -> Iterator[str]:
+    if isinstance(schema, bool):
+        if not schema:
+            yield f"{where} may not be there"
+        return
+    if "$ref" in schema:
+        yield from _violations(value, _resolve(schema["$ref"], root), root, where)
+    for below in schema.get("allOf", ()):
+        yield from _violations(value, below, root, where)
+    if "anyOf" in schema and all(any(_violations(value, below, root, where)) for below in schema["anyOf"]):
+        yield f"{where} = {json.dumps(value)} is none of the allowed forms"
+    if "oneOf" in schema and sum(not any(_violations(value, below, root, where)) for below in schema["oneOf"]) != 1:
+        yield f"{where} = {json.dumps(value)} is not exactly one of the allowed forms"
+    if "enum" in schema and value not in schema["enum"]:
+        yield f"{where} = {json.dumps(value)} is none of {json.dumps(schema['enum'])}"
+    if "const" in schema and value != schema["const"]:
+        yield f"{where} = {json.dumps(value)} is not {json.dumps(schema['const'])}"
+    names = _type_names(schema)
+    if names and not any(_is(value, name) for name in names):
+        yield f"{where} = {json.dumps(value)} is not of type {' or '.join(names)}"
+    elif isinstance(value, dict):
+        yield from _of_object(value, schema, root, where)
+    elif isinstance(value, list):
+        yield from _bounds(len(value), "items", schema.get("minItems"), schema.get("maxItems"), where)
+        for index, item in enumerate(value):
+            yield from _violations(item, schema.get("items", True), root, f"{where}[{index}]")
+    elif isinstance(value, str):
+        yield from _bounds(len(value), "characters", schema.get("minLength"), schema.get("maxLength"), where)
+        if "pattern" in schema and not re.search(schema["pattern"], value):
+            yield f"{where} = {value!r} does not match {schema['pattern']!r}"
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield from _of_number(value, schema, where)
+
+
+def _of_object(value: dict[str, Any], schema: Mapping[str, Any], root: Mapping[str, Any], where: str) -> Iterator[str]:
+    known = schema.get("properties", {})
+    for name in schema.get("required", ()):
+        if name not in value:
+            yield f"{where} has no {name!r}"
+    for name, item in value.items():
+        below = known.get(name, schema.get("additionalProperties", True))
+        if below is False:
+            yield f"{where} has {name!r}, which it may not have"
+        else:
+            yield from _violations(item, below, root, f"{where}.{name}")
+
+
+def _of_number(value: float, schema: Mapping[str, Any], where: str) -> Iterator[str]:
+    checks = (
+        ("minimum", "less than", lambda bound: value < bound),
+        ("maximum", "more than", lambda bound: value > bound),
+        ("exclusiveMinimum", "not more than", lambda bound: value <= bound),
+        ("exclusiveMaximum", "not less than", lambda bound: value >= bound),
+    )
+    for keyword, relation, broken in checks:
+        if keyword in schema and broken(schema[keyword]):
+            yield f"{where} = {value} is {relation} {schema[keyword]}"
+
+
+def _bounds(count: int, what: str, least: int | None, most: int | None, where: str) -> Iterator[str]:
+    if least is not None and count < least:
+        yield f"{where} has {count} {what}, fewer than {least}"
+    if most is not None and count > most:
+        yield f"{where} has {count} {what}, more than {most}"
+
+
+def _type_names(schema: Mapping[str, Any]) -> list[str]:
+    names = schema.get("type", [])
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _is(value: Any, name: str) -> bool:
+    if isinstance(value, bool):
+        return name == "boolean"
+    if name == "integer" and isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, _TYPES[name])
+
+
+def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
+    found: Any = root
+    for key in reference.removeprefix("#").strip("/").split("/"):
+        if not reference.startswith("#") or not isinstance(found, Mapping) or (key and key not in found):
+            raise GrammarError(f"The JSON Schema reference {reference!r} leads nowhere.")
+        found = found[key] if key else found
+    return found
