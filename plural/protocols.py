@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from plural.types import Decision, Grammar, Message
+from plural.types import Decision, Grammar, Message, ToolSpec
 
 
 @runtime_checkable
@@ -38,7 +38,9 @@ class Constrainable(Protocol):
 class Answerer(Protocol):
     """Answers one conversation. What evals score: a base, a specialist, an agent, a team."""
 
-    async def answer(self, messages: Sequence[Message]) -> str: ...
+    async def answer(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> str:
+        """With tools, calls are answered as the JSON list of `{"name", "arguments"}`."""
+        ...
 
 
 class Checker(Protocol):
