@@ -1,0 +1,137 @@
+"""A task: rows of messages with the answer that is expected, and the checker that compares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from plural.errors import DataError
+from plural.evals.checkers import checker as find_checker
+from plural.types import Message, Role, ToolCall, ToolSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is asked and what should come. For tool calls `expected` is the calls' JSON list."""
+
+    messages: tuple[Message, ...]
+    expected: str
+    tools: tuple[ToolSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Rows that one checker scores, by its name in the registry of checkers."""
+
+    name: str
+    rows: tuple[Row, ...]
+    checker: str = "exact"
+
+    @classmethod
+    def read(cls, path: Path | str, checker: str = "exact", *, name: str = "") -> Self:
+        """Rows from JSONL in the shapes of training: `{"prompt", "answer"}` or `{"messages", "tools"}`, where the
+        last message is the assistant's.
+
+        Raises:
+            DataError: the file cannot be read, is empty, or has bad lines; all of them are named.
+            SettingsError: there is no such checker.
+        """
+        path = Path(path)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(str(path), [(0, f"cannot be read: {error}")], hint="Nothing was scored.") from error
+        numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+        return cls(name or path.stem, _rows(str(path), numbered, checker), checker)
+
+    @classmethod
+    def of(cls, name: str, rows: Iterable[Mapping[str, Any]], checker: str = "exact") -> Self:
+        """The same from rows in memory. Raises what `read` raises."""
+        return cls(name, _rows(name, list(enumerate(rows, start=1)), checker), checker)
+
+    def with_examples(self, shown: Sequence[Row]) -> Self:
+        """The same rows after a dialogue that shows how `shown` were answered: a few-shot prompt."""
+        before = tuple(message for row in shown for message in (*row.messages, Message("assistant", row.expected)))
+        return replace(self, rows=tuple(replace(row, messages=before + row.messages) for row in self.rows))
+
+
+def _rows(source: str, numbered: Sequence[tuple[int, str | Mapping[str, Any]]], checker: str) -> tuple[Row, ...]:
+    check = find_checker(checker)
+    found: list[Row] = []
+    problems: list[tuple[int, str]] = []
+    for number, given in numbered:
+        try:
+            row = _row(_mapping(given))
+            check("", row.expected)
+            found.append(row)
+        except (ValueError, TypeError, AttributeError) as error:
+            problems.append((number, str(error)))
+        except KeyError as error:
+            problems.append((number, f"there is no field {error}"))
+    if not found and not problems:
+        problems.append((0, "there are no rows"))
+    if problems:
+        raise DataError(source, problems, hint="Nothing was scored.")
+    return tuple(found)
+
+
+def _mapping(given: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    value = json.loads(given) if isinstance(given, str) else given
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r} is not an object")
+    return value
+
+
+def _row(fields: Mapping[str, Any]) -> Row:
+    if "prompt" in fields:
+        unknown = set(fields) - {"prompt", "answer"}
+        _refuse(unknown)
+        return Row((Message("user", _text(fields["prompt"], "prompt")),), _text(fields["answer"], "answer"))
+    _refuse(set(fields) - {"messages", "tools"})
+    messages = [_message(each, index) for index, each in enumerate(fields["messages"])]
+    if len(messages) < 2 or messages[-1].role != "assistant":
+        raise ValueError("messages must end with the assistant's, after at least one other")
+    last = messages[-1]
+    expected = _calls_as_json(last.tool_calls) if last.tool_calls else last.content
+    if not expected.strip():
+        raise ValueError("the assistant's message is empty")
+    return Row(tuple(messages[:-1]), expected, tuple(map(_tool, fields.get("tools", ()))))
+
+
+def _refuse(unknown: set[str]) -> None:
+    if unknown:
+        raise ValueError(
+            f"unknown field {', '.join(sorted(unknown))}; a row has prompt and answer, or messages and tools"
+        )
+
+
+def _text(value: Any, field: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{field} is {value!r}; it must be text")
+    return value
+
+
+def _message(fields: Mapping[str, Any], index: int) -> Message:
+    role: Role = fields["role"]
+    if role not in get_args(Role):
+        raise ValueError(f"role is {role!r}; it must be one of {', '.join(get_args(Role))}")
+    content = fields.get("content") or ""
+    if not isinstance(content, str):
+        raise ValueError(f"content is {content!r}; it must be text")
+    calls = tuple(
+        ToolCall(str(call.get("id", f"call_{index}_{number}")), _text(call["name"], "a call's name"), call["arguments"])
+        for number, call in enumerate(fields.get("tool_calls") or ())
+    )
+    return Message(role, content, calls, fields.get("tool_call_id"))
+
+
+def _tool(fields: Mapping[str, Any]) -> ToolSpec:
+    inner = fields.get("function", fields)
+    return ToolSpec(_text(inner["name"], "a tool's name"), inner.get("description", ""), inner["parameters"])
+
+
+def _calls_as_json(calls: Sequence[ToolCall]) -> str:
+    return json.dumps([{"name": call.name, "arguments": call.arguments} for call in calls])
