@@ -1,0 +1,252 @@
+"""Messages to tokens and back, by the tokenizer's own chat template. The only place where this happens.
+
+What a message says can never become a control token. Before rendering, text in it that spells one is replaced by a
+private-use guard, and after the rendered text was cut at the true control tokens the guard is put back as plain text.
+Ordinary conversations never meet a guard and are tokenized exactly as transformers does.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import jinja2.meta
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from plural.errors import PromptError
+from plural.models import tools as tool_text
+from plural.models.tokenizer import CALL_TAGS, Tokenizer
+from plural.types import Grammar, Message, ToolCall, ToolSpec
+
+_OPEN, _CLOSE = CALL_TAGS
+_GUARD = re.compile("\ue000([0-9]+)\ue001")
+
+
+class ChatFormat:
+    """How one base's conversations are written. `call_tag` is what a tool call begins with."""
+
+    call_tag = _OPEN
+
+    def __init__(self, tokenizer: Tokenizer, template: str | None) -> None:
+        self._tokenizer = tokenizer
+        added = sorted(tokenizer.added_texts, key=len, reverse=True)
+        self._guarded = ["\ue000", *added]
+        self._spelled = re.compile("|".join(map(re.escape, self._guarded)))
+        self._tags = frozenset(added) - frozenset(tokenizer.control_texts)
+        self._template: jinja2.Template | None = None
+        self.native_tools = False
+        if template is not None:
+            environment = _environment()
+            try:
+                known = jinja2.meta.find_undeclared_variables(environment.parse(template))
+                self._template = environment.from_string(template)
+            except jinja2.TemplateError as error:
+                raise PromptError(f"The base's chat template is damaged: {error}.") from error
+            self.native_tools = "tools" in known and _OPEN in template
+        self.end_of_turn = self._find_end_of_turn()
+
+    # -------------------------------------------------------------------------------------------- messages to tokens
+    def encode(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), *, instructions: str = ""
+    ) -> list[int]:
+        """Token ids up to where the next assistant turn begins.
+
+        `instructions` become the system message, before one that is given. Raises PromptError for an empty
+        conversation, an empty last user message and roles that the template refuses.
+        """
+        _check(messages)
+        return self._tokens(self._render(messages, tools, instructions, generate=True))
+
+    def encode_example(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), *, instructions: str = ""
+    ) -> tuple[list[int], list[bool]]:
+        """A whole conversation, and True for each token to learn: every assistant turn with its end-of-turn token.
+
+        The ids of each turn are made apart from what precedes them, as they are when they are generated.
+        """
+        if not any(message.role == "assistant" for message in messages):
+            raise PromptError("An example without an assistant message has nothing to learn.")
+        whole = self._render(messages, tools, instructions, generate=False)
+        ids: list[int] = []
+        mask: list[bool] = []
+        at = 0
+        for i, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            prompt = self._render(messages[:i], tools, instructions, generate=True)
+            end = whole.find(self.end_of_turn, len(prompt)) if self.end_of_turn else len(whole)
+            if not whole.startswith(prompt) or end < 0:
+                raise PromptError(f"The chat template writes turn {i + 1} differently as prompt and as history.")
+            stop = end + len(self.end_of_turn)
+            for text, learn in ((whole[at : len(prompt)], False), (whole[len(prompt) : stop], True)):
+                tokens = self._tokens(text)
+                ids += tokens
+                mask += [learn] * len(tokens)
+            at = stop
+        rest = self._tokens(whole[at:])
+        return ids + rest, mask + [False] * len(rest)
+
+    def text(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), *, instructions: str = "") -> str:
+        """What `encode` tokenizes, for people to read."""
+        _check(messages)
+        return self._unguard(self._render(messages, tools, instructions, generate=True))
+
+    # ------------------------------------------------------------------------------------------------- calls and back
+    def tool_grammar(self, tools: Sequence[ToolSpec], choice: str, *, parallel: bool = True) -> Grammar:
+        """`choice`: "auto" (text or calls), "required", or the name of the tool that must be called.
+
+        Text that begins with the call tag but is no valid call cannot be drawn. Raises GrammarError for an unknown
+        name.
+        """
+        return tool_text.grammar(tools, choice, parallel=parallel, one_tag_each=self.native_tools)
+
+    def parse(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:
+        """(what was said outside calls, the calls). Text that is no whole, valid call stays text."""
+        calls: list[ToolCall] = []
+
+        def take(found: re.Match[str]) -> str:
+            made = _calls(found[1])
+            calls.extend(made or ())
+            return found[0] if made is None else ""
+
+        content = re.sub(f"{re.escape(_OPEN)}(.*?){re.escape(_CLOSE)}", take, text, flags=re.DOTALL)
+        return (content.strip() if calls else text), tuple(calls)
+
+    # --------------------------------------------------------------------------------------------------------- inside
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], instructions: str, *, generate: bool
+    ) -> str:
+        """The template's text, with guards."""
+        if self._template is None:
+            raise PromptError("The base has no chat template.", hint="Use an instruction-tuned base.")
+        system = [instructions] if instructions else []
+        if not self.native_tools and tools:
+            system.append(tool_text.describe(tools))
+        rest = list(messages)
+        if system and rest and rest[0].role == "system":
+            system.insert(1 if instructions else 0, rest.pop(0).content)
+        if system:
+            rest.insert(0, Message("system", "\n\n".join(system)))
+        variables: dict[str, Any] = {name: text for name, text in self._tokenizer.named.items()}
+        if self.native_tools:
+            variables["tools"] = [self._guard(tool_text.as_openai(tool)) for tool in tools] or None
+        try:
+            return self._template.render(
+                messages=[self._as_dict(message) for message in rest], add_generation_prompt=generate, **variables
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            raise PromptError(
+                f"The base's chat template refuses this conversation: {error}.",
+                hint=f"Its roles: {', '.join(message.role for message in rest)}.",
+            ) from error
+
+    def _as_dict(self, message: Message) -> dict[str, Any]:
+        # The template itself looks for tags such as </think> in what the model said; others may not write them.
+        tags = message.role == "assistant"
+        content = self._guard(message.content, tags=tags)
+        made: dict[str, Any] = {"role": message.role, "content": content}
+        if message.tool_calls and self.native_tools:
+            made["tool_calls"] = [
+                {
+                    "type": "function",
+                    "id": call.id,
+                    "function": {"name": self._guard(call.name), "arguments": self._guard(dict(call.arguments))},
+                }
+                for call in message.tool_calls
+            ]
+        elif message.tool_calls:
+            made["content"] = content + self._guard(tool_text.write_calls(message.tool_calls), tags=True)
+        if message.tool_call_id is not None:
+            made["tool_call_id"] = message.tool_call_id
+        return made
+
+    def _guard(self, value: Any, *, tags: bool = False) -> Any:
+        """`value` with every added token's text replaced, in strings at any depth; `tags` lets visible tags be."""
+        if isinstance(value, str):
+            spared = self._tags if tags else frozenset[str]()
+            return self._spelled.sub(
+                lambda m: m[0] if m[0] in spared else f"\ue000{self._guarded.index(m[0])}\ue001", value
+            )
+        if isinstance(value, Mapping):
+            return {self._guard(key): self._guard(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._guard(inner) for inner in value]
+        return value
+
+    def _unguard(self, text: str) -> str:
+        return _GUARD.sub(lambda m: self._guarded[int(m[1])], text)
+
+    def _tokens(self, text: str) -> list[int]:
+        if "\ue000" not in text:
+            return self._tokenizer.encode_template(text)
+        ids: list[int] = []
+        for part in self._tokenizer.split_template(text):
+            ids += [part] if isinstance(part, int) else self._tokenizer.encode(self._unguard(part))
+        return ids
+
+    def _find_end_of_turn(self) -> str:
+        """The control token that the template writes after what the assistant said."""
+        probe = "\ue002"
+        if self._template is not None:
+            try:
+                turns = (Message("user", "?"), Message("assistant", probe))
+                rendered = self._render(turns, (), "", generate=False)
+            except PromptError:
+                rendered = probe
+            after = self._tokenizer.split_template(rendered.partition(probe)[2])
+            ids = [part for part in after if isinstance(part, int) and part in self._tokenizer.special_ids]
+            if ids:
+                return self._tokenizer.token_text(ids[0])
+        return self._tokenizer.named.get("eos_token", "")
+
+
+def _check(messages: Sequence[Message]) -> None:
+    if not messages:
+        raise PromptError("The conversation is empty.", hint="Give at least one message.")
+    if messages[-1].role == "user" and not messages[-1].content.strip():
+        raise PromptError(f"The last user message is empty: {messages[-1].content!r}.", hint="Ask something.")
+
+
+def _calls(text: str) -> list[ToolCall] | None:
+    """One call or a list of calls as JSON; None when it is anything else."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    made = []
+    for one in value if isinstance(value, list) else [value]:
+        if not (isinstance(one, dict) and isinstance(one.get("name"), str)):
+            return None
+        if not isinstance(one.get("arguments", {}), dict):
+            return None
+        made.append(ToolCall(f"call_{uuid.uuid4().hex[:12]}", one["name"], one.get("arguments", {})))
+    return made
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """What transformers gives its templates: a template cannot change what it is given nor reach Python."""
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    return environment
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
