@@ -26,6 +26,24 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _AGAIN = "Fetch the file again."
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+# Tensor type -> (values in a block, bytes of a block), for those that the package `gguf` dequantises.
+_BLOCKS = {
+    0: (1, 4),  # F32
+    1: (1, 2),  # F16
+    2: (32, 18),  # Q4_0
+    3: (32, 20),  # Q4_1
+    6: (32, 22),  # Q5_0
+    7: (32, 24),  # Q5_1
+    8: (32, 34),  # Q8_0
+    10: (256, 84),  # Q2_K
+    11: (256, 110),  # Q3_K
+    12: (256, 144),  # Q4_K
+    13: (256, 176),  # Q5_K
+    14: (256, 210),  # Q6_K
+    20: (32, 18),  # IQ4_NL
+    23: (256, 136),  # IQ4_XS
+    30: (1, 2),  # BF16
+}
 _TOP = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -81,14 +99,7 @@ class GgufFile:
 
         stored = self.tensors[own_name]
         raw = np.fromfile(self.path, dtype=np.uint8, count=stored.size, offset=stored.start)
-        kind = GGMLQuantizationType(stored.kind)
-        try:
-            values = dequantize(raw.reshape(-1, stored.size // prod(stored.shape[:-1])), kind)
-        except NotImplementedError as error:
-            raise BaseModelError(
-                f"{self.path}: {own_name} is stored as {kind.name}, which cannot be dequantised.",
-                hint="Use a file quantised to Q4_0 to Q8_0, a K-quant, F16 or F32.",
-            ) from error
+        values = dequantize(raw.reshape(-1, stored.size // prod(stored.shape[:-1])), GGMLQuantizationType(stored.kind))
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).reshape(stored.shape)
 
 
@@ -193,12 +204,12 @@ def _tensor_line(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _size(path: Path, name: str, shape: tuple[int, ...], kind: int) -> int:
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    try:
-        block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-    except (ValueError, KeyError) as error:
-        raise BaseModelError(f"{path}: tensor {name} is of the unknown type {kind}.", hint=_AGAIN) from error
+    if kind not in _BLOCKS:
+        raise BaseModelError(
+            f"{path}: tensor {name} is of GGML type {kind}, which is not read.",
+            hint="Use a file in Q4_0 to Q8_0, a K-quant, IQ4, BF16, F16 or F32.",
+        )
+    block, size = _BLOCKS[kind]
     if not shape or not all(shape) or shape[-1] % block:
         raise BaseModelError(f"{path}: tensor {name} has the impossible shape {list(shape)}.", hint=_AGAIN)
     return prod(shape) // block * size
