@@ -1,8 +1,8 @@
 """Fakes to test agents and teams with, without a model: what they answer is written down beforehand.
 
-    model = ScriptedModel([calling(("add", {"a": 1, "b": 2})), "It is 3."])
-    assert Agent("clerk", model, tools=[add]).invoke("1 + 2?") == "It is 3."
-    assert model.asked[1].messages[-1].content == "3"
+model = ScriptedModel([calling(("add", {"a": 1, "b": 2})), "It is 3."])
+assert Agent("clerk", model, tools=[add]).invoke("1 + 2?") == "It is 3."
+assert model.asked[1].messages[-1].content == "3"
 """
 
 from __future__ import annotations
@@ -209,4 +209,6 @@ def _counted(messages: Sequence[BaseMessage], message: AIMessage) -> UsageMetada
 
 
 def _as_langchain(message: Message) -> BaseMessage:
-    return BaseMessage(content=message.content, type={"user": "human", "assistant": "ai"}.get(message.role, message.role))
+    return BaseMessage(
+        content=message.content, type={"user": "human", "assistant": "ai"}.get(message.role, message.role)
+    )

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, convert_to_messages
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
@@ -201,7 +201,9 @@ def _equipment(
         try:
             calling = model.bind_tools(tools)  # type: ignore[attr-defined]
         except (AttributeError, NotImplementedError) as error:
-            raise SettingsError(f"The model of agent {name!r} cannot call tools.", hint="Give another model.") from error
+            raise SettingsError(
+                f"The model of agent {name!r} cannot call tools.", hint="Give another model."
+            ) from error
     return Equipment(name, calling, speaking, {each.name: each for each in tools}, contract, max_steps)
 
 

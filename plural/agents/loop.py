@@ -84,14 +84,14 @@ async def work(
     yield StepStarted(step, kit.name, _task(messages))
     for _ in range(kit.max_steps):
         said: AIMessageChunk | None = None
+        answer: Answer | None = None
         async for chunk in model.astream(desk.messages, config):
             said = _joined(said, chunk)
             if chunk.text:
                 yield TextDelta(step, kit.name, str(chunk.text))
         match _next_move(_heard(said, desk), kit.contract):
-            case Answer(text):
-                yield StepFinished(step, kit.name, text, desk.usage, time.monotonic() - started)
-                return
+            case Answer() as answer:
+                pass
             case Mend(error):
                 _ask_again(desk, error)
                 model = kit.speaking
@@ -103,13 +103,12 @@ async def work(
                     yield event
                     if isinstance(event, ToolReturned):
                         returned[event.call.id] = event
-                if (direct := _direct(kit, move, returned)) is not None:
-                    if kit.contract:
-                        kit.contract.parse(direct)
-                    yield StepFinished(step, kit.name, direct, desk.usage, time.monotonic() - started)
-                    return
+                answer = _direct(kit, move, returned)
                 if _observe(desk, [returned[call.id] for call in move.calls]):
                     model = kit.speaking
+        if answer is not None:
+            yield StepFinished(step, kit.name, answer.text, desk.usage, time.monotonic() - started)
+            return
     raise LimitError(f"{kit.name} gave no answer within {kit.max_steps} steps.", hint="Raise max_steps.")
 
 
@@ -145,11 +144,13 @@ async def _called(kit: Equipment, move: CallTools, step: int, config: RunnableCo
         yield event
 
 
-def _direct(kit: Equipment, move: CallTools, returned: dict[str, ToolReturned]) -> str | None:
+def _direct(kit: Equipment, move: CallTools, returned: dict[str, ToolReturned]) -> Answer | None:
     """The result that is the answer, when a tool marked `return_direct` was called and worked."""
     for call in move.calls:
         if call.name in kit.tools and kit.tools[call.name].return_direct and not returned[call.id].failed:
-            return returned[call.id].result
+            if kit.contract is not None:
+                kit.contract.parse(returned[call.id].result)
+            return Answer(returned[call.id].result)
     return None
 
 

@@ -69,33 +69,44 @@ def _violations(value: Any, schema: Any, root: Mapping[str, Any], where: str) ->
         if not schema:
             yield f"{where} may not be there"
         return
-    if "$ref" in schema:
-        yield from _violations(value, _resolve(schema["$ref"], root), root, where)
-    for below in schema.get("allOf", ()):
-        yield from _violations(value, below, root, where)
-    if "anyOf" in schema and all(any(_violations(value, below, root, where)) for below in schema["anyOf"]):
-        yield f"{where} = {json.dumps(value)} is none of the allowed forms"
-    if "oneOf" in schema and sum(not any(_violations(value, below, root, where)) for below in schema["oneOf"]) != 1:
-        yield f"{where} = {json.dumps(value)} is not exactly one of the allowed forms"
+    yield from _of_several(value, schema, root, where)
+    names = _type_names(schema)
+    if names and not any(_is(value, name) for name in names):
+        yield f"{where} = {json.dumps(value)} is not of type {' or '.join(names)}"
+        return
+    match value:
+        case dict():
+            yield from _of_object(value, schema, root, where)
+        case list():
+            yield from _bounds(len(value), "items", schema.get("minItems"), schema.get("maxItems"), where)
+            for index, item in enumerate(value):
+                yield from _violations(item, schema.get("items", True), root, f"{where}[{index}]")
+        case str():
+            yield from _bounds(len(value), "characters", schema.get("minLength"), schema.get("maxLength"), where)
+            if "pattern" in schema and not re.search(schema["pattern"], value):
+                yield f"{where} = {value!r} does not match {schema['pattern']!r}"
+        case int() | float() if not isinstance(value, bool):
+            yield from _of_number(value, schema, where)
+
+
+def _of_several(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], where: str) -> Iterator[str]:
+    """What values of every type may be asked: to be one of a few, and to fit other schemas."""
+
+    def fits(below: Any) -> bool:
+        return not any(_violations(value, below, root, where))
+
     if "enum" in schema and value not in schema["enum"]:
         yield f"{where} = {json.dumps(value)} is none of {json.dumps(schema['enum'])}"
     if "const" in schema and value != schema["const"]:
         yield f"{where} = {json.dumps(value)} is not {json.dumps(schema['const'])}"
-    names = _type_names(schema)
-    if names and not any(_is(value, name) for name in names):
-        yield f"{where} = {json.dumps(value)} is not of type {' or '.join(names)}"
-    elif isinstance(value, dict):
-        yield from _of_object(value, schema, root, where)
-    elif isinstance(value, list):
-        yield from _bounds(len(value), "items", schema.get("minItems"), schema.get("maxItems"), where)
-        for index, item in enumerate(value):
-            yield from _violations(item, schema.get("items", True), root, f"{where}[{index}]")
-    elif isinstance(value, str):
-        yield from _bounds(len(value), "characters", schema.get("minLength"), schema.get("maxLength"), where)
-        if "pattern" in schema and not re.search(schema["pattern"], value):
-            yield f"{where} = {value!r} does not match {schema['pattern']!r}"
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield from _of_number(value, schema, where)
+    if "$ref" in schema:
+        yield from _violations(value, _resolve(schema["$ref"], root), root, where)
+    for below in schema.get("allOf", ()):
+        yield from _violations(value, below, root, where)
+    if "anyOf" in schema and not any(map(fits, schema["anyOf"])):
+        yield f"{where} = {json.dumps(value)} is none of the allowed forms"
+    if "oneOf" in schema and sum(map(fits, schema["oneOf"])) != 1:
+        yield f"{where} = {json.dumps(value)} is not exactly one of the allowed forms"
 
 
 def _of_object(value: dict[str, Any], schema: Mapping[str, Any], root: Mapping[str, Any], where: str) -> Iterator[str]:

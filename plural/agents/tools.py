@@ -1,6 +1,7 @@
 """Tools from plain functions: what the model is told of them, and calling them so that nothing they do is a crash.
 
-A tool is langchain-core's `BaseTool`. Its arguments and their meaning come from type hints and a Google-style docstring.
+A tool is langchain-core's `BaseTool`. Its arguments and their meaning come from type hints and a Google-style
+docstring.
 """
 
 from __future__ import annotations
