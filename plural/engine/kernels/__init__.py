@@ -1,0 +1,1 @@
+"""What the engine asks of a machine, and the machines that can do it."""

@@ -1,0 +1,423 @@
+"""Many adapters, one base, one step: schedule -> run -> sample -> commit.
+
+The engine owns a thread, and that thread owns everything: jobs, pages, adapters. Callers on any event loop hand jobs in
+through a queue and get results back on their own loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from plural.engine import sampler
+from plural.engine.adapter_pool import AdapterPool
+from plural.engine.batch import Batch, build_batch
+from plural.engine.grammar import GrammarCompiler
+from plural.engine.kernels.interface import AdapterWeights, Kernels, Packed
+from plural.engine.kernels.torch_kernels import TorchKernels
+from plural.engine.kv_cache import KVCache
+from plural.engine.request import EmbedJob, GenerateJob, Job, PromptJob, Request, ScoreJob, Sink
+from plural.engine.runner import Result, Runner
+from plural.engine.scheduler import Plan, Scheduler
+from plural.engine.settings import EngineSettings
+from plural.engine.text import TextStream
+from plural.errors import (
+    EngineStopped,
+    GrammarError,
+    MachineError,
+    NumericError,
+    PluralError,
+    PoolError,
+    PromptError,
+    SettingsError,
+)
+from plural.models.decoder import Decoder
+from plural.models.tokenizer import Detokenizer, Tokenizer
+from plural.types import AdapterRef, Decision, Option, TokenEvent
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counted, not timed, since the engine started. `cached` are tokens found in the prefix cache."""
+
+    steps: int
+    computed: int
+    cached: int
+    submitted: int
+    finished: int
+    preempted: int
+    running: int
+    waiting: int
+    pages: int
+    pages_used: int
+    pages_cached: int
+    adapters: tuple[str, ...]
+
+
+class Engine:
+    """`adapters` gives the weights of a digest, or raises what the request shall fail with.
+
+    With `start=False` there is no thread, and nothing happens until the caller calls `step`.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        adapters: Callable[[str], AdapterWeights],
+        settings: EngineSettings | None = None,
+        *,
+        kernels: Kernels | None = None,
+        start: bool = True,
+    ) -> None:
+        self.settings = settings or EngineSettings()
+        self.tokenizer = tokenizer
+        self.context = decoder.config.max_positions
+        self._vocabulary = min(tokenizer.vocab_size, decoder.config.vocab_size)
+        machine = kernels or TorchKernels()
+        self._adapters: AdapterPool[Packed] = AdapterPool(
+            lambda digest: machine.pack(decoder.config, adapters(digest), decoder.dtype, decoder.device),
+            self.settings.adapter_slots,
+        )
+        self._cache = KVCache(self.settings.num_pages, self.settings.page_size, prefix_cache=self.settings.prefix_cache)
+        self._scheduler = Scheduler(self.settings, self._cache, self._adapters)
+        self._runner = Runner(decoder, machine, self._adapters, self.settings)
+        self._grammars = GrammarCompiler(tokenizer)
+        self._steps = 0
+        self._submitted = 0
+        self._closed = False
+        # `_wake` guards the inbox and `_closed`; `_stepping` guards everything the engine's thread owns.
+        self._inbox: deque[Job] = deque()
+        self._wake = threading.Condition()
+        self._stepping = threading.RLock()
+        self._thread: threading.Thread | None = None
+        if start:
+            self._thread = threading.Thread(target=self._work, name="plural-engine", daemon=True)
+            self._thread.start()
+
+    # ------------------------------------------------------------------------------------------------- the heart
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """One step. False when there was nothing to do."""
+        with self._stepping:
+            self._take_inbox()
+            plan = self._scheduler.schedule()
+            for job, error in plan.failed:
+                self._end(job, error)
+            if not plan.work:
+                return bool(plan.failed)
+            try:
+                batch = build_batch(plan.work)
+                result = self._runner.run(batch)
+                self._weed(batch, result)
+                self._scheduler.commit(plan)
+                self._deliver(batch, result)
+            except Exception as error:  # noqa: BLE001 - whatever went wrong, nobody may be left waiting
+                self._fail(plan, error)
+            self._steps += 1
+            return True
+
+    def _weed(self, batch: Batch, result: Result) -> None:
+        """Ends the jobs whose numbers broke. What they wrote may be read by nobody, not even as padding, and pages
+        written in this step are known to nobody yet."""
+        fine = sampler.finite(result.states_TH)
+        for work, span in zip(batch.work, batch.spans, strict=True):
+            if not all(fine[span.start : span.stop]):
+                self._runner.clear_pages(work.job.pages[work.start // self.settings.page_size :])
+                self._end(work.job, _not_finite(work.job))
+
+    def _deliver(self, batch: Batch, result: Result) -> None:
+        """Gives every job what its rows were computed for."""
+        for embed, start, stop in batch.states:
+            embed.states.append(result.states_TH[start:stop].float())
+            if embed.remaining == 0 and not embed.done:
+                self._end(embed, _mean(embed))
+        if not batch.wanted:
+            return
+        logits_RV = result.logits_RV[:, : self._vocabulary]
+        for wanted, fine in zip(batch.wanted, sampler.finite(logits_RV), strict=True):
+            if not (fine or wanted.job.done):
+                self._end(wanted.job, _not_finite(wanted.job))
+        logprobs_RV = sampler.log_probabilities(logits_RV)
+        drawing: list[tuple[int, GenerateJob]] = []
+        for row, wanted in enumerate(batch.wanted):
+            job = wanted.job
+            if job.done:
+                continue
+            if isinstance(job, GenerateJob):
+                drawing.append((row, job))
+            elif isinstance(job, ScoreJob):
+                self._score(job, wanted.position, logprobs_RV[row])
+            elif isinstance(job, PromptJob):
+                self._branch(job, wanted.position, logprobs_RV[row])
+        if drawing:
+            self._draw(drawing, logits_RV, logprobs_RV)
+
+    def _draw(
+        self, drawing: Sequence[tuple[int, GenerateJob]], logits_RV: torch.Tensor, logprobs_RV: torch.Tensor
+    ) -> None:
+        rows, jobs = zip(*drawing, strict=True)
+        if len(rows) < len(logits_RV):
+            logits_RV, logprobs_RV = logits_RV[list(rows)], logprobs_RV[list(rows)]
+        for job, drawn in zip(jobs, sampler.draw(jobs, logits_RV, logprobs_RV), strict=True):
+            if isinstance(drawn, PluralError):
+                self._end(job, drawn)
+            elif (event := job.append(drawn, self.tokenizer.eos_ids)).finish is None:
+                job.sink(event)
+            else:
+                self._end(job, event)
+
+    def _score(self, job: ScoreJob, position: int, logprobs_V: torch.Tensor) -> None:
+        ids = sorted(job.targets(position))
+        job.logprobs[position] = float(torch.logsumexp(logprobs_V[ids].double(), dim=0))
+        if job.remaining == 0 and position + 1 == len(job.tokens):
+            self._end(job, job.score)
+
+    def _branch(self, parent: PromptJob, position: int, logprobs_V: torch.Tensor) -> None:
+        for child in parent.children:
+            self._score(child, position, logprobs_V)
+        copies = self._scheduler.fork(parent, [child for child in parent.children if not child.cancelled])
+        self._runner.copy_pages(copies)
+        self._end(parent, None)
+
+    # ---------------------------------------------------------------------------------------------- the callers' side
+    async def generate(self, request: Request) -> AsyncIterator[TokenEvent]:
+        """The request's tokens as they are drawn; the last event has `finish` and `usage`.
+
+        Raises PromptError, SettingsError or GrammarError for a request that cannot run, PoolError for one that the KV
+        pool can never hold, what loading its adapter raised, NumericError, MachineError or EngineStopped. Leaving the
+        iterator, by `aclose`, cancellation or garbage collection, ends the request.
+        """
+        box = _Mailbox()
+        job = await self._generate_job(request, box.put)
+        self._submit(job)
+        try:
+            while True:
+                event = await box.get()
+                assert isinstance(event, TokenEvent)
+                yield event
+                if event.finish is not None:
+                    return
+        finally:
+            self._cancel([job])
+
+    async def choose(
+        self, prompt: Sequence[int], options: Sequence[str], adapter: AdapterRef | None = None
+    ) -> Decision[str]:
+        """P(option, then end of turn | prompt) of every option from the logits, normalised over the options.
+
+        An option is read as its own tokens, the ones a model writes after its prompt. Raises what `generate` raises,
+        and GrammarError for options that are empty or alike.
+        """
+        if not options or len(set(options)) != len(options) or not all(options):
+            raise GrammarError(f"Options must be non-empty and differ from each other, got {list(options)!r}.")
+        answers = [self.tokenizer.encode(option) for option in options]
+        longest = max(map(len, answers))
+        self._check_prompt(prompt, longest)
+        self._check_pool(len(prompt) + longest)
+        boxes = [_Mailbox() for _ in options]
+        ends = self.tokenizer.eos_ids
+        children = [
+            ScoreJob(prompt, answer, ends, adapter, box.put) for answer, box in zip(answers, boxes, strict=True)
+        ]
+
+        def failed(result: object) -> None:
+            if result is not None:
+                for box in boxes:
+                    box.put(result)
+
+        parent = PromptJob(prompt, children, adapter, failed)
+        self._submit(parent)
+        try:
+            scores = [_a_float(await box.get()) for box in boxes]
+        finally:
+            self._cancel([parent, *children])
+        highest = max(scores)
+        weights = [math.exp(score - highest) for score in scores]
+        ranked = sorted(
+            (Option(option, weight / sum(weights)) for option, weight in zip(options, weights, strict=True)),
+            key=lambda option: -option.probability,
+        )
+        return Decision(ranked[0].value, ranked[0].probability, tuple(ranked))
+
+    async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Of every prompt the mean of the base's final states over its tokens, at unit norm."""
+        for prompt in prompts:
+            self._check_prompt(prompt, 0)
+            self._check_pool(len(prompt))
+        boxes = [_Mailbox() for _ in prompts]
+        jobs = [EmbedJob(prompt, box.put) for prompt, box in zip(prompts, boxes, strict=True)]
+        self._submit(*jobs)
+        try:
+            vectors = [await box.get() for box in boxes]
+        finally:
+            self._cancel(jobs)
+        return [vector for vector in vectors if isinstance(vector, list)]
+
+    def stats(self) -> EngineStats:
+        with self._stepping:
+            counters = self._scheduler.counters
+            return EngineStats(
+                steps=self._steps,
+                computed=counters.computed,
+                cached=counters.cached,
+                submitted=self._submitted,
+                finished=counters.finished,
+                preempted=counters.preempted,
+                running=len(self._scheduler.running),
+                waiting=len(self._scheduler.waiting),
+                pages=self._cache.num_pages,
+                pages_used=self._cache.used,
+                pages_cached=self._cache.cached,
+                adapters=self._adapters.resident,
+            )
+
+    def check(self) -> None:
+        """Every page is free, cached or held by a running job, and so are adapters. Raises MachineError."""
+        with self._stepping:
+            self._take_inbox()
+            self._scheduler.check()
+            running = [job.adapter.digest for job in self._scheduler.running if job.adapter is not None]
+            self._adapters.check(running)
+
+    def close(self) -> None:
+        """Stops the thread after its step; whoever waits gets EngineStopped. May be called again."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        with self._stepping:
+            stopped = EngineStopped("The engine was closed.")
+            while self._inbox:
+                self._inbox.popleft().sink(stopped)
+            for job in [*self._scheduler.running, *self._scheduler.waiting]:
+                self._end(job, stopped)
+
+    # ------------------------------------------------------------------------------------------------------- inside
+    def _work(self) -> None:
+        if self.settings.threads is not None:
+            torch.set_num_threads(self.settings.threads)
+        while True:
+            with self._wake:
+                while not (self._closed or self._inbox or self._scheduler.has_work):
+                    self._wake.wait()
+                if self._closed:
+                    return
+            self.step()
+
+    def _submit(self, *jobs: Job) -> None:
+        with self._wake:
+            if self._closed:
+                raise EngineStopped("The engine is closed.")
+            self._inbox += jobs
+            self._submitted += len(jobs)
+            self._wake.notify()
+
+    def _cancel(self, jobs: Sequence[Job]) -> None:
+        """The engine's thread frees what these jobs hold before its next step."""
+        if all(job.done for job in jobs):
+            return
+        with self._wake:
+            for job in jobs:
+                job.cancelled = True
+            self._inbox += jobs
+            self._wake.notify()
+
+    def _take_inbox(self) -> None:
+        with self._wake:
+            arrived, self._inbox = self._inbox, deque()
+        for job in arrived:
+            if job.cancelled:
+                self._scheduler.finish(job)
+            else:
+                self._scheduler.add(job)
+
+    def _end(self, job: Job, result: object) -> None:
+        self._scheduler.finish(job)
+        job.sink(result)
+
+    def _fail(self, plan: Plan, error: Exception) -> None:
+        wrapped = MachineError(f"A step failed: {type(error).__name__}: {error}.", hint="This is a fault of Plural.")
+        wrapped.__cause__ = error
+        for work in plan.work:
+            if not work.job.done:
+                self._end(work.job, error if isinstance(error, PluralError) else wrapped)
+
+    async def _generate_job(self, request: Request, sink: Sink) -> GenerateJob:
+        self._check_prompt(request.prompt, 1)
+        max_tokens = min(request.sampling.max_tokens, self.context - len(request.prompt))
+        self._check_pool(len(request.prompt) + max_tokens)
+        grammar = None
+        if request.grammar is not None:
+            if request.sampling.stop or request.sampling.stop_token_ids:
+                raise SettingsError(
+                    "A request has a grammar and stop strings or tokens.", hint="The grammar says where it ends."
+                )
+            grammar = await asyncio.to_thread(self._grammars.start, request.grammar)
+        text = TextStream(Detokenizer(self.tokenizer), request.sampling.stop)
+        return GenerateJob(request, max_tokens, text, grammar, sink)
+
+    def _check_prompt(self, prompt: Sequence[int], answer: int) -> None:
+        """There must be room for `answer` tokens after the prompt."""
+        if not prompt:
+            raise PromptError("The prompt is empty.", hint="Give it at least one token.")
+        if len(prompt) + answer > self.context:
+            raise PromptError(
+                f"The prompt has {len(prompt)} tokens, the context has {self.context} in all.", hint="Shorten it."
+            )
+        for token in prompt:
+            if not 0 <= token < self._vocabulary:
+                raise PromptError(f"Token id {token} is not in the vocabulary of {self._vocabulary}.")
+
+    def _check_pool(self, tokens: int) -> None:
+        room = self._cache.num_pages * self._cache.page_size
+        # One token more: that is how much room a job is let in with.
+        if tokens + 1 > room:
+            raise PoolError(
+                f"The request needs room for {tokens + 1} tokens, the KV pool has {room}.",
+                hint="Ask for fewer tokens or raise kv_tokens.",
+            )
+
+
+class _Mailbox:
+    """Results for one caller, put in by the engine's thread, taken out on the caller's event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[object] = asyncio.Queue()
+
+    def put(self, item: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+        except RuntimeError:
+            return  # the caller's loop is closed: nobody is left to tell
+
+    async def get(self) -> object:
+        """The next result. Raises it if it is an error."""
+        item = await self._items.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+
+def _a_float(result: object) -> float:
+    assert isinstance(result, float)
+    return result
+
+
+def _not_finite(job: Job) -> NumericError:
+    worn = f"adapter {job.worn.digest[:12]}" if job.worn else "the base"
+    return NumericError(f"NaN or infinity came out of {worn} after {job.num_computed} tokens.")
+
+
+def _mean(job: EmbedJob) -> list[float]:
+    states_TH = torch.cat(job.states)
+    vector_H = states_TH.double().mean(dim=0)
+    return [float(x) for x in vector_H / vector_H.norm()]

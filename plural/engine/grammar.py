@@ -1,0 +1,103 @@
+"""Token grammars by llguidance: which tokens may come next, and when the output is whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from functools import cached_property, lru_cache
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+
+from plural.errors import GrammarError
+from plural.models.tokenizer import Tokenizer
+from plural.types import Grammar
+
+# A small model left free to write spaces may never stop writing them: at most what json.dumps writes.
+_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class GrammarState:
+    """One request's place in its grammar."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int, eos_ids: frozenset[int]) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._eos_ids = eos_ids
+        self._bits = np.zeros(-(-vocab_size // 32), np.int32)
+
+    @property
+    def complete(self) -> bool:
+        """The output is valid and nothing can follow it."""
+        return bool(self._matcher.is_stopped())
+
+    def allowed(self) -> np.ndarray:
+        """A bool for every token. End-of-turn tokens are allowed where the output is whole."""
+        self._bits.fill(0)
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._raise_error()
+        return np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._vocab_size).view(np.bool_)
+
+    def accept(self, token: int) -> None:
+        """Raises GrammarError if the token is not allowed: it was drawn under another mask."""
+        if token in self._eos_ids and self._matcher.is_accepting():
+            return
+        self._matcher.consume_token(token)
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        if self._matcher.is_error():
+            raise GrammarError(f"The grammar failed: {self._matcher.get_error()}", hint="Make the grammar simpler.")
+
+
+class GrammarCompiler:
+    """Compiles grammars for one tokenizer and keeps the latest. May be called from any thread."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._compiled = lru_cache(maxsize=128)(self._compile)
+
+    def start(self, grammar: Grammar) -> GrammarState:
+        """A fresh state. Raises GrammarError for a schema, pattern or list that makes no grammar."""
+        with self._lock:
+            matcher = self._compiled(grammar).deep_copy()
+        return GrammarState(matcher, self._tokenizer.vocab_size, self._tokenizer.eos_ids)
+
+    @cached_property
+    def _vocabulary(self) -> LLTokenizer:
+        eos = sorted(self._tokenizer.eos_ids)
+        return LLTokenizer(self._tokenizer.backend.to_str(), n_vocab=self._tokenizer.vocab_size, eos_token=eos)
+
+    def _compile(self, grammar: Grammar) -> LLMatcher:
+        matcher = LLMatcher(self._vocabulary, _source(grammar), log_level=0)
+        if matcher.is_error():
+            error = matcher.get_error().strip().splitlines()[0]
+            raise GrammarError(f"The {grammar.kind} grammar {_short(grammar.source)} is wrong: {error}.")
+        return matcher
+
+
+def _source(grammar: Grammar) -> str:
+    match grammar.kind:
+        case "json_schema":
+            try:
+                schema = json.loads(grammar.source)
+                return str(LLMatcher.grammar_from_json_schema(schema, defaults=_JSON))
+            except (ValueError, TypeError) as error:
+                raise GrammarError(f"The JSON Schema {_short(grammar.source)} is wrong: {error}.") from error
+        case "regex":
+            return str(LLMatcher.grammar_from_regex(grammar.source))
+        case "choices":
+            options = json.loads(grammar.source)
+            return str(LLMatcher.grammar_from_regex("|".join(f"({_escaped(option)})" for option in options)))
+        case "lark":
+            return str(LLMatcher.grammar_from_lark(grammar.source))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"[.^$*+?{}\[\]\\|()]", r"\\\g<0>", text)
+
+
+def _short(source: str) -> str:
+    return repr(source if len(source) <= 80 else source[:77] + "...")

@@ -1,0 +1,250 @@
+"""The reference kernels: plain torch, any device and dtype.
+
+How rows are kept independent of their company, in fp32 on a CPU (tests/engine/test_invariance.py holds it to the bit):
+
+- A matrix product of one row takes another path than one of several, so one row is computed as two equal ones.
+- A product adds its K terms in an order that depends on the number of rows once K is large, so a large K is
+  cut into fixed pieces that are added one after another.
+- Attention pads keys at the end only. A masked key has probability exactly 0 and adds exactly 0; the rows of softmax
+  are whole vector registers long, so that a longer padding only adds zeros to the same partial sums.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plural.engine.kernels.interface import AdapterWeights, KVPages, Segment, Span
+from plural.engine.kv_cache import NULL_PAGE
+from plural.errors import NumericError
+from plural.models.config import GROUPS, DecoderConfig, Group
+from plural.models.decoder import Attend, Delta
+from plural.models.ops import TorchOps
+
+# A product over more terms than this is cut into pieces of K_PIECE.
+K_WHOLE = 768
+K_PIECE = 512
+# Rows of one sequence that are attended together: bounds the scores' memory and the work above the diagonal.
+TILE = 64
+
+
+def product(x_TI: Tensor, w_IO: Tensor) -> Tensor:
+    """x_TI @ w_IO, every row computed in the same way whatever T is."""
+    rows, terms = x_TI.shape
+    if rows == 1:
+        x_TI = x_TI.expand(2, terms)
+    if terms <= K_WHOLE:
+        y_TO = torch.mm(x_TI, w_IO)
+    else:
+        y_TO = torch.mm(x_TI[:, :K_PIECE], w_IO[:K_PIECE])
+        for at in range(K_PIECE, terms, K_PIECE):
+            y_TO.addmm_(x_TI[:, at : at + K_PIECE], w_IO[at : at + K_PIECE])
+    return y_TO[:rows]
+
+
+class TorchKernels(TorchOps):
+    """Implements `Kernels`. Holds no state."""
+
+    def linear(self, x_TI: Tensor, w_IO: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        y_TO = product(x_TI, w_IO)
+        return y_TO if bias_O is None else y_TO + bias_O
+
+    def new_pages(
+        self, config: DecoderConfig, count: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> KVPages:
+        shape = (config.num_kv_heads, count + 1, page_size, config.head_dim)
+
+        def pool() -> Tensor:
+            if device.type == "cpu" and dtype == torch.float32:
+                return torch.from_numpy(np.zeros(shape, np.float32))  # memory is taken when a page is first written
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        layers = range(config.num_layers)
+        return KVPages(tuple(pool() for _ in layers), tuple(pool() for _ in layers), page_size)
+
+    def copy_pages(self, kv: KVPages, pairs: Sequence[tuple[int, int]]) -> None:
+        if not pairs:
+            return
+        device = kv.keys[0].device
+        source, target = (torch.tensor(side, device=device) for side in zip(*pairs, strict=True))
+        for pages_KPSD in itertools.chain(kv.keys, kv.values):
+            pages_KPSD[:, target] = pages_KPSD[:, source]
+
+    def clear_pages(self, kv: KVPages, pages: Sequence[int]) -> None:
+        index = torch.tensor(list(pages), dtype=torch.long, device=kv.keys[0].device)
+        for pages_KPSD in itertools.chain(kv.keys, kv.values):
+            pages_KPSD[:, index] = 0
+
+    def pack(
+        self, config: DecoderConfig, weights: AdapterWeights, dtype: torch.dtype, device: torch.device
+    ) -> PackedAdapter:
+        return PackedAdapter.of(config, weights, dtype, device)
+
+    def bind(self, kv: KVPages, spans: Sequence[Span], segments: Sequence[Segment]) -> tuple[Attend, Delta | None]:
+        return PagedAttention.of(kv, spans), LoraDelta(tuple(segments)) if segments else None
+
+
+# ------------------------------------------------------------------------------------------------------ adapters
+@dataclass(frozen=True, slots=True)
+class PackedGroup:
+    """The adapted modules of one fused group. Ranks R are those of its modules, one after another.
+
+    `b_RO` is block-diagonal over the group's fused outputs and has the adapter's scale in it.
+    """
+
+    a_IR: Tensor
+    b_RO: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PackedAdapter:
+    groups: dict[tuple[int, Group], PackedGroup]
+
+    @classmethod
+    def of(
+        cls, config: DecoderConfig, weights: AdapterWeights, dtype: torch.dtype, device: torch.device
+    ) -> PackedAdapter:
+        groups: dict[tuple[int, Group], PackedGroup] = {}
+        for layer in range(config.num_layers):
+            for group in GROUPS:
+                packed = _pack_group(config, weights, layer, group)
+                if packed is not None:
+                    a_IR, b_RO = (torch.from_numpy(array).to(device, dtype) for array in packed)
+                    groups[layer, group] = PackedGroup(a_IR, b_RO)
+        return cls(groups)
+
+
+def _pack_group(
+    config: DecoderConfig, weights: AdapterWeights, layer: int, group: Group
+) -> tuple[np.ndarray, np.ndarray] | None:
+    slices = config.slices(group)
+    present = [module for module in GROUPS[group] if (layer, module) in weights.tensors]
+    if not present:
+        return None
+    pairs = {module: weights.tensors[layer, module] for module in present}
+    for module, pair in pairs.items():
+        if not all(np.isfinite(array).all() for array in pair):
+            raise NumericError(
+                f"Adapter {weights.digest[:12]} has NaN or infinity in layer {layer}, {module}.", hint="Train it again."
+            )
+    a_IR = np.concatenate([a_RI.T for a_RI, _ in pairs.values()], axis=1, dtype=np.float32)
+    b_RO = np.zeros((a_IR.shape[1], max(part.stop for part in slices.values())), np.float32)
+    row = 0
+    for module, (a_RI, b_OR) in pairs.items():
+        b_RO[row : row + len(a_RI), slices[module]] = b_OR.T * weights.scale_of(module)
+        row += len(a_RI)
+    return np.ascontiguousarray(a_IR), b_RO
+
+
+@dataclass(frozen=True, slots=True)
+class LoraDelta:
+    """Two small products for every adapter in the step; rows of an adapter lie next to each other."""
+
+    segments: tuple[Segment, ...]
+
+    def __call__(self, layer: int, group: Group, x_TI: Tensor, y_TO: Tensor) -> Tensor:
+        for segment in self.segments:
+            packed: PackedGroup | None = segment.packed.groups.get((layer, group))
+            if packed is None:
+                continue
+            low_TR = product(x_TI[segment.start : segment.stop], packed.a_IR)
+            if segment.scale != 1.0:
+                low_TR = low_TR * segment.scale
+            y_TO[segment.start : segment.stop] += product(low_TR, packed.b_RO)
+        return y_TO
+
+
+# ------------------------------------------------------------------------------------------------------ attention
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """B pieces of C rows each, every one with its own keys, padded to N.
+
+    `rows` are their rows in the step, b by b; `pages` their block tables, b by b; `mask_BCN` is 0 or minus infinity.
+    """
+
+    rows: Tensor
+    pages: Tensor
+    mask_BCN: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PagedAttention:
+    """Writes the step's keys and values, then attends tile by tile."""
+
+    kv: KVPages
+    slots_T: Tensor
+    tiles: tuple[_Tile, ...]
+
+    @classmethod
+    def of(cls, kv: KVPages, spans: Sequence[Span]) -> PagedAttention:
+        device, size = kv.keys[0].device, kv.page_size
+        slots: list[np.ndarray] = []
+        grouped: dict[tuple[int, int], list[tuple[int, int, Sequence[int]]]] = {}
+        for span in spans:
+            positions = np.arange(span.length - (span.stop - span.start), span.length)
+            slots.append(np.asarray(span.pages)[positions // size] * size + positions % size)
+            for start in range(span.start, span.stop, TILE):
+                stop = min(start + TILE, span.stop)
+                length = span.length - (span.stop - stop)
+                key = (stop - start, _roomy(-(-length // size)))
+                grouped.setdefault(key, []).append((start, length, span.pages))
+        tiles = tuple(_tile(rows, pages, pieces, size, device) for (rows, pages), pieces in grouped.items())
+        return cls(kv, torch.from_numpy(np.concatenate(slots)).to(device), tiles)
+
+    def __call__(self, layer: int, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
+        keys_KPSD, values_KPSD = self.kv.keys[layer], self.kv.values[layer]
+        heads = keys_KPSD.shape[0]
+        keys_KPSD.view(heads, -1, keys_KPSD.shape[3]).index_copy_(1, self.slots_T, k_TKD.transpose(0, 1))
+        values_KPSD.view(heads, -1, keys_KPSD.shape[3]).index_copy_(1, self.slots_T, v_TKD.transpose(0, 1))
+        out_TND = torch.empty_like(q_TND)
+        for tile in self.tiles:
+            out_TND[tile.rows] = _attend(q_TND[tile.rows], keys_KPSD, values_KPSD, tile)
+        return out_TND
+
+
+def _roomy(pages: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, ...: sequences of about the same length are attended together."""
+    power = 1 << (pages - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and pages <= power * 3 // 4 else power
+
+
+def _tile(
+    count: int, pages: int, pieces: Sequence[tuple[int, int, Sequence[int]]], size: int, device: torch.device
+) -> _Tile:
+    rows_BC = np.array([start for start, _, _ in pieces])[:, None] + np.arange(count)
+    table_BP = np.full((len(pieces), pages), NULL_PAGE)
+    for line, (_, length, table) in zip(table_BP, pieces, strict=True):
+        used = -(-length // size)
+        line[:used] = table[:used]
+    last_BC = np.array([length for _, length, _ in pieces])[:, None] - count + np.arange(count)
+    mask_BCN = np.where(np.arange(pages * size) <= last_BC[..., None], np.float32(0), np.float32(-np.inf))
+    rows, table, mask = (torch.from_numpy(a).to(device) for a in (rows_BC.ravel(), table_BP.ravel(), mask_BCN))
+    return _Tile(rows, table, mask)
+
+
+def _attend(q_MND: Tensor, keys_KPSD: Tensor, values_KPSD: Tensor, tile: _Tile) -> Tensor:
+    """q_MND holds B pieces of C rows, M = B * C. Heads of one KV head (G of them) become rows of one product."""
+    b, c, n = tile.mask_BCN.shape
+    k, d = keys_KPSD.shape[0], keys_KPSD.shape[3]
+    q_BCKGD = q_MND.view(b, c, k, -1, d)
+    g = q_BCKGD.shape[3]
+    q_XRD = (q_BCKGD.permute(2, 0, 1, 3, 4) * d**-0.5).reshape(k * b, c * g, d)
+    if c * g == 1:
+        q_XRD = q_XRD.expand(k * b, 2, d)
+    keys_XND = keys_KPSD.index_select(1, tile.pages).view(k * b, n, d)
+    values_XND = values_KPSD.index_select(1, tile.pages).view(k * b, n, d)
+    scores_XRN = torch.bmm(q_XRD, keys_XND.transpose(1, 2))
+    if c * g == 1:
+        scores_XRN += tile.mask_BCN.repeat(k, 1, 1)
+    else:
+        scores_XRN.view(k, b, c, g, n).add_(tile.mask_BCN.unsqueeze(2))
+    weights_XRN = torch.softmax(scores_XRN, dim=-1)
+    mixed_XRD = torch.bmm(weights_XRN[:, :, :K_PIECE], values_XND[:, :K_PIECE])
+    for at in range(K_PIECE, n, K_PIECE):
+        mixed_XRD.baddbmm_(weights_XRN[:, :, at : at + K_PIECE], values_XND[:, at : at + K_PIECE])
+    return mixed_XRD[:, : c * g].reshape(k, b, c, g, d).permute(1, 2, 0, 3, 4).reshape(b * c, k * g, d)

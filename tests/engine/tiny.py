@@ -1,0 +1,116 @@
+"""A decoder that a test can run thousands of times: two layers, random weights, the bytes as vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers
+
+from plural.engine import Engine, EngineSettings
+from plural.errors import unknown_name
+from plural.models.config import MODULES, DecoderConfig
+from plural.models.decoder import Decoder, DecoderWeights, LayerWeights
+from plural.models.tokenizer import Tokenizer
+
+CONFIG = DecoderConfig(
+    architecture="llama",
+    vocab_size=258,
+    hidden_size=64,
+    num_layers=2,
+    num_heads=6,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=96,
+    max_positions=512,
+)
+
+
+def tiny_tokenizer() -> Tokenizer:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: i for i, letter in enumerate(letters)}
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|endoftext|>", "<|im_end|>"])
+    return Tokenizer(backend)
+
+
+def tiny_decoder(seed: int = 0, config: DecoderConfig = CONFIG) -> Decoder:
+    random = torch.Generator().manual_seed(seed)
+
+    def weight(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=random) * shape[0] ** -0.5
+
+    c = config
+    layers = tuple(
+        LayerWeights(
+            input_norm_H=torch.ones(c.hidden_size),
+            qkv_IO=weight(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim) * 2,
+            o_IO=weight(c.num_heads * c.head_dim, c.hidden_size),
+            post_norm_H=torch.ones(c.hidden_size),
+            gate_up_IO=weight(c.hidden_size, 2 * c.intermediate_size),
+            down_IO=weight(c.intermediate_size, c.hidden_size),
+        )
+        for _ in range(c.num_layers)
+    )
+    embed_VH = torch.randn((c.vocab_size, c.hidden_size), generator=random)
+    return Decoder(
+        c, DecoderWeights(embed_VH, layers, torch.ones(c.hidden_size), weight(c.hidden_size, c.vocab_size) * 2)
+    )
+
+
+@dataclass(frozen=True)
+class TinyAdapter:
+    digest: str
+    tensors: Mapping[tuple[int, str], tuple[np.ndarray, np.ndarray]]
+    scale: float = 2.0
+
+    def scale_of(self, module: str) -> float:
+        return self.scale
+
+
+def tiny_adapter(
+    seed: int, rank: int = 4, modules: tuple[str, ...] = MODULES, config: DecoderConfig = CONFIG
+) -> TinyAdapter:
+    random = np.random.default_rng(seed)
+
+    def pair(module: str) -> tuple[np.ndarray, np.ndarray]:
+        a = random.standard_normal((rank, config.in_features(module))) * config.in_features(module) ** -0.5
+        b = random.standard_normal((config.out_features(module), rank)) * 0.3
+        return a.astype(np.float32), b.astype(np.float32)
+
+    tensors = {(layer, module): pair(module) for layer in range(config.num_layers) for module in modules}
+    return TinyAdapter(f"{seed:02d}-{rank}-{'+'.join(modules)}", tensors)
+
+
+@dataclass
+class Shelf:
+    """Adapters by digest, and how often each was asked for."""
+
+    adapters: dict[str, TinyAdapter] = field(default_factory=dict)
+    loads: list[str] = field(default_factory=list)
+
+    def __call__(self, digest: str) -> TinyAdapter:
+        self.loads.append(digest)
+        if digest not in self.adapters:
+            raise unknown_name("adapter", digest, self.adapters)
+        return self.adapters[digest]
+
+    def put(self, adapter: TinyAdapter) -> str:
+        self.adapters[adapter.digest] = adapter
+        return adapter.digest
+
+
+MakeEngine = Callable[..., Engine]
+
+
+def tiny_engine(
+    shelf: Shelf | None = None, *, start: bool = True, decoder: Decoder | None = None, **settings: object
+) -> Engine:
+    return Engine(
+        decoder or tiny_decoder(), tiny_tokenizer(), shelf or Shelf(), EngineSettings(**settings), start=start
+    )
