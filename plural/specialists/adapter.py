@@ -1,0 +1,80 @@
+"""LoRA weights (Hu et al., arXiv 2106.09685) and what PEFT's config says about them, without any file."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plural.errors import SpecialistError
+
+Array = NDArray[np.float32]
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+def module_path(layer: int, module: str) -> str:
+    """Where a linear lives in a Hugging Face model of the Llama family; PEFT's targets and patterns match on this."""
+    return f"model.layers.{layer}.{'self_attn' if module in _ATTENTION else 'mlp'}.{module}"
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """`targets` are ends of module paths ("q_proj", "layers.3.mlp.up_proj"); patterns are PEFT's regular expressions.
+
+    An update is scale * x @ A.T @ B.T, with scale alpha / rank, or alpha / sqrt(rank) under rsLoRA (arXiv 2312.03732).
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    use_rslora: bool = False
+
+    def covers(self, layer: int, module: str) -> bool:
+        path = module_path(layer, module)
+        return any(path == target or path.endswith(f".{target}") for target in self.targets)
+
+    def rank_of(self, layer: int, module: str) -> int:
+        key = _pattern_key(self.rank_pattern, module_path(layer, module))
+        return self.rank if key is None else self.rank_pattern[key]
+
+    def scale_of(self, layer: int, module: str) -> float:
+        key = _pattern_key(self.alpha_pattern, module_path(layer, module))
+        alpha = self.alpha if key is None else self.alpha_pattern[key]
+        rank = self.rank_of(layer, module)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def _pattern_key(patterns: Iterable[str], path: str) -> str | None:
+    """The first pattern that matches `path` or its end, as PEFT's `get_pattern_key` does."""
+    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", path)), None)
+
+
+@dataclass(frozen=True)
+class AdapterWeights:
+    """`tensors` maps (layer, module) to (a_RI, b_OR), float32, before the scale. A layer or module may be absent."""
+
+    digest: str
+    config: AdapterConfig
+    tensors: Mapping[tuple[int, str], tuple[Array, Array]]
+
+    def scale_of(self, module: str, layer: int | None = None) -> float:
+        """The factor on B @ A. Without `layer` it is the one that all layers share.
+
+        Raises SpecialistError if `layer` is not given and an alpha or rank pattern makes the layers differ.
+        """
+        if layer is not None:
+            return self.config.scale_of(layer, module)
+        scales = {self.config.scale_of(i, name) for i, name in self.tensors if name == module}
+        if len(scales) != 1:
+            found = ", ".join(f"{scale:g}" for scale in sorted(scales)) or "none"
+            raise SpecialistError(
+                f"{module} has no single scale over the layers: {found}.", hint="Ask for it by layer."
+            )
+        return scales.pop()

@@ -1,0 +1,81 @@
+"""The card of a specialist, `specialist.json`: what it is for, its contract, its scores, where it comes from."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from plural.errors import SpecialistError
+from plural.types import Score
+
+CARD_FILE = "specialist.json"
+NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
+_DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Contract(_Strict):
+    """What every answer looks like: `source` is the schema or the options as JSON, or the pattern itself."""
+
+    kind: Literal["json_schema", "regex", "choices"]
+    source: str = Field(min_length=1)
+
+
+class Lineage(_Strict):
+    """Enough to make the specialist again. `data_sha256` is that of the file of `rows` examples; `parent` a digest."""
+
+    data_sha256: str
+    rows: int = Field(ge=1)
+    command: str
+    seed: int
+    settings: dict[str, Any] = Field(default_factory=dict)
+    seconds: float = Field(ge=0)
+    parent: str | None = None
+
+
+class Card(_Strict):
+    """`digest` is the adapter's, `base` that of the base it was trained on. The router learns from `examples`."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=rf"^{NAME_PATTERN}$")
+    digest: str = Field(pattern=_DIGEST_PATTERN)
+    base: str
+    base_name: str
+    purpose: str
+    instructions: str = ""
+    kind: Literal["skill", "planner"] = "skill"
+    output: Contract | None = None
+    tools: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    scores: dict[Literal["base", "specialist"], tuple[Score, ...]] = Field(default_factory=dict)
+    lineage: Lineage | None = None
+    licence: str = "unspecified"
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @classmethod
+    def read(cls, folder: Path) -> Card:
+        """Raises SpecialistError if there is no card or it is not one, naming the field and its value."""
+        path = folder / CARD_FILE
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise SpecialistError(
+                f"{folder} has no card that can be read: {error.strerror}.", hint=f"A specialist has a {CARD_FILE}."
+            ) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise SpecialistError(
+                f"{path}: {where} is {first['input']!r:.80}: {first['msg']}.",
+                hint="The card is damaged or of another version.",
+            ) from error
+
+    def to_json(self) -> str:
+        """The text of `specialist.json`."""
+        return self.model_dump_json(indent=1) + "\n"
