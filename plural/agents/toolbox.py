@@ -6,6 +6,7 @@ import ast
 import operator
 from collections.abc import Callable
 from datetime import date, datetime
+from decimal import Decimal
 from fractions import Fraction
 
 from croniter import croniter
@@ -72,9 +73,10 @@ TOOLS = {each.name: each for each in (calculate, next_run, days_between)}
 
 def _value(node: ast.expr, expression: str) -> Fraction:
     match node:
-        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            # The literal's own digits, so that 0.1 is a tenth and not the nearest binary float.
-            result = Fraction((ast.get_source_segment(expression.strip(), node) or str(number)).replace("_", ""))
+        case ast.Constant(value=int() as number) if not isinstance(number, bool):
+            result = Fraction(number)
+        case ast.Constant(value=float()):
+            result = _decimal(ast.get_source_segment(expression.strip(), node) or "")
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             result = -_value(operand, expression)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
@@ -86,6 +88,14 @@ def _value(node: ast.expr, expression: str) -> Fraction:
         case _:
             raise ValueError(f"{ast.unparse(node)!r} is not arithmetic")
     return _small(result)
+
+
+def _decimal(literal: str) -> Fraction:
+    """The literal's own digits, so that 0.1 is a tenth and not the nearest binary float."""
+    number = Decimal(literal)
+    if abs(number.adjusted()) > _LARGEST // 4:
+        raise ValueError(f"{literal} is too large or too small")
+    return Fraction(number)
 
 
 def _power(base: Fraction, exponent: Fraction) -> Fraction:

@@ -1,0 +1,237 @@
+"""Plans, and the loop that carries them out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage
+
+from plural.agents import Agent, tool
+from plural.errors import EngineStopped, LimitError, PlanError
+from plural.teams import PLAN_SCHEMA, Planner, Router, work
+from plural.testing import ScriptedModel, calling
+from plural.types import (
+    Event,
+    Grammar,
+    Message,
+    Planned,
+    Routed,
+    RunFinished,
+    Step,
+    StepFinished,
+    StepStarted,
+    TextDelta,
+)
+
+LABELS = ["base", "cron", "home", "planner"]
+
+
+class LabelEmbedder:
+    """A text lies where the first label in it lies; a text without one lies with the base."""
+
+    async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+        return [axis(next((label for label in LABELS if label in text), "base")) for text in texts]
+
+
+def axis(label: str) -> list[float]:
+    return [float(label == each) for each in LABELS]
+
+
+ROUTER = Router.fit({label: [axis(label)] * 4 for label in LABELS})
+
+
+def plan_of(*tasks: str) -> str:
+    return json.dumps({"steps": [{"task": task} for task in tasks]})
+
+
+async def run(request: str, plan: str | None = None, *, max_steps: int = 6, **agents: Any) -> list[Event]:
+    members = {"base": [], "cron": [], "home": []} | agents
+    team = {
+        name: made if isinstance(made, Agent) else Agent(name, ScriptedModel(made)) for name, made in members.items()
+    }
+    planner = Planner(ScriptedModel([plan])) if plan else None
+    return [
+        event
+        async for event in work(
+            request, router=ROUTER, planner=planner, agents=team, embedder=LabelEmbedder(), max_steps=max_steps
+        )
+    ]
+
+
+def only(events: list[Event], kind: type) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+# --------------------------------------------------------------------------------------------------- plans
+async def test_a_plan_is_asked_for_under_its_grammar() -> None:
+    tokens = [{"token": "x", "logprob": math.log(0.5)}, {"token": "y", "logprob": math.log(0.8)}]
+    said = AIMessage(plan_of("a", "b with #1"), response_metadata={"logprobs": {"content": tokens}})
+    model = ScriptedModel([said])
+    plan = await Planner(model, instructions="Split it.").plan("Do a, then b.")
+    assert plan.steps == (Step("a"), Step("b with #1", after=(1,)))
+    assert plan.probability == pytest.approx(0.4)
+    assert model.asked[0].grammar == Grammar.json_schema(PLAN_SCHEMA)
+    assert [message.content for message in model.asked[0].messages] == ["Split it.", "Do a, then b."]
+
+
+async def test_a_plan_without_log_probabilities_has_no_probability() -> None:
+    assert (await Planner(ScriptedModel([plan_of("a")])).plan("Do a.")).probability is None
+
+
+@given(
+    edges=st.lists(st.sets(st.integers(1, 6), max_size=3), min_size=1, max_size=6),
+)
+def test_any_plan_has_its_references_or_is_refused(edges: list[set[int]]) -> None:
+    tasks = [" and ".join(["do", *(f"#{earlier}" for earlier in after)]) for after in edges]
+    planner = Planner(ScriptedModel([plan_of(*tasks)]))
+    if all(earlier < number for number, after in enumerate(edges, start=1) for earlier in after):
+        steps = asyncio.run(planner.plan("Go.")).steps
+        assert [set(step.after) for step in steps] == edges
+    else:
+        with pytest.raises(PlanError, match="refers to #"):
+            asyncio.run(planner.plan("Go."))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (plan_of("do #1"), r"Step 1 \('do #1'\) refers to #1, itself"),
+        (plan_of("do #2", "b"), "refers to #2, a later step"),
+        (plan_of("a", "do #3"), "refers to #3, a step that is not there"),
+        (plan_of("a", "do #0"), "refers to #0"),
+        (plan_of("a", "  "), "Step 2 of the plan has an empty task"),
+        (plan_of(), "fewer than 1"),
+        (plan_of(*"abcdefg"), "more than 6"),
+        ('{"steps": [{"task": "a"', "not JSON"),
+        ('{"steps": [{"task": "a", "who": "b"}]}', "'who'"),
+    ],
+)
+async def test_plans_that_cannot_be_carried_out(text: str, says: str) -> None:
+    with pytest.raises(PlanError, match=says):
+        await Planner(ScriptedModel([text])).plan("Go.")
+
+
+# --------------------------------------------------------------------------------------------------- one agent
+async def test_one_specialist_answers() -> None:
+    events = await run("cron please", cron=["0 7 * * *"])
+    assert [type(event) for event in events][:2] == [Routed, StepStarted]
+    assert only(events, Routed)[0].decision.value == "cron"
+    assert only(events, Routed)[0].decision.probability > 0.5
+    assert events[-1].answer == "0 7 * * *"  # type: ignore[union-attr]
+    assert len(only(events, RunFinished)) == 1
+
+
+async def test_only_the_base_reads_what_was_said_before() -> None:
+    models = {name: ScriptedModel(["ok"]) for name in ("base", "cron", "home")}
+    team = {name: Agent(name, model) for name, model in models.items()}
+    history = [Message("user", "I am Ada."), Message("assistant", "Hello Ada.")]
+    for request in ("Who am I?", "cron please"):
+        run = work(request, router=ROUTER, planner=None, agents=team, embedder=LabelEmbedder(), history=history)
+        assert [event async for event in run]
+    assert [message.content for message in models["base"].asked[0].messages] == ["I am Ada.", "Hello Ada.", "Who am I?"]
+    assert [message.content for message in models["cron"].asked[0].messages] == ["cron please"]
+
+
+async def test_without_a_router_the_only_agent_or_the_base_answers() -> None:
+    for names, expected in [(["cron"], "cron"), (["cron", "base"], "base")]:
+        team = {name: Agent(name, ScriptedModel([name])) for name in names}
+        events = [event async for event in work("x", router=None, planner=None, agents=team, embedder=LabelEmbedder())]
+        assert events[-1].answer == expected  # type: ignore[union-attr]
+
+
+async def test_without_a_planner_the_best_other_option_answers() -> None:
+    events = await run("planner please", base=["fine"], cron=["fine"], home=["fine"])
+    decision = only(events, Routed)[0].decision
+    assert decision.value != "planner"
+    assert decision.options[0].value == "planner"
+
+
+async def test_one_agents_failure_is_raised() -> None:
+    with pytest.raises(LimitError, match="too long"):
+        await run("cron please", cron=[LimitError("too long")])
+
+
+async def test_teams_that_cannot_work() -> None:
+    base = Agent("base", ScriptedModel([]))
+    with pytest.raises(PlanError, match="knows 'cron', which is no agent"):
+        async for _ in work("x", router=ROUTER, planner=None, agents={"base": base}, embedder=LabelEmbedder()):
+            pass
+    with pytest.raises(PlanError, match="no agent 'base'"):
+        async for _ in work("x", router=None, planner=None, agents={}, embedder=LabelEmbedder()):
+            pass
+
+
+# --------------------------------------------------------------------------------------------------- a plan at work
+async def test_a_later_step_reads_the_answer_of_an_earlier_one() -> None:
+    events = await run("planner", plan_of("cron: seven", "home: light at #1"), cron=["7:00"], home=["done"])
+    assert only(events, Planned)[0].steps == (Step("cron: seven"), Step("home: light at #1", after=(1,)))
+    assert {event.step: event.decision.value for event in only(events, Routed)} == {0: "planner", 1: "cron", 2: "home"}
+    assert [event.task for event in only(events, StepStarted)] == ["cron: seven", "home: light at 7:00"]
+    assert {event.step for event in only(events, TextDelta)} == {1, 2}
+    assert events[-1].answer == "done"  # type: ignore[union-attr]
+    assert len(only(events, RunFinished)) == 1
+
+
+async def test_a_run_costs_its_plan_and_its_steps() -> None:
+    events = await run("planner", plan_of("cron", "home"), cron=["a b"], home=["c d e"])
+    finished = only(events, RunFinished)[0]
+    steps = only(events, StepFinished)
+    plan_words = len(plan_of("cron", "home").split())
+    assert finished.usage.completion == plan_words + sum(step.usage.completion for step in steps) == plan_words + 5
+    assert finished.answer == "cron: a b\nhome: c d e"
+
+
+async def test_steps_that_need_nothing_from_each_other_run_at_once() -> None:
+    meeting = asyncio.Barrier(2)
+
+    @tool
+    async def meet() -> str:
+        """Wait for the other."""
+        await asyncio.wait_for(meeting.wait(), 30)
+        return "met"
+
+    def member(name: str) -> Agent:
+        return Agent(name, ScriptedModel([calling(("meet", {})), f"{name} met"]), tools=[meet])
+
+    events = await run(
+        "planner", plan_of("cron", "home", "base #1 #2"), cron=member("cron"), home=member("home"), base=["both"]
+    )
+    assert events[-1].answer == "both"  # type: ignore[union-attr]
+    assert only(events, StepStarted)[-1].task == "base cron met home met"
+
+
+async def test_a_failed_step_is_visible_and_the_run_ends() -> None:
+    events = await run("planner", plan_of("cron", "home with #1", "base"), cron=[LimitError("too long")], base=["fine"])
+    finished = {event.step: event for event in only(events, StepFinished)}
+    assert {number: event.failed for number, event in finished.items()} == {1: True, 2: True, 3: False}
+    assert "too long" in finished[1].answer
+    assert "step 1, which failed" in finished[2].answer
+    assert [event.agent for event in only(events, StepStarted)] != ["home"]
+    last = events[-1]
+    assert isinstance(last, RunFinished)
+    assert "base: fine" in last.answer
+    assert "step 1, which failed" in last.answer
+
+
+async def test_a_stopped_engine_ends_the_run() -> None:
+    with pytest.raises(EngineStopped):
+        await run("planner", plan_of("cron", "home"), cron=[EngineStopped("closed")], home=["fine"])
+
+
+async def test_a_step_never_plans_again() -> None:
+    events = await run("planner", plan_of("planner"), base=["x"], cron=["x"], home=["x"])
+    step = next(event for event in only(events, Routed) if event.step == 1)
+    assert step.decision.value in ("base", "cron", "home")
+    assert events[-1].answer == "x"  # type: ignore[union-attr]
+
+
+async def test_a_plan_over_the_limit_is_refused() -> None:
+    with pytest.raises(LimitError, match=r"3 steps. Raise max_steps"):
+        await run("planner", plan_of("cron", "home", "base"), max_steps=2)
