@@ -24,7 +24,8 @@ class Wanted:
 class Batch:
     """Rows of one job lie next to each other, and so do the jobs that wear the same adapter at the same scale.
 
-    `spans` are those of `work`, in order; `worn` says which rows (start, stop) wear what; `states` which rows' hidden states an EmbedJob takes.
+    `spans` are those of `work`, in order. `worn` says which rows (start, stop) wear what, `states` which rows' hidden
+    states an EmbedJob takes.
     """
 
     work: tuple[Work, ...]
@@ -49,7 +50,7 @@ def build_batch(work: Sequence[Work]) -> Batch:
         ids += job.tokens[one.start : one.stop]
         positions += range(one.start, one.stop)
         spans.append(Span(row, len(ids), one.stop, job.pages))
-        wanted += (Wanted(job, at, row + at - one.start) for at in job.rows(one.start, one.stop))
+        wanted += (Wanted(job, at, row + at - one.start) for at in job.wanted(one.start, one.stop))
         if isinstance(job, EmbedJob):
             states.append((job, row, len(ids)))
         if job.worn is None:

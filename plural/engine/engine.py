@@ -217,6 +217,8 @@ class Engine:
         """
         if not options or len(set(options)) != len(options) or not all(options):
             raise GrammarError(f"Options must be non-empty and differ from each other, got {list(options)!r}.")
+        if not self.tokenizer.eos_ids:
+            raise PromptError("The base has no end-of-turn token, so no answer has an end.", hint="Use a chat model.")
         answers = [self.tokenizer.encode(option) for option in options]
         longest = max(map(len, answers))
         self._check_prompt(prompt, longest)
@@ -310,7 +312,11 @@ class Engine:
                     self._wake.wait()
                 if self._closed:
                     return
-            self.step()
+            try:
+                self.step()
+            except Exception as error:  # noqa: BLE001 - the books are wrong: end everybody rather than hang them
+                self._abandon(error)
+                return
 
     def _submit(self, *jobs: Job) -> None:
         with self._wake:
@@ -344,11 +350,17 @@ class Engine:
         job.sink(result)
 
     def _fail(self, plan: Plan, error: Exception) -> None:
-        wrapped = MachineError(f"A step failed: {type(error).__name__}: {error}.", hint="This is a fault of Plural.")
-        wrapped.__cause__ = error
+        wrapped = _as_machine_error(error)
         for work in plan.work:
             if not work.job.done:
-                self._end(work.job, error if isinstance(error, PluralError) else wrapped)
+                self._end(work.job, wrapped)
+
+    def _abandon(self, error: Exception) -> None:
+        with self._wake:
+            self._closed = True
+            jobs = [*self._inbox, *self._scheduler.running, *self._scheduler.waiting]
+        for job in jobs:
+            job.sink(_as_machine_error(error))
 
     async def _generate_job(self, request: Request, sink: Sink) -> GenerateJob:
         self._check_prompt(request.prompt, 1)
@@ -405,6 +417,14 @@ class _Mailbox:
         if isinstance(item, BaseException):
             raise item
         return item
+
+
+def _as_machine_error(error: Exception) -> PluralError:
+    if isinstance(error, PluralError):
+        return error
+    wrapped = MachineError(f"A step failed: {type(error).__name__}: {error}.", hint="This is a fault of Plural.")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _a_float(result: object) -> float:

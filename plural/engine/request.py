@@ -49,6 +49,8 @@ class Job:
         self.pages: list[int] = []
         self.num_computed = 0
         self.hashes: list[bytes] = []
+        # Tokens found in the prefix cache when the job was first let in; -1 until then.
+        self.cached = -1
         self.skipped = 0
         self.cancelled = False
         self.done = False
@@ -67,9 +69,14 @@ class Job:
         """May the job start from pages that others computed?"""
         return True
 
-    def rows(self, start: int, stop: int) -> range:
+    @property
+    def first_wanted(self) -> int:
+        """The first position whose logits are needed: all after it are needed as well."""
+        return len(self.tokens) - 1
+
+    def wanted(self, start: int, stop: int) -> range:
         """Which of the positions start..stop-1 need logits."""
-        raise NotImplementedError
+        return range(max(start, self.first_wanted), stop)
 
     def restart(self) -> None:
         """Everything has to be computed again; what was already handed out stays."""
@@ -89,15 +96,11 @@ class GenerateJob(Job):
         self.num_prompt = len(request.prompt)
         self.text = text
         self.grammar = grammar
-        self.cached = -1
         self.random = random.Random(request.sampling.seed)
 
     @property
     def output(self) -> list[int]:
         return self.tokens[self.num_prompt :]
-
-    def rows(self, start: int, stop: int) -> range:
-        return range(stop - 1, stop) if stop == len(self.tokens) else range(0)
 
     def append(self, drawn: Drawn, eos_ids: frozenset[int]) -> TokenEvent:
         """Takes the drawn token and says what became visible with it."""
@@ -105,9 +108,9 @@ class GenerateJob(Job):
         self.tokens.append(token)
         finish: FinishReason | None = None
         text = ""
-        ends = token in self.sampling.stop_token_ids or (token in eos_ids and not self.sampling.ignore_eos)
-        if self.grammar is not None:
-            ends = token in eos_ids
+        ends = token in self.sampling.stop_token_ids or (
+            token in eos_ids and (self.grammar is not None or not self.sampling.ignore_eos)
+        )
         if ends:
             finish = "stop"
         else:
@@ -134,8 +137,9 @@ class ScoreJob(Job):
         self.ends = ends
         self.logprobs: dict[int, float] = {}
 
-    def rows(self, start: int, stop: int) -> range:
-        return range(max(start, self.num_prompt - 1), stop)
+    @property
+    def first_wanted(self) -> int:
+        return self.num_prompt - 1
 
     def targets(self, position: int) -> frozenset[int]:
         """Any of which may follow the token at `position`."""
@@ -155,9 +159,6 @@ class PromptJob(Job):
         super().__init__(prompt, adapter, sink)
         self.children = tuple(children)
 
-    def rows(self, start: int, stop: int) -> range:
-        return range(stop - 1, stop) if stop == len(self.tokens) else range(0)
-
 
 class EmbedJob(Job):
     """Mean of the last hidden states of all tokens: every row is needed, so nothing can come from the cache."""
@@ -170,8 +171,9 @@ class EmbedJob(Job):
     def cacheable(self) -> bool:
         return False
 
-    def rows(self, start: int, stop: int) -> range:
-        return range(0)
+    @property
+    def first_wanted(self) -> int:
+        return len(self.tokens)
 
     def restart(self) -> None:
         super().restart()

@@ -23,8 +23,8 @@ def log_probabilities(logits_RV: Tensor) -> Tensor:
 
 
 def finite(x_TN: Tensor) -> list[bool]:
-    """For every row whether all of it is finite; minus infinity is let through in logits by none of our models."""
-    return torch.isfinite(x_TN.sum(dim=-1)).tolist()  # type: ignore[no-any-return]
+    """For every row whether all of it is finite."""
+    return torch.isfinite(x_TN.sum(dim=-1)).tolist()
 
 
 def draw(jobs: Sequence[GenerateJob], logits_RV: Tensor, logprobs_RV: Tensor) -> list[Drawn | PluralError]:

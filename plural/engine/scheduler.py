@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from plural.engine.kv_cache import KVCache, chain_hash
-from plural.engine.request import GenerateJob, Job, ScoreJob
+from plural.engine.request import Job
 from plural.engine.settings import EngineSettings
 from plural.errors import PluralError
 
@@ -106,7 +106,7 @@ class Scheduler:
             work.job.num_computed = work.stop
             self._register(work.job)
 
-    def fork(self, parent: Job, children: Iterable[ScoreJob]) -> list[tuple[int, int]]:
+    def fork(self, parent: Job, children: Iterable[Job]) -> list[tuple[int, int]]:
         """Lets children start where the parent stands. They share its full pages and get copies of its last,
         unfinished one: returns those copies as (from page, to page). A child that finds no page waits its turn."""
         copies: list[tuple[int, int]] = []
@@ -213,7 +213,7 @@ class Scheduler:
         job.pages = [*pages, *own]
         job.num_computed = found
         self.counters.cached += found
-        if isinstance(job, GenerateJob) and job.cached < 0:
+        if job.cached < 0:
             job.cached = found
         return True
 

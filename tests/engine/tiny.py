@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers
 
-from plural.engine import Engine, EngineSettings
+from plural.engine import Engine, EngineSettings, Request
 from plural.errors import unknown_name
 from plural.models.config import MODULES, DecoderConfig
 from plural.models.decoder import Decoder, DecoderWeights, LayerWeights
 from plural.models.tokenizer import Tokenizer
+from plural.types import TokenEvent
+
+T = TypeVar("T")
 
 CONFIG = DecoderConfig(
     architecture="llama",
@@ -69,7 +74,7 @@ class TinyAdapter:
     tensors: Mapping[tuple[int, str], tuple[np.ndarray, np.ndarray]]
     scale: float = 2.0
 
-    def scale_of(self, module: str) -> float:
+    def scale_of(self, module: str, layer: int | None = None) -> float:
         return self.scale
 
 
@@ -105,12 +110,31 @@ class Shelf:
         return adapter.digest
 
 
-MakeEngine = Callable[..., Engine]
-
-
 def tiny_engine(
     shelf: Shelf | None = None, *, start: bool = True, decoder: Decoder | None = None, **settings: object
 ) -> Engine:
     return Engine(
         decoder or tiny_decoder(), tiny_tokenizer(), shelf or Shelf(), EngineSettings(**settings), start=start
     )
+
+
+async def drive(engine: Engine, *work: Awaitable[T]) -> list[T | BaseException]:
+    """Runs an engine that has no thread, one step after another, until all of `work` has ended."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    while not all(task.done() for task in tasks):
+        await asyncio.sleep(0)
+        engine.step()
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def collect(engine: Engine, request: Request) -> list[TokenEvent]:
+    return [event async for event in engine.generate(request)]
+
+
+def text_of(events: Sequence[TokenEvent]) -> str:
+    return "".join(event.text for event in events)
+
+
+def drawn(events: Sequence[TokenEvent]) -> list[tuple[int, float]]:
+    """Token and log-probability, to the bit."""
+    return [(event.token_id, event.logprob) for event in events]

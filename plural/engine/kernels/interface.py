@@ -31,7 +31,7 @@ class AdapterWeights(Protocol):
     @property
     def tensors(self) -> Mapping[tuple[int, str], tuple[np.ndarray, np.ndarray]]: ...
 
-    def scale_of(self, module: str) -> float:
+    def scale_of(self, module: str, layer: int | None = None) -> float:
         """What b @ a is multiplied by: alpha / r, or what rsLoRA makes of them."""
         ...
 

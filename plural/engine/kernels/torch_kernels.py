@@ -136,7 +136,7 @@ def _pack_group(
     b_RO = np.zeros((a_IR.shape[1], max(part.stop for part in slices.values())), np.float32)
     row = 0
     for module, (a_RI, b_OR) in pairs.items():
-        b_RO[row : row + len(a_RI), slices[module]] = b_OR.T * weights.scale_of(module)
+        b_RO[row : row + len(a_RI), slices[module]] = b_OR.T * weights.scale_of(module, layer)
         row += len(a_RI)
     return np.ascontiguousarray(a_IR), b_RO
 
