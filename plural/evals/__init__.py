@@ -1,7 +1,8 @@
 """Tasks, checkers and scorecards over anything that answers. No torch, no HTTP."""
 
+from plural.evals.answerers import ChatAnswerer
 from plural.evals.checkers import CHECKERS, checker
 from plural.evals.scorecard import RowResult, ScoreCard, interval, score
 from plural.evals.task import Row, Task
 
-__all__ = ["CHECKERS", "Row", "RowResult", "ScoreCard", "Task", "checker", "interval", "score"]
+__all__ = ["CHECKERS", "ChatAnswerer", "Row", "RowResult", "ScoreCard", "Task", "checker", "interval", "score"]

@@ -48,6 +48,15 @@ def equal_json(answer: str, expected: str) -> float:
         return 0.0
 
 
+def equal_words(answer: str, expected: str) -> float:
+    """The same JSON value, where texts may differ in capital letters, punctuation at their ends and white space."""
+    wanted = _spoken(_json(expected))
+    try:
+        return float(same(_spoken(_json(answer)), wanted))
+    except ValueError:
+        return 0.0
+
+
 def equal_cron(answer: str, expected: str) -> float:
     """The same next 24 fire times of two five-field cron expressions."""
     wanted = fire_times(expected)
@@ -76,7 +85,13 @@ def equal_calls(answer: str, expected: str) -> float:
     return float(not made)
 
 
-CHECKERS: Mapping[str, Checker] = {"exact": exact, "json": equal_json, "cron": equal_cron, "toolcall": equal_calls}
+CHECKERS: Mapping[str, Checker] = {
+    "exact": exact,
+    "json": equal_json,
+    "words": equal_words,
+    "cron": equal_cron,
+    "toolcall": equal_calls,
+}
 
 
 def same(one: Any, other: Any) -> bool:
@@ -103,6 +118,14 @@ def fire_times(expression: str) -> tuple[datetime, ...]:
         return tuple(clock.get_next(datetime) for _ in range(_FIRE_TIMES))
     except (CroniterError, ValueError) as error:
         raise ValueError(f"{expression!r} is not a cron expression that ever fires: {error}") from error
+
+
+def _spoken(value: Any) -> Any:
+    if isinstance(value, str):
+        return " ".join(value.casefold().split()).strip(".,;:!? ")
+    if isinstance(value, dict):
+        return {key: _spoken(inner) for key, inner in value.items()}
+    return [_spoken(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _json(text: str) -> Any:

@@ -9,6 +9,7 @@ holds expressions that are never trained on, and frames that are never trained w
 
 from __future__ import annotations
 
+import functools
 import random
 import zlib
 from collections.abc import Callable, Sequence
@@ -380,6 +381,7 @@ def held_out(expression: str) -> bool:
     return zlib.crc32(expression.encode()) % 10 == 0 and expression not in ("*/15 * * * *", "0 * * * *", "0 0 * * *")
 
 
+@functools.cache
 def train_rows() -> list[Row]:
     chance = random.Random(0)
     found: dict[str, Row] = {}
@@ -390,6 +392,7 @@ def train_rows() -> list[Row]:
     return list(found.values())
 
 
+@functools.cache
 def test_rows() -> list[Row]:
     """200 in natural words (a third of them in frames that are never trained), 200 in cron-descriptor's."""
     chance = random.Random(10_000_000)

@@ -7,6 +7,7 @@ that no training sentence was drawn from, and partly from rooms, devices and ite
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import zlib
@@ -250,10 +251,12 @@ def dress(sentence: str, chance: random.Random) -> str:
     return sentence
 
 
+@functools.cache
 def train_rows() -> list[Row]:
     return rows("train", 5200)
 
 
+@functools.cache
 def test_rows() -> list[Row]:
     chosen = rows("test", 900)
     random.Random(7).shuffle(chosen)

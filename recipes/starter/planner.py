@@ -9,6 +9,7 @@ a result. The test is made of the specialists' held-out prompts; some of its req
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import re
@@ -243,10 +244,12 @@ def rows(source: Source, count: int, *, unseen_share: float = 0.0) -> list[Row]:
     return list(found.values())
 
 
+@functools.cache
 def train_rows() -> list[Row]:
     return rows(Source(held_out=False), 3600)
 
 
+@functools.cache
 def test_rows() -> list[Row]:
     """300 requests of held-out prompts, a quarter of them joined in ways that are never trained."""
     return rows(Source(held_out=True), 300, unseen_share=0.25)

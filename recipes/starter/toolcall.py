@@ -10,6 +10,7 @@ test row, and the scores are not leaderboard scores.
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import json
 import random
@@ -237,6 +238,7 @@ def _refused_rows(chance: random.Random, calling: Sequence[Row], count: int) -> 
     return rows
 
 
+@functools.cache
 def train_rows() -> list[Row]:
     chance = random.Random(0)
     calling = _bfcl_rows(chance)
@@ -245,6 +247,7 @@ def train_rows() -> list[Row]:
     return rows
 
 
+@functools.cache
 def test_rows(category: str) -> list[Row]:
     """The whole category, with what its own checker needs: `functions`, `truth` and the row to ask."""
     return [

@@ -1,0 +1,220 @@
+"""Makes the starter library from nothing: data, training, scores of base and specialist, cards.
+
+    python recipes/starter/build.py                 all of it
+    python recipes/starter/build.py home cron       some of it
+    python recipes/starter/build.py --out /tmp/new  into another folder than plural/starter
+
+Needs the packages of the extra `school` and, for the tool calls, those of requirements-carried.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import toolcall
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from skills import GENERAL, SKILLS, Skill
+
+from plural.engine import Engine, EngineSettings
+from plural.engine.chat import ChatPlural
+from plural.evals import ScoreCard, Task, score
+from plural.models.base import Base, load_base
+from plural.specialists import Card, Library, Lineage, adapter_digest
+from plural.specialists.card import CARD_FILE
+from plural.train import Stepped, Trained, TrainSettings, read_examples, train
+from plural.types import AdapterRef, Grammar, Message, Sampling, Score, ToolSpec
+
+STARTER = Path(__file__).parents[2] / "plural" / "starter"
+BASE_ROWS = 100
+SHOTS = 4
+
+
+class Speaker:
+    """A chat model as something that evals can score. `choice` says whether tool calls are drawn under a grammar."""
+
+    def __init__(self, model: ChatPlural, choice: str = "required") -> None:
+        self._model = model
+        self._choice = choice
+
+    async def answer(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> str:
+        asked = [_as_langchain(message) for message in messages]
+        if not tools:
+            return str((await self._model.ainvoke(asked)).text)
+        described = [
+            {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)} for tool in tools
+        ]
+        said = await self._model.ainvoke(asked, tools=described, tool_choice=self._choice)
+        calls = [(call["name"], call["args"]) for call in said.tool_calls]
+        if not calls:
+            calls = [(call.name, call.arguments) for call in self._model.base.chat.parse(str(said.text))[1]]
+        return json.dumps([{"name": name, "arguments": arguments} for name, arguments in calls])
+
+
+def _as_langchain(message: Message) -> BaseMessage:
+    if message.role == "tool":
+        return ToolMessage(message.content, tool_call_id=message.tool_call_id or "")
+    kinds: dict[str, type[BaseMessage]] = {"user": HumanMessage, "assistant": AIMessage, "system": SystemMessage}
+    return kinds[message.role](message.content)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def trained(skill: Skill, base: Base, work: Path) -> Card:
+    """Trains the adapter into `work/adapter` and returns its card, without scores."""
+    examples = read_examples(write_rows(work / "train.jsonl", skill.train_rows()))
+    settings = TrainSettings.of(**skill.settings)
+    done: Trained | None = None
+    for event in train(base, examples, settings, work / "adapter", instructions=skill.instructions):
+        if not isinstance(event, Stepped) or event.step % 20 == 0:
+            print(f"  {event}", flush=True)
+        if isinstance(event, Trained):
+            done = event
+    assert done is not None  # what every training ends with
+    return Card(
+        name=skill.name,
+        digest=adapter_digest(work / "adapter"),
+        base=base.digest,
+        base_name=base.name,
+        purpose=skill.purpose,
+        instructions=skill.instructions,
+        kind=skill.kind,
+        output=skill.output,
+        tools=skill.tools,
+        examples=tuple(skill.examples()),
+        lineage=Lineage(
+            data_sha256=examples.sha256,
+            rows=len(examples.rows),
+            command=f"python recipes/starter/build.py {skill.name}",
+            seed=settings.seed,
+            settings=dict(done.settings),
+            seconds=round(done.seconds, 1),
+        ),
+        licence=skill.licence,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- scoring
+class Examiner:
+    """Scores the base and one specialist on the held-out rows of its skill, through one engine."""
+
+    def __init__(self, skill: Skill, base: Base, card: Card, library: Library) -> None:
+        self._skill = skill
+        self._base = base
+        self._card = card
+        shape = base.shape
+        self.engine = Engine(
+            base.decoder, base.tokenizer, lambda digest: library.by_digest(digest).load(shape), EngineSettings()
+        )
+
+    def model(self, *, specialist: bool, grammar: bool = True) -> ChatPlural:
+        output = self._card.output if grammar else None
+        return ChatPlural(
+            engine=self.engine,
+            base=self._base,
+            model_name=self._skill.name if specialist else "base",
+            adapter=AdapterRef(self._card.digest) if specialist else None,
+            instructions=self._skill.instructions if specialist else self._skill.asked_of_base,
+            grammar=Grammar(output.kind, output.source) if output else None,
+            sampling=Sampling(max_tokens=self._skill.max_tokens),
+        )
+
+    async def scores(self) -> dict[str, tuple[Score, ...]]:
+        """Every figure of the card, printed as it comes."""
+        skill = self._skill
+        task = Task.of(skill.name, skill.test_rows(), skill.checker)
+        few = Task(skill.name, task.rows[:BASE_ROWS], task.checker)
+        found: dict[str, list[Score]] = {"base": [], "specialist": []}
+        tries = {"zero-shot": few}
+        if not task.rows[0].tools:
+            shown = Task.of(skill.name, skill.train_rows()[:SHOTS], skill.checker).rows
+            tries["four-shot"] = few.with_examples(shown)
+        for how, rows in tries.items():
+            card = await self._score(rows, Speaker(self.model(specialist=False)), f"base, {how}, grammar")
+            found["base"].append(card.as_score(f"{how}, grammar"))
+        for how, grammar in (("grammar", True), ("no grammar", False)):
+            speaker = Speaker(self.model(specialist=True, grammar=grammar), "required" if grammar else "none")
+            card = await self._score(task, speaker, f"specialist, {how}")
+            found["specialist"].append(card.as_score(how))
+        for name, more in skill.more_tests.items():
+            extra = Task.of(name, more(), skill.checker)
+            card = await self._score(extra, Speaker(self.model(specialist=True)), f"specialist, {name}")
+            found["specialist"].append(card.as_score(name))
+        base = max(found["base"], key=lambda one: one.value)
+        return {"base": (base,), "specialist": tuple(found["specialist"])}
+
+    async def _score(self, task: Task, speaker: Speaker, what: str) -> ScoreCard:
+        card = await score(task, speaker)
+        print(f"  {what}: {card} ({card.seconds:.0f} s)", flush=True)
+        if self._skill.name == "toolcall" and task.name != "own tools":
+            category = "parallel_multiple" if task.name == "parallel_multiple" else "simple_python"
+            print(f"    by BFCL's own checker: {bfcl_share(card, category):.3f}", flush=True)
+        for miss in card.misses[:6]:
+            print(f"    {miss.row.messages[-1].content!r}: {miss.failure or miss.answer}, not {miss.row.expected}")
+        return card
+
+
+def bfcl_share(card: ScoreCard, category: str) -> float:
+    """The share of answers that BFCL's own checker takes, which knows every value that will do."""
+    judge = toolcall.ast_judge()
+    rows = toolcall.test_rows(category)[: card.n]
+    right = [
+        judge(row["functions"], json.loads(result.answer or "[]"), row["truth"], category)
+        for row, result in zip(rows, card.results, strict=True)
+    ]
+    return sum(right) / len(right)
+
+
+# ------------------------------------------------------------------------------------------------------------ publish
+async def build(skill: Skill, base: Base, work: Path, out: Path) -> None:
+    staged = work / "adapter"
+    if not (staged / CARD_FILE).exists():
+        print(f"{skill.name}: making the data and training", flush=True)
+        card = trained(skill, base, work)
+        (staged / CARD_FILE).write_text(card.to_json())
+    card = Card.read(staged)
+    with tempfile.TemporaryDirectory() as folder:
+        library = Library(Path(folder))
+        library.publish(staged, name=skill.name, replace=False)
+        examiner = Examiner(skill, base, card, library)
+        try:
+            scores = await examiner.scores()
+        finally:
+            examiner.engine.close()
+    card = card.model_copy(update={"scores": scores, "examples": tuple(skill.examples())})
+    (staged / CARD_FILE).write_text(card.to_json())
+    published = Library(out).publish(staged, name=skill.name, replace=True)
+    print(f"{skill.name}: published as {published.digest[:19]} in {out}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"skills to build: {', '.join(SKILLS)}; none is all")
+    parser.add_argument("--out", type=Path, default=STARTER, help="the library's folder")
+    parser.add_argument(
+        "--work", type=Path, help="keep data and adapters here; an adapter that is there is only scored"
+    )
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(SKILLS):
+        parser.error(f"no skill is called {', '.join(sorted(unknown))}; there are {', '.join(SKILLS)}")
+    base = load_base()
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "general.txt").write_text("\n".join(GENERAL) + "\n")
+    for name in given.names or SKILLS:
+        with tempfile.TemporaryDirectory() as folder:
+            work = given.work / name if given.work else Path(folder)
+            asyncio.run(build(SKILLS[name], base, work, given.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The skills of the starter library: for each its data, its contract, how it is trained and what it is scored by."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import cron
+import general
+import home
+import planner
+import toolcall
+import toolcall_words
+
+from plural.specialists import Contract
+from plural.teams.planner import PLAN_SCHEMA
+
+Row = dict[str, Any]
+EXAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Skill:
+    """`asked_of_base` is the longer prompt that the untrained base gets: it cannot know what the short one means."""
+
+    name: str
+    purpose: str
+    instructions: str
+    asked_of_base: str
+    checker: str
+    train_rows: Callable[[], list[Row]]
+    test_rows: Callable[[], list[Row]]
+    examples: Callable[[], list[str]]
+    settings: dict[str, Any]
+    licence: str
+    output: Contract | None = None
+    kind: Literal["skill", "planner"] = "skill"
+    tools: tuple[str, ...] = ()
+    max_tokens: int = 96
+    more_tests: dict[str, Callable[[], list[Row]]] = field(default_factory=dict)
+
+
+def _some(rows: Sequence[Row], count: int = EXAMPLES) -> list[str]:
+    return [row["prompt"] for row in random.Random(3).sample(list(rows), count)]
+
+
+def _home_examples() -> list[str]:
+    """As many everyday commands as odd ones: an intent in turn, so that rare ones are seen, too."""
+    by_intent: dict[str, list[str]] = {}
+    for row in home.train_rows():
+        by_intent.setdefault(json.loads(row["answer"])["intent"], []).append(row["prompt"])
+    turns = [by_intent[intent] for intent in sorted(by_intent)]
+    often = by_intent["HassTurnOff"][:8] + by_intent["HassTurnOn"][:8] + by_intent["HassClimateSetTemperature"][:4]
+    return (often + [turn[number] for number in range(2) for turn in turns if len(turn) > number])[: EXAMPLES + 16]
+
+
+def _cron_examples() -> list[str]:
+    return _some([row for row in cron.train_rows() if "minutes past" not in row["prompt"]])
+
+
+def _toolcall_examples() -> list[str]:
+    """Requests for the network's own tools, some of them as a plan words them, before `#1` is filled in."""
+    chance = random.Random(3)
+    drawn = [
+        *toolcall_words.arithmetic(chance, 28),
+        *toolcall_words.next_runs(chance, 14),
+        *toolcall_words.between_dates(chance, 10),
+    ]
+    planned = [step for request in planner.rows(planner.Source(held_out=False), 200) for step in _tasks(request)]
+    referring = list(dict.fromkeys(step for step in planned if "#" in step))
+    return [question for question, *_ in drawn] + chance.sample(referring, 14)
+
+
+def _tasks(row: Row) -> list[str]:
+    return [step["task"] for step in json.loads(row["answer"])["steps"]]
+
+
+def _asked(rows: Sequence[Row]) -> list[Row]:
+    return [row["row"] for row in rows]
+
+
+_APACHE = "Apache-2.0"
+SKILLS: dict[str, Skill] = {
+    "home": Skill(
+        name=home.NAME,
+        purpose=home.PURPOSE,
+        instructions=home.INSTRUCTIONS,
+        asked_of_base=(
+            "Translate the smart-home command into JSON with Home Assistant's intent and its slots, for example "
+            '{"intent":"HassTurnOn","slots":{"domain":"light","area":"kitchen"}}. Answer only with the JSON.'
+        ),
+        checker="json",
+        train_rows=home.train_rows,
+        test_rows=home.test_rows,
+        examples=_home_examples,
+        settings={"epochs": 2.0, "learning_rate": 2e-3},
+        licence=_APACHE,
+        output=Contract(kind="json_schema", source=json.dumps(home.contract(), separators=(",", ":"))),
+    ),
+    "cron": Skill(
+        name=cron.NAME,
+        purpose=cron.PURPOSE,
+        instructions=cron.INSTRUCTIONS,
+        asked_of_base=(
+            "Translate the schedule into a cron expression of five fields: minute hour day month weekday, for example "
+            "30 7 * * 1-5. Answer only with the expression."
+        ),
+        checker="cron",
+        train_rows=cron.train_rows,
+        test_rows=cron.test_rows,
+        examples=_cron_examples,
+        settings={"epochs": 2.0, "learning_rate": 2e-3},
+        licence=_APACHE,
+        output=Contract(kind="regex", source=cron.CONTRACT),
+        max_tokens=48,
+    ),
+    "toolcall": Skill(
+        name=toolcall.NAME,
+        purpose=toolcall.PURPOSE,
+        instructions=toolcall.INSTRUCTIONS,
+        asked_of_base="Answer by calling a function.",
+        checker="toolcall",
+        train_rows=toolcall.train_rows,
+        test_rows=lambda: _asked(toolcall.test_rows("simple_python")),
+        examples=_toolcall_examples,
+        settings={"epochs": 1.0, "learning_rate": 1e-3, "holdout_rows": 60, "batch_rows": 8},
+        licence=_APACHE,
+        tools=toolcall.TOOLS,
+        max_tokens=160,
+        more_tests={
+            "parallel_multiple": lambda: _asked(toolcall.test_rows("parallel_multiple")),
+            "own tools": toolcall.own_test_rows,
+        },
+    ),
+    "planner": Skill(
+        name=planner.NAME,
+        purpose=planner.PURPOSE,
+        instructions=planner.INSTRUCTIONS,
+        asked_of_base=(
+            "Split the request into its single tasks, word for word, as JSON such as "
+            '{"steps":[{"task":"turn off the lights"},{"task":"what is 3*4"}]}. Answer only with the JSON.'
+        ),
+        checker="words",
+        train_rows=planner.train_rows,
+        test_rows=planner.test_rows,
+        examples=lambda: planner.compound(EXAMPLES),
+        settings={"epochs": 1.5, "learning_rate": 2e-3, "holdout_rows": 80},
+        licence=_APACHE,
+        output=Contract(kind="json_schema", source=json.dumps(PLAN_SCHEMA, separators=(",", ":"))),
+        kind="planner",
+        max_tokens=256,
+    ),
+}
+GENERAL = general.PROMPTS
