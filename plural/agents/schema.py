@@ -6,8 +6,9 @@ A keyword that is not known here is refused when the contract is made, so no par
 from __future__ import annotations
 
 import json
+import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from plural.errors import GrammarError
@@ -27,6 +28,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
 }
+_LIMITS: tuple[tuple[str, str, Callable[[float, float], bool]], ...] = (
+    ("minimum", "less than", operator.lt),
+    ("maximum", "more than", operator.gt),
+    ("exclusiveMinimum", "not more than", operator.le),
+    ("exclusiveMaximum", "not less than", operator.ge),
+)
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
@@ -95,9 +102,9 @@ def _of_several(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], 
     def fits(below: Any) -> bool:
         return not any(_violations(value, below, root, where))
 
-    if "enum" in schema and value not in schema["enum"]:
+    if "enum" in schema and not any(_same(value, allowed) for allowed in schema["enum"]):
         yield f"{where} = {json.dumps(value)} is none of {json.dumps(schema['enum'])}"
-    if "const" in schema and value != schema["const"]:
+    if "const" in schema and not _same(value, schema["const"]):
         yield f"{where} = {json.dumps(value)} is not {json.dumps(schema['const'])}"
     if "$ref" in schema:
         yield from _violations(value, _resolve(schema["$ref"], root), root, where)
@@ -123,14 +130,8 @@ def _of_object(value: dict[str, Any], schema: Mapping[str, Any], root: Mapping[s
 
 
 def _of_number(value: float, schema: Mapping[str, Any], where: str) -> Iterator[str]:
-    checks = (
-        ("minimum", "less than", lambda bound: value < bound),
-        ("maximum", "more than", lambda bound: value > bound),
-        ("exclusiveMinimum", "not more than", lambda bound: value <= bound),
-        ("exclusiveMaximum", "not less than", lambda bound: value >= bound),
-    )
-    for keyword, relation, broken in checks:
-        if keyword in schema and broken(schema[keyword]):
+    for keyword, relation, broken in _LIMITS:
+        if keyword in schema and broken(value, schema[keyword]):
             yield f"{where} = {value} is {relation} {schema[keyword]}"
 
 
@@ -152,6 +153,18 @@ def _is(value: Any, name: str) -> bool:
     if name == "integer" and isinstance(value, float):
         return value.is_integer()
     return isinstance(value, _TYPES[name])
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Equal as JSON: unlike in Python, true is not 1."""
+    match left, right:
+        case (bool(), _) | (_, bool()):
+            return left is right
+        case dict(), dict():
+            return left.keys() == right.keys() and all(_same(left[name], right[name]) for name in left)
+        case list(), list():
+            return len(left) == len(right) and all(map(_same, left, right))
+    return bool(left == right)
 
 
 def _resolve(reference: str, root: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import threading
 from datetime import date
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -174,6 +174,7 @@ def test_calculate_is_exact(expression: str, value: str) -> None:
     assert toolbox.calculate.invoke({"expression": expression}) == value
 
 
+@settings(deadline=None)
 @given(a=st.integers(-(10**9), 10**9), b=st.integers(-(10**9), 10**9), how=st.sampled_from(["+", "-", "*", "//", "%"]))
 def test_calculate_agrees_with_python(a: int, b: int, how: str) -> None:
     expression = f"{a} {how} ({b})"
@@ -204,6 +205,7 @@ def test_next_run_and_days_between() -> None:
         toolbox.next_run.invoke({"cron": "99 * * * *"})
 
 
+@settings(deadline=None)
 @given(start=st.dates(), end=st.dates())
 def test_days_between_any_dates(start: date, end: date) -> None:
     asked = {"start": start.isoformat(), "end": end.isoformat()}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
@@ -85,6 +85,7 @@ async def test_a_plan_without_log_probabilities_has_no_probability() -> None:
     assert (await Planner(ScriptedModel([plan_of("a")])).plan("Do a.")).probability is None
 
 
+@settings(deadline=None)
 @given(
     edges=st.lists(st.sets(st.integers(1, 6), max_size=3), min_size=1, max_size=6),
 )
