@@ -85,13 +85,13 @@ class Names(BaseCallbackHandler):
     def on_chain_start(
         self, serialized: Any, inputs: Any, *, run_id: Any, parent_run_id: Any = None, **kw: Any
     ) -> None:
-        self._note(kw["name"], run_id, parent_run_id)
+        self._note(kw.get("name") or serialized["name"], run_id, parent_run_id)
 
     def on_tool_start(self, serialized: Any, text: Any, *, run_id: Any, parent_run_id: Any = None, **kw: Any) -> None:
         self._note(serialized["name"], run_id, parent_run_id)
 
     def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: Any, parent_run_id: Any = None, **kw: Any) -> None:  # fmt: skip # noqa: E501
-        self._note(kw["name"], run_id, parent_run_id)
+        self._note(kw.get("name") or serialized["name"], run_id, parent_run_id)
 
 
 @pytest.mark.parametrize("how", ["invoke", "stream", "events"])
