@@ -1,0 +1,81 @@
+"""The settings of one training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from plural.errors import SettingsError
+from plural.models.config import MODULES
+
+
+class TrainSettings(BaseModel):
+    """Frozen and strict; `TrainSettings.of` is the door that turns a wrong value into a SettingsError."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(default=8, ge=1, le=512, description="LoRA rank.")
+    alpha: float | None = Field(default=None, gt=0, description="LoRA alpha; none is twice the rank.")
+    targets: tuple[str, ...] = Field(default=MODULES, min_length=1, description="Linears that get an update.")
+    learning_rate: float = Field(default=2e-3, gt=0, lt=1, description="Peak learning rate of AdamW.")
+    epochs: float = Field(default=3.0, gt=0, description="Passes over the data at most.")
+    max_steps: int | None = Field(default=None, ge=1, description="Steps at most, whatever the epochs say.")
+    batch_rows: int = Field(default=16, ge=1, description="Rows of one step.")
+    warmup: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the steps in which the rate rises to its peak."
+    )
+    decay: Literal["cosine", "linear", "none"] = Field(
+        default="cosine", description="How the rate falls to 0 after it."
+    )
+    weight_decay: float = Field(default=0.0, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient over all weights.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the split, the order and the first weights.")
+    holdout: float = Field(default=0.1, ge=0, lt=1, description="Share of the prompts that is never trained on.")
+    holdout_rows: int = Field(default=200, ge=1, description="Held-out rows at most.")
+    evaluate_every: int = Field(default=40, ge=1, description="Steps between two looks at the held-out rows.")
+    patience: int = Field(default=3, ge=1, description="Looks without an improvement before it stops.")
+    compute: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="Precision of the frozen linears.")
+    checkpoint_every: int = Field(default=50, ge=1, description="Steps between two checkpoints.")
+    tokens_at_once: int = Field(default=2048, ge=1, description="Tokens computed together: memory, not the result.")
+
+    @classmethod
+    def of(cls, **given: Any) -> TrainSettings:
+        """`None` means not given. Raises SettingsError naming the option, its value and what is allowed."""
+        try:
+            made = cls(**{name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                raise SettingsError(
+                    f"There is no training setting {name!r}.", hint=f"Settings: {', '.join(cls.model_fields)}."
+                ) from error
+            raise SettingsError(f"{name} is {first['input']!r}: {first['msg']}.") from error
+        unknown = [target for target in made.targets if target not in MODULES]
+        if unknown:
+            raise SettingsError(f"targets names {unknown[0]!r}.", hint=f"Linears: {', '.join(MODULES)}.")
+        return made
+
+    def resolved_alpha(self) -> float:
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
+    def steps(self, rows: int) -> int:
+        """Steps over `rows` training rows."""
+        wanted = max(1, math.ceil(self.epochs * rows / self.batch_rows))
+        return wanted if self.max_steps is None else min(wanted, self.max_steps)
+
+    def rate(self, step: int, of: int) -> float:
+        """The learning rate of step `step`, counted from 0, of `of`."""
+        rising = round(self.warmup * of)
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        done = (step - rising) / max(1, of - rising)
+        match self.decay:
+            case "cosine":
+                return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+            case "linear":
+                return self.learning_rate * (1 - done)
+            case "none":
+                return self.learning_rate
