@@ -7,6 +7,8 @@ UV      = $(BIN)/uv pip install -q --python $(BIN)/python
 # On Linux without a local CPU wheel: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu (the default index brings CUDA).
 TORCH_INDEX ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Compiled modules are kept, whatever the caller's shell says: without them every start compiles torch anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types imports unit slow lock starter clean
@@ -24,7 +26,9 @@ $(VENV)/.ready: requirements.lock requirements-carried.txt pyproject.toml
 	@touch $@
 
 demo: setup  ## ask the network three real questions
-	@$(BIN)/python recipes/demo.py
+	@$(BIN)/plural ask "Turn off the lights in the kitchen" \
+	  "every weekday at 7:30 in the morning" \
+	  "Turn on the bedroom fan, and when will a job that runs every weekday at 7:30 in the morning run next?"
 
 test: lint types imports unit  ## what CI runs: lint, types, import rules, tests
 

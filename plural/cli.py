@@ -47,12 +47,14 @@ BaseOption = Annotated[
     Path | None,
     typer.Option(help="A model directory (Hugging Face layout) or a GGUF file. Default: the embedded SmolLM2-135M."),
 ]
-LibraryOption = Annotated[Path | None, typer.Option(help="Your library of specialists. Default: ~/.local/share/plural.")]
+LibraryOption = Annotated[
+    Path | None, typer.Option(help="Your library of specialists. Default: ~/.local/share/plural.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for programs.")]
 
 
 def main() -> None:
-    """The `plural` command. Exit status: 0 done, 1 the machine's or model's fault, 2 something to change, 130 Ctrl-C."""
+    """Exits with 0 when done, 1 for a fault of the machine or the model, 2 for something to change, 130 for Ctrl-C."""
     try:
         app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -65,7 +67,7 @@ def main() -> None:
         sys.exit(130)
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
-    except Exception as error:  # noqa: BLE001 - click's usage errors print themselves; all else is shown whole
+    except Exception as error:  # click's usage errors print themselves; all else is shown whole
         show = getattr(error, "show", None)
         if show is None:
             raise
@@ -92,7 +94,12 @@ def _network(base: Path | None, library: Path | None) -> Iterator[Network]:
 
 @contextmanager
 def _bars() -> Iterator[Callable[[str, float], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as progress:
         rows: dict[str, Any] = {}
 
@@ -111,16 +118,22 @@ def _bars() -> Iterator[Callable[[str, float], None]]:
 # ------------------------------------------------------------------------------------------------------------- asking
 @app.command()
 def ask(
-    question: Annotated[str, typer.Argument(help="What you want, in your own words. '-' reads it from standard input.")],
+    questions: Annotated[
+        list[str],
+        typer.Argument(metavar="QUESTION...", help="What you want, in your own words. '-' reads standard input."),
+    ],
     base: BaseOption = None,
     library: LibraryOption = None,
     to: Annotated[str | None, typer.Option(help="Skip the router and ask this specialist (or 'base').")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the network: it picks the specialists, calls tools and answers, and shows how."""
-    request = sys.stdin.read().strip() if question == "-" else question
     with _network(base, library) as network:
-        _show(network.stream(request, to=to), as_json)
+        for question in questions:
+            request = sys.stdin.read().strip() if question == "-" else question
+            if not as_json:
+                out.rule(Text(request, style="bold"), align="left", style="dim")
+            _show(network.stream(request, to=to), as_json)
 
 
 @app.command()
@@ -193,7 +206,9 @@ class _RunView:
 
     def _routed(self, event: Routed) -> None:
         options = event.decision.options[:3]
-        others = "  ".join(f"{option.value} {option.probability:.2f}" for option in options if option.value != event.decision.value)
+        others = "  ".join(
+            f"{option.value} {option.probability:.2f}" for option in options if option.value != event.decision.value
+        )
         label = "route   " if not event.step else f"route {event.step} "
         out.print(
             Text.assemble(
@@ -300,7 +315,9 @@ def train(
     checker: Annotated[str, typer.Option(help="How answers are scored: exact, json, cron or toolcall.")] = "exact",
     rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data at most; it stops early by itself.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the data at most; it stops early by itself.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split, the order and the weights.")] = 0,
     compute: Annotated[str, typer.Option(help="Precision of the frozen base: auto, fp32 or bf16.")] = "auto",
     licence: Annotated[str, typer.Option(help="Licence of the specialist.")] = "unspecified",
@@ -352,7 +369,11 @@ def doctor(base: BaseOption = None, library: LibraryOption = None, as_json: Json
         table.add_column(style="bold")
         for finding in findings:
             mark = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "bad": "[red]bad[/red]"}[finding.state]
-            table.add_row(mark, finding.what, Text.assemble(finding.value, (f"\n{finding.advice}" if finding.advice else "", "dim")))
+            table.add_row(
+                mark,
+                finding.what,
+                Text.assemble(finding.value, (f"\n{finding.advice}" if finding.advice else "", "dim")),
+            )
         out.print(table)
     if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(2)

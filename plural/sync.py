@@ -37,9 +37,7 @@ def _submit(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
     def start() -> None:
         task = loop.create_task(work, context=context)
         task.add_done_callback(lambda done: _copy(done, future))
-        future.add_done_callback(
-            lambda done: loop.call_soon_threadsafe(task.cancel) if done.cancelled() else None
-        )
+        future.add_done_callback(lambda done: loop.call_soon_threadsafe(task.cancel) if done.cancelled() else None)
 
     loop.call_soon_threadsafe(start)
     return future

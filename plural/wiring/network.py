@@ -1,7 +1,4 @@
-"""The only file that knows everything: reads the settings once, builds the rooms, connects them.
-
-`Network` is what a user talks to: base + library + router, over one engine.
-"""
+"""The network: base + library + router over one engine. What a user talks to."""
 
 from __future__ import annotations
 
@@ -13,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from plural import sync
-from plural.agents import Agent, Contract, toolbox
+from plural.agents import Agent, toolbox
 from plural.errors import PromptError, unknown_name
 from plural.specialists import Library, Specialist
 from plural.teams import Planner, Router, work
-from plural.types import AdapterRef, Event, Message, RunFinished, Usage
+from plural.types import AdapterRef, Event, Grammar, Message, RunFinished, Sampling, Usage
+from plural.wiring.settings import STARTER, Settings, read_settings, shelf
 
 if TYPE_CHECKING:
     from plural.engine import Engine
@@ -29,35 +25,7 @@ if TYPE_CHECKING:
     from plural.models.base import Base
 
 Progress = Callable[[str, float], None]
-STARTER = Path(__file__).parent / "starter"
 BASE = "base"
-
-
-class Settings(BaseSettings):
-    """Every setting of the embedded network. From keyword arguments, else the environment (`PLURAL_BASE`, ...)."""
-
-    model_config = SettingsConfigDict(env_prefix="PLURAL_", frozen=True, extra="forbid")
-
-    base: Path | None = None
-    library: Path = Path("~/.local/share/plural/library")
-    cache: Path = Path("~/.cache/plural")
-    starter: bool = True
-    device: str = "cpu"
-    threads: int | None = Field(default=None, ge=1)
-    max_running: int = Field(default=32, ge=1)
-    kv_tokens: int = Field(default=32_768, ge=64)
-    max_tokens: int = Field(default=256, ge=1)
-    max_steps: int = Field(default=6, ge=1)
-
-
-def _settings(**given: Any) -> Settings:
-    return Settings(**{name: value for name, value in given.items() if value is not None})
-
-
-def open_library(root: Path | None = None) -> Library:
-    """The specialists on disk, without base or engine: yours, and the starter library under them."""
-    settings = _settings(library=root)
-    return Library(settings.library.expanduser(), starter=[STARTER] if settings.starter else [])
 
 
 def _quiet(_what: str, _done: float) -> None:
@@ -119,17 +87,17 @@ class Network:
         from plural.engine import Engine, EngineSettings
         from plural.models.base import load_base
 
-        chosen = _settings(base=base, library=library, **settings)
-        loaded = load_base(chosen.base, cache_dir=chosen.cache.expanduser(), device=chosen.device, progress=progress)
-        shelf = Library(chosen.library.expanduser(), starter=[STARTER] if chosen.starter else [])
+        chosen = read_settings(base=base, library=library, **settings)
+        loaded = load_base(chosen.base, cache_dir=chosen.resolve(chosen.cache), device=chosen.device, progress=progress)
+        library_ = shelf(chosen)
         shape = loaded.shape
         engine = Engine(
             loaded.decoder,
             loaded.tokenizer,
-            lambda digest: shelf.by_digest(digest).load(shape),
+            lambda digest: library_.by_digest(digest).load(shape),
             EngineSettings(threads=chosen.threads, max_running=chosen.max_running, kv_tokens=chosen.kv_tokens),
         )
-        return cls(loaded, shelf, engine, chosen, progress)
+        return cls(loaded, library_, engine, chosen, progress)
 
     def __enter__(self) -> Self:
         return self
@@ -148,20 +116,19 @@ class Network:
     @property
     def base(self) -> ChatPlural:
         """The base itself, as a LangChain chat model."""
-        return self._model(BASE, None)
+        return self.model(None)
 
     def specialist(self, name: str) -> ChatPlural:
         """A specialist as a LangChain chat model, its answers drawn under its contract."""
-        return self._model(name, self.library.get(name))
+        return self.model(self.library.get(name))
 
     def agent(self, name: str) -> Agent:
         """A specialist (or "base") as an agent with the tools its card names."""
         if name == BASE:
             return Agent(BASE, model=self.base)
         card = self.library.get(name).card
-        output = Contract(card.output.kind, card.output.source) if card.output else None
         tools = [toolbox.TOOLS[tool] for tool in card.tools]
-        return Agent(name, model=self.specialist(name), tools=tools, output=output, description=card.purpose)
+        return Agent(name, model=self.specialist(name), tools=tools, description=card.purpose)
 
     # --------------------------------------------------------------------------------------------------------- asking
     def ask(self, request: str, *, to: str | None = None) -> Answer:
@@ -178,7 +145,9 @@ class Network:
     def conversation(self, *, to: str | None = None) -> Conversation:
         return Conversation(self, to)
 
-    async def _run(self, request: str, *, to: str | None = None, history: Sequence[Message] = ()) -> AsyncIterator[Event]:
+    async def _run(
+        self, request: str, *, to: str | None = None, history: Sequence[Message] = ()
+    ) -> AsyncIterator[Event]:
         if not request.strip():
             raise PromptError("The request is empty.", hint="Say what you want.")
         if to is not None and to not in (BASE, *self.names()):
@@ -200,24 +169,24 @@ class Network:
     def _mine(self) -> list[Specialist]:
         return [one for one in self.library if one.card.base == self.base_model.digest]
 
-    def _model(self, name: str, specialist: Specialist | None) -> ChatPlural:
+    def model(self, specialist: Specialist | None, instructions: str = "") -> ChatPlural:
+        """A specialist that need not be in the library, or the base with instructions, as a chat model."""
         from plural.engine.chat import ChatPlural
-        from plural.types import Grammar, Sampling
 
         card = specialist.card if specialist else None
         return ChatPlural(
             engine=self.engine,
             base=self.base_model,
-            model_name=name,
+            model_name=card.name if card else BASE,
             adapter=AdapterRef(card.digest) if card else None,
-            instructions=card.instructions if card else "",
+            instructions=card.instructions if card else instructions,
             grammar=Grammar(card.output.kind, card.output.source) if card and card.output else None,
             sampling=Sampling(max_tokens=self.settings.max_tokens),
         )
 
     def _planner(self) -> Planner | None:
         planners = [one for one in self._mine() if one.card.kind == "planner"]
-        return Planner(self._model(planners[0].name, planners[0])) if planners else None
+        return Planner(self.model(planners[0])) if planners else None
 
     async def _router(self) -> Router | None:
         """Fitted to the library as it stands; the vectors of a card's examples are computed once and kept on disk."""
@@ -233,7 +202,7 @@ class Network:
 
     async def _vectors(self, prompts: Sequence[str], done: float) -> list[list[float]]:
         key = hashlib.sha256("\0".join([self.base_model.digest, *prompts]).encode()).hexdigest()[:32]
-        path = self.settings.cache.expanduser() / "vectors" / f"{key}.npy"
+        path = self.settings.resolve(self.settings.cache) / "vectors" / f"{key}.npy"
         if path.exists():
             return np.load(path, allow_pickle=False).tolist()  # type: ignore[no-any-return]
         self._progress("reading examples", done)

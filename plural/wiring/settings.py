@@ -1,0 +1,60 @@
+"""The settings of the embedded network, read once, and the library they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from plural.errors import SettingsError
+from plural.specialists import Library
+
+STARTER = Path(__file__).parents[1] / "starter"
+
+
+class Settings(BaseSettings):
+    """From keyword arguments, else the environment (`PLURAL_BASE`, `PLURAL_LIBRARY`, ...), else these defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="PLURAL_", frozen=True, extra="forbid")
+
+    base: Path | None = Field(default=None, description="Model directory or GGUF file; none is the embedded SmolLM2.")
+    library: Path = Field(default=Path("~/.local/share/plural/library"), description="Your specialists.")
+    cache: Path = Field(
+        default=Path("~/.cache/plural"), description="Prepared bases and read examples; can be deleted."
+    )
+    starter: bool = Field(default=True, description="Whether the starter library stands under yours.")
+    device: str = Field(default="cpu", description="Where the base lives: cpu, cuda, cuda:1.")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine; none is one a core.")
+    max_running: int = Field(default=32, ge=1, description="Requests worked on at once.")
+    kv_tokens: int = Field(default=32_768, ge=64, description="Tokens that the KV cache holds, over all requests.")
+    max_tokens: int = Field(default=256, ge=1, description="New tokens of one answer at most.")
+    max_steps: int = Field(default=6, ge=1, description="Steps of one plan at most.")
+
+    def resolve(self, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+
+def read_settings(**given: Any) -> Settings:
+    """`None` means not given. Raises SettingsError naming the option and its value."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "settings"
+        known = ", ".join(Settings.model_fields)
+        unknown = first["type"] == "extra_forbidden"
+        raise SettingsError(
+            f"There is no setting {name!r}." if unknown else f"{name} is {first['input']!r}: {first['msg']}.",
+            hint=f"Settings: {known}." if unknown else Settings.model_fields[name].description or "",
+        ) from error
+
+
+def shelf(settings: Settings) -> Library:
+    return Library(settings.resolve(settings.library), starter=[STARTER] if settings.starter else [])
+
+
+def open_library(root: Path | None = None) -> Library:
+    """The specialists on disk, without base or engine: yours, and the starter library under them."""
+    return shelf(read_settings(library=root))

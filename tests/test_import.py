@@ -1,0 +1,21 @@
+"""`import plural` is free: it loads none of the heavy libraries, and every public name can be had."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import plural
+
+HEAVY = ("torch", "langchain_core", "pydantic", "numpy", "transformers")
+
+
+def test_import_loads_nothing_heavy() -> None:
+    code = f"import sys, plural; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_exists() -> None:
+    for name in plural.__all__:
+        assert getattr(plural, name) is not None
