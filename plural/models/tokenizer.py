@@ -74,7 +74,11 @@ class Tokenizer:
         return str(self.backend.id_to_token(token_id))
 
     def encode(self, text: str) -> list[int]:
-        """Plain text. `<|im_end|>` in it is six ordinary tokens."""
+        """Plain text: `<|im_end|>` in it is ordinary characters.
+
+        A byte that the vocabulary lacks is left out, as transformers does: SmolLM2 has no token for U+0004 and five
+        other control characters, nor for U+40000 to U+BFFFF, which are unassigned.
+        """
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
     def encode_template(self, text: str) -> list[int]:

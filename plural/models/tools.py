@@ -154,35 +154,41 @@ def write_calls(calls: Iterable[ToolCall]) -> str:
     return f"{_OPEN}{json.dumps(written, ensure_ascii=False)}{_CLOSE}"
 
 
-def grammar(tools: Sequence[ToolSpec], choice: str, *, parallel: bool, one_tag_each: bool) -> Grammar:
+def grammar(
+    tools: Sequence[ToolSpec], choice: str, *, parallel: bool, one_tag_each: bool, tags: Mapping[str, int]
+) -> Grammar:
     """The Lark grammar (llguidance's dialect) of an answer that may or must call.
 
-    `one_tag_each` is the form of Qwen's template: every call in tags and on a line of its own.
+    `one_tag_each` is the form of Qwen's template: every call in tags and on a line of its own. `tags` are the visible
+    tokens that look like `<this>`: llguidance matches such a token by its id only, never by its text.
     """
     if choice not in ("auto", "required") and choice not in [tool.name for tool in tools]:
         raise GrammarError(f"No tool is called {choice!r}.", hint=f"Tools: {', '.join(t.name for t in tools)}.")
     allowed = [tool for tool in tools if choice in ("auto", "required", tool.name)]
     if not allowed:
         raise GrammarError("A call was asked for, but there are no tools.")
+    begin, end = (f"<[{tags[tag]}]>" if tag in tags else _quote(tag) for tag in CALL_TAGS)
     if one_tag_each:
-        one = _quote(f"{_OPEN}\n") + " call " + _quote(f"\n{_CLOSE}")
+        one = f'{begin} "\\n" call "\\n" {end}'
         calls = f'{one} ("\\n" {one})*' if parallel else one
     else:
         more = ' (", " call)*' if parallel else ""
-        calls = f"{_quote(f'{_OPEN}[')} call{more} {_quote(f']{_CLOSE}')}"
-    lines = [
-        "%llguidance {}",
-        f"start: {'calls | TEXT' if choice == 'auto' else 'calls'}",
-        f"calls: {calls}",
-        f"call: {' | '.join(f'call_{i}' for i in range(len(allowed)))}",
-    ]
-    if choice == "auto":
-        lines.append(f"TEXT: /(?s:.*)/ & ~/{_OPEN}(?s:.*)/".replace("</", "<\\/"))
+        calls = f'{begin} "[" call{more} "]" {end}'
+    lines = ["%llguidance {}", f"calls: {calls}", f"call: {' | '.join(f'call_{i}' for i in range(len(allowed)))}"]
+    lines += _start(choice, [i for tag, i in tags.items() if tag not in CALL_TAGS])
     for i, tool in enumerate(allowed):
         head = _quote(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ')
         lines.append(f'call_{i}: {head} arguments_{i} "}}"')
         lines.append(f"arguments_{i}: %json {json.dumps(parameters(tool) | _SPACING)}")
     return Grammar("lark", "\n".join(lines))
+
+
+def _start(choice: str, tags: Sequence[int]) -> list[str]:
+    if choice != "auto":
+        return ["start: calls"]
+    tagged = f" (({' | '.join(f'<[{i}]>' for i in tags)}) REST)*" if tags else ""
+    rest = ["REST: /(?s:.*)/"] if tags else []
+    return [f"start: calls | TEXT{tagged}", f"TEXT: /(?s:.*)/ & ~/{_OPEN}(?s:.*)/", *rest]
 
 
 def _quote(text: str) -> str:
