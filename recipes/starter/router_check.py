@@ -39,7 +39,7 @@ def held_out_prompts() -> dict[str, list[str]]:
     planned = [step["task"] for row in plans for step in json.loads(row["answer"])["steps"]]
     return {
         "home": [row["prompt"] for row in chance.sample(home.test_rows(), PER_LABEL)],
-        "cron": [cron.natural(chance)["prompt"] for _ in range(PER_LABEL)],
+        "cron": [row["prompt"] for row in chance.sample(cron.test_rows(), PER_LABEL)],
         "toolcall": [question for question, *_ in tools],
         "planner": [row["prompt"] for row in plans[:PER_LABEL]],
         "base": list(HELD_OUT),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plural.errors import SettingsError
@@ -24,6 +24,7 @@ def test_an_unknown_checker_is_named_with_its_neighbours() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CHECKERS))
+@settings(deadline=None)
 @given(answer=st.text())
 def test_no_answer_makes_a_checker_raise(name: str, answer: str) -> None:
     expected = {"cron": "0 0 * * *", "exact": "a"}.get(name, '[{"name": "f", "arguments": {}}]')
@@ -92,6 +93,7 @@ def test_cron_is_what_it_fires_at(answer: str, expected: str, value: float) -> N
 FIELDS = st.tuples(st.integers(0, 59), st.integers(0, 23), st.integers(1, 28), st.integers(1, 12))
 
 
+@settings(deadline=None, max_examples=40)
 @given(FIELDS, FIELDS)
 def test_two_yearly_moments_are_equal_only_if_they_are_the_same(
     one: tuple[int, int, int, int], other: tuple[int, int, int, int]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plural.errors import ContractError, EngineStopped, SettingsError
@@ -71,6 +71,7 @@ async def test_any_other_error_ends_the_scoring_as_it_is() -> None:
         await score(TASK, Stops())
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
 def test_an_interval_holds_its_mean_and_is_the_same_again(values: list[float]) -> None:
     mean, low, high = interval(values)

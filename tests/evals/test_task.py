@@ -11,7 +11,11 @@ from plural.errors import DataError, SettingsError
 from plural.evals import Row, Task
 from plural.types import Message
 
-ADD = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+ADD = {
+    "name": "add",
+    "description": "Adds.",
+    "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+}
 
 
 def written(folder: Path, *lines: str) -> Path:
