@@ -18,7 +18,7 @@ from plural.specialists.peft_files import write_file
 
 FILE = "checkpoint.safetensors"
 # Changing these changes nothing that was computed so far.
-_FREE = ("checkpoint_every", "tokens_at_once", "compute")
+_FREE = ("checkpoint_every", "tokens_at_once")
 
 
 @dataclass

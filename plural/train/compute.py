@@ -68,7 +68,7 @@ class _FrozenLinear(torch.autograd.Function):
         return torch.mm(x_TI.to(w_IO.dtype), w_IO).to(x_TI.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor, None]:
         w_IO: Tensor = ctx.w_IO
         return torch.mm(grad_TO.to(w_IO.dtype), w_IO.T).to(grad_TO.dtype), None
@@ -83,7 +83,7 @@ class _RmsNorm(torch.autograd.Function):
         return x_TH * scale_T1 * weight_H
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_TH: Tensor) -> tuple[Tensor, None, None]:
         x_TH, scale_T1 = ctx.saved_tensors
         inner_TH = grad_TH * ctx.weight_H
@@ -100,7 +100,7 @@ class _SiluMul(torch.autograd.Function):
         return torch.nn.functional.silu(gate).mul_(up)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_TI: Tensor) -> Tensor:
         (gate_up_TI2,) = ctx.saved_tensors
         gate, up = gate_up_TI2.chunk(2, dim=-1)

@@ -121,7 +121,7 @@ class _AddLora(torch.autograd.Function):
         return y_TO
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, h_TS, a_SI, *b = ctx.saved_tensors
         rank, scale = ctx.rank, ctx.scale

@@ -52,13 +52,13 @@ def train(
     yield run.started()
     try:
         yield from run.loop()
-        yield run.finish()
     except KeyboardInterrupt:
         kept = run.keep()
         raise KeyboardInterrupt(f"Stopped; the checkpoint of step {kept} is kept, resume goes on from there.") from None
     except GeneratorExit:
         run.keep()
         raise
+    yield run.finish()
 
 
 class _Run:
@@ -88,6 +88,7 @@ class _Run:
             "data": examples.sha256,
             "base": base.digest,
             "instructions": instructions,
+            "compute": self.compute,
         }
         self._updating = False
 
@@ -192,12 +193,15 @@ class _Run:
         answers = sum(row.answer_tokens for row in held)
         packs = rows.packs(held, self.settings.tokens_at_once, self.decoder.device)
         loss = sum(float(self._loss(pack)) for pack in packs) / answers
-        self._check(loss, 0.0)
-        better = done.best_loss is None or loss < done.best_loss
+        if not math.isfinite(loss):
+            raise self._diverged("on the held-out rows is not a finite number any more")
         done.looked_at = done.step
+        if done.step == 0:
+            return Evaluated(0, loss, best=False)
+        better = done.best_loss is None or loss < done.best_loss
         if better:
             done.best_loss, done.worse = loss, 0
-            self.best = self.lora.snapshot() if done.step else None
+            self.best = self.lora.snapshot()
         else:
             done.worse += 1
             done.stopped = done.worse >= self.settings.patience
@@ -210,13 +214,16 @@ class _Run:
             done.first_loss = loss
         done.losses = [*done.losses[1 - _RECENT :], loss]
         recent = sum(done.losses) / len(done.losses)
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if finite and not (len(done.losses) == _RECENT and recent > 2 * done.first_loss + 1):
-            return
-        what = f"rose from {done.first_loss:.2f} to {recent:.2f}" if finite else "is not a finite number any more"
-        raise NumericError(
-            f"The loss {what} at step {done.step + 1}, with a learning rate of {self.settings.learning_rate:g}.",
-            hint=f"Nothing was written. Try a learning rate of {self.settings.learning_rate / 4:g}.",
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverged("is not a finite number any more")
+        if len(done.losses) == _RECENT and recent > 2 * done.first_loss + 1:
+            raise self._diverged(f"rose from {done.first_loss:.2f} to {recent:.2f}")
+
+    def _diverged(self, what: str) -> NumericError:
+        rate = self.settings.learning_rate
+        return NumericError(
+            f"The loss {what} at step {self.progress.step + 1}, with a learning rate of {rate:g}.",
+            hint=f"No adapter was written. Try a learning rate of {rate / 4:g}.",
         )
 
     def _save(self) -> None:

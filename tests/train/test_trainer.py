@@ -1,0 +1,194 @@
+"""The loss curve is that of peft and transformers; a cut-off training goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plural.errors import NumericError, SettingsError
+from plural.models.attention import PackedAttend
+from plural.models.base import Base
+from plural.models.ops import TorchOps
+from plural.specialists import AdapterConfig, read_adapter
+from plural.train import Evaluated, Examples, Stepped, Trained, TrainSettings, TrainStarted, read_examples, train
+from plural.train.compute import TrainOps, training_decoder
+from plural.train.lora import Lora
+from plural.train.rows import encode
+
+from . import reference
+
+QUICK: dict[str, Any] = {"rank": 4, "batch_rows": 4, "compute": "fp32", "learning_rate": 1e-2}
+
+
+def curve(events: list[Any]) -> list[float]:
+    return [event.loss for event in events if isinstance(event, Stepped)]
+
+
+def compare(base: Base, examples: Examples, settings: TrainSettings, out: Path, steps: int) -> float:
+    """The largest relative difference between our loss and the reference's."""
+    ours = curve(list(train(base, examples, settings, out)))
+    adapter = AdapterConfig(settings.rank, settings.resolved_alpha(), settings.targets)
+    start = Lora(base.config, adapter, seed=settings.seed, device=base.decoder.device).weights()
+    theirs = reference.losses(reference.as_transformers(base), start, encode(base, examples, ""), settings, steps)
+    assert len(ours) == len(theirs) == steps
+    assert abs(theirs[-1] - theirs[0]) > 0.05 * theirs[0]
+    return max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("tokens_at_once", [2048, 50])
+def test_the_curve_is_peft_and_transformers_on_a_tiny_base(
+    tiny: Base, examples: Examples, tmp_path: Path, tokens_at_once: int
+) -> None:
+    settings = TrainSettings(**QUICK, holdout=0, max_steps=20, tokens_at_once=tokens_at_once)
+    assert compare(tiny, examples, settings, tmp_path / "out", 20) < 1e-4
+
+
+def test_the_curve_is_peft_and_transformers_on_the_real_base(base: Base, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rooms = ("kitchen", "hall", "cellar", "attic", "garage")
+    rows = [
+        {"prompt": f"light {n} in the {rooms[n % 5]}", "answer": json.dumps({"on": n, "in": rooms[n % 5]})}
+        for n in range(30)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    settings = TrainSettings(batch_rows=2, compute="fp32", learning_rate=1e-3, holdout=0, max_steps=20, epochs=9)
+    assert compare(base, read_examples(path), settings, tmp_path / "out", 20) < 1e-3
+
+
+def test_the_operations_have_the_gradients_of_plain_torch() -> None:
+    torch.manual_seed(0)
+    weight_H, w_IO = torch.rand(8, dtype=torch.double), torch.rand(8, 6, dtype=torch.double)
+    for call in (
+        lambda ops, x: ops.rms_norm(x.float().double(), weight_H, 1e-5),
+        lambda ops, x: ops.silu_mul(x),
+        lambda ops, x: ops.linear(x, w_IO, w_IO[0]),
+    ):
+        results = []
+        for ops in (TrainOps(), TorchOps()):
+            x = torch.linspace(-2, 2, 40, dtype=torch.double).reshape(5, 8).requires_grad_()
+            y = call(ops, x)
+            (y * torch.arange(y.numel()).reshape(y.shape)).sum().backward()
+            results.append((y.detach(), x.grad))
+        torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
+
+
+def test_bf16_follows_fp32_and_only_changes_the_linears(tiny: Base, examples: Examples, tmp_path: Path) -> None:
+    curves = {}
+    for compute in ("fp32", "bf16"):
+        settings = TrainSettings(**{**QUICK, "compute": compute}, max_steps=15)
+        events = list(train(tiny, examples, settings, tmp_path / compute))
+        assert isinstance(events[0], TrainStarted)
+        assert events[0].compute == events[-1].settings["compute"] == compute
+        curves[compute] = curve(events)
+    assert curves["fp32"] != curves["bf16"]
+    assert curves["bf16"] == pytest.approx(curves["fp32"], rel=0.1)
+    weights = training_decoder(tiny.decoder, "bf16").weights
+    assert (weights.norm_H.dtype, weights.embed_VH.dtype, weights.layers[0].qkv_IO.dtype) == (
+        torch.float32,
+        torch.float32,
+        torch.bfloat16,
+    )
+
+
+def test_it_learns_and_writes_the_best_weights(tiny: Base, examples: Examples, tmp_path: Path) -> None:
+    settings = TrainSettings(**QUICK, epochs=8, evaluate_every=10)
+    events = list(train(tiny, examples, settings, tmp_path / "out", instructions="Add."))
+    started, trained = events[0], events[-1]
+    looks = [event for event in events if isinstance(event, Evaluated)]
+    assert isinstance(started, TrainStarted)
+    assert isinstance(trained, Trained)
+    assert (started.rows, started.holdout_rows) == (36, 4)
+    assert looks[0].step == 0
+    assert trained.best_loss == min(look.holdout_loss for look in looks[1:]) < looks[0].holdout_loss
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    weights = read_adapter(tmp_path / "out", tiny.shape)
+    assert weights.config.rank == 4
+    assert weights.scale_of("q_proj") == 2
+    assert held_out_loss(tiny, examples, settings, weights) == pytest.approx(trained.best_loss, rel=1e-3)
+
+
+def held_out_loss(base: Base, examples: Examples, settings: TrainSettings, weights: Any) -> float:
+    """Of an adapter read back from disk, through plain torch."""
+    from plural.train.rows import packs, split
+
+    lora = Lora(base.config, weights.config, seed=1, device=base.decoder.device)
+    lora.load(weights)
+    held = split(examples.rows, encode(base, examples, "Add."), settings).holdout
+    (pack,) = packs(held, 10_000, base.decoder.device)
+    attend = PackedAttend(pack.lengths)
+    with torch.no_grad():
+        x_TH = base.decoder.hidden(pack.ids, attend.positions(), attend, lora)
+        return float(torch.nn.functional.cross_entropy(base.decoder.logits(x_TH[pack.at]), pack.following))
+
+
+@pytest.mark.parametrize("interrupt", ["close", "keyboard", "kill"])
+def test_a_cut_off_training_goes_on_with_the_same_curve(
+    tiny: Base, examples: Examples, tmp_path: Path, interrupt: str
+) -> None:
+    settings = TrainSettings(**QUICK, max_steps=12, evaluate_every=4, checkpoint_every=3)
+    whole = list(train(tiny, examples, settings, tmp_path / "whole"))
+    events = train(tiny, examples, settings, tmp_path / "cut")
+    for event in events:
+        if isinstance(event, Stepped) and event.step == 7:
+            break
+    if interrupt == "close":
+        events.close()  # type: ignore[attr-defined]
+    elif interrupt == "keyboard":
+        with pytest.raises(KeyboardInterrupt, match="checkpoint of step 7"):
+            events.throw(KeyboardInterrupt())  # type: ignore[attr-defined]
+    else:
+        # What a kill leaves: the last periodic checkpoint and nothing newer.
+        kept = tmp_path / ".cut.training" / "checkpoint.safetensors"
+        content = kept.read_bytes()
+        events.close()  # type: ignore[attr-defined]
+        kept.write_bytes(content)
+    assert not (tmp_path / "cut").exists()
+    rest = list(train(tiny, examples, settings, tmp_path / "cut", resume=True))
+    assert rest[0].step == (6 if interrupt == "kill" else 7)
+    assert curve(rest) == curve(whole)[rest[0].step :]
+    assert rest[-1].best_loss == whole[-1].best_loss
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_resuming_with_other_settings_is_refused_by_name(tiny: Base, examples: Examples, tmp_path: Path) -> None:
+    settings = TrainSettings(**QUICK, max_steps=6, checkpoint_every=2)
+    events = train(tiny, examples, settings, tmp_path / "out")
+    for event in events:
+        if isinstance(event, Stepped) and event.step == 2:
+            break
+    events.close()  # type: ignore[attr-defined]
+    for other, instructions in ((settings.model_copy(update={"seed": 5}), ""), (settings, "Other.")):
+        with pytest.raises(SettingsError, match=r"seed = 0.*5|instructions = ''.*'Other\.'"):
+            next(train(tiny, examples, other, tmp_path / "out", instructions=instructions, resume=True))
+    # From the beginning, the old checkpoint is forgotten.
+    started = next(train(tiny, examples, settings.model_copy(update={"seed": 5}), tmp_path / "out"))
+    assert isinstance(started, TrainStarted)
+    assert started.step == 0
+
+
+def test_it_stops_early(tiny: Base, examples: Examples, tmp_path: Path) -> None:
+    settings = TrainSettings(**{**QUICK, "learning_rate": 1e-6}, epochs=100, evaluate_every=1, patience=2, decay="none")
+    events = list(train(tiny, examples, settings, tmp_path / "out"))
+    looks = [event for event in events if isinstance(event, Evaluated)][1:]
+    best = min(looks, key=lambda look: look.holdout_loss)
+    assert events[-1].best_loss == best.holdout_loss
+    if events[-1].steps < settings.steps(36):
+        assert looks[-1].step == best.step + 2
+
+
+def test_a_loss_that_diverges_names_the_learning_rate(tiny: Base, examples: Examples, tmp_path: Path) -> None:
+    settings = TrainSettings(**{**QUICK, "learning_rate": 0.9}, epochs=50, decay="none", grad_clip=1e9)
+    with pytest.raises(NumericError, match=r"learning rate of 0\.9.*0\.225"):
+        list(train(tiny, examples, settings, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_is_taken_is_refused(tiny: Base, examples: Examples, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(SettingsError, match="exists already"):
+        next(train(tiny, examples, TrainSettings(), tmp_path))
