@@ -168,10 +168,10 @@ class Engine:
         for job, drawn in zip(jobs, sampler.draw(jobs, logits_RV, logprobs_RV), strict=True):
             if isinstance(drawn, PluralError):
                 self._end(job, drawn)
-            elif (event := job.append(drawn, self.tokenizer.eos_ids)).finish is None:
-                job.sink(event)
-            else:
+            elif (event := job.append(drawn, self.tokenizer.eos_ids)).finish is not None:
                 self._end(job, event)
+            elif not job.sink(event):
+                self._scheduler.finish(job)
 
     def _score(self, job: ScoreJob, position: int, logprobs_V: torch.Tensor) -> None:
         ids = sorted(job.targets(position))
@@ -229,10 +229,8 @@ class Engine:
             ScoreJob(prompt, answer, ends, adapter, box.put) for answer, box in zip(answers, boxes, strict=True)
         ]
 
-        def failed(result: object) -> None:
-            if result is not None:
-                for box in boxes:
-                    box.put(result)
+        def failed(result: object) -> bool:
+            return result is None or all([box.put(result) for box in boxes])
 
         parent = PromptJob(prompt, children, adapter, failed)
         self._submit(parent)
@@ -263,22 +261,22 @@ class Engine:
         return [vector for vector in vectors if isinstance(vector, list)]
 
     def stats(self) -> EngineStats:
-        with self._stepping:
-            counters = self._scheduler.counters
-            return EngineStats(
-                steps=self._steps,
-                computed=counters.computed,
-                cached=counters.cached,
-                submitted=self._submitted,
-                finished=counters.finished,
-                preempted=counters.preempted,
-                running=len(self._scheduler.running),
-                waiting=len(self._scheduler.waiting),
-                pages=self._cache.num_pages,
-                pages_used=self._cache.used,
-                pages_cached=self._cache.cached,
-                adapters=self._adapters.resident,
-            )
+        """A look in passing: it waits for no step, so the numbers may be of two neighbouring steps."""
+        counters = self._scheduler.counters
+        return EngineStats(
+            steps=self._steps,
+            computed=counters.computed,
+            cached=counters.cached,
+            submitted=self._submitted,
+            finished=counters.finished,
+            preempted=counters.preempted,
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            pages=self._cache.num_pages,
+            pages_used=self._cache.used,
+            pages_cached=self._cache.cached,
+            adapters=self._adapters.resident,
+        )
 
     def check(self) -> None:
         """Every page is free, cached or held by a running job, and so are adapters. Raises MachineError."""
@@ -359,6 +357,9 @@ class Engine:
         with self._wake:
             self._closed = True
             jobs = [*self._inbox, *self._scheduler.running, *self._scheduler.waiting]
+            self._inbox.clear()
+            self._scheduler.running.clear()
+            self._scheduler.waiting.clear()
         for job in jobs:
             job.sink(_as_machine_error(error))
 
@@ -405,11 +406,13 @@ class _Mailbox:
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[object] = asyncio.Queue()
 
-    def put(self, item: object) -> None:
+    def put(self, item: object) -> bool:
+        """False when the caller's loop is closed, so that nobody is left to tell."""
         try:
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)
         except RuntimeError:
-            return  # the caller's loop is closed: nobody is left to tell
+            return False
+        return True
 
     async def get(self) -> object:
         """The next result. Raises it if it is an error."""

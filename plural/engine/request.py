@@ -35,11 +35,12 @@ class Drawn:
     top: tuple[tuple[int, float], ...] = ()
 
 
-Sink = Callable[[object], None]
+# Takes a result, or the error instead of it. False: nobody listens any more.
+Sink = Callable[[object], bool]
 
 
 class Job:
-    """One row of tokens in the engine. `sink` is told results as they come, and the error if there is one."""
+    """One row of tokens in the engine."""
 
     def __init__(self, tokens: Sequence[int], adapter: AdapterRef | None, sink: Sink) -> None:
         self.tokens = list(tokens)

@@ -37,7 +37,7 @@ def scheduler(slots: int = 4, **options: int) -> Scheduler:
 
 
 def job(tokens: int, digest: str | None = None, first: int = 0) -> Job:
-    return Job(range(first, first + tokens), AdapterRef(digest) if digest else None, lambda result: None)
+    return Job(range(first, first + tokens), AdapterRef(digest) if digest else None, lambda result: True)
 
 
 def shares(plan: Plan) -> list[tuple[Job, int]]:

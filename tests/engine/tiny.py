@@ -11,10 +11,12 @@ import numpy as np
 import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers
+from torch import Tensor
 
 from plural.engine import Engine, EngineSettings, Request
 from plural.errors import unknown_name
-from plural.models.config import MODULES, DecoderConfig
+from plural.models.attention import PackedAttend
+from plural.models.config import MODULES, DecoderConfig, Group
 from plural.models.decoder import Decoder, DecoderWeights, LayerWeights
 from plural.models.tokenizer import Tokenizer
 from plural.types import TokenEvent
@@ -138,3 +140,30 @@ def text_of(events: Sequence[TokenEvent]) -> str:
 def drawn(events: Sequence[TokenEvent]) -> list[tuple[int, float]]:
     """Token and log-probability, to the bit."""
     return [(event.token_id, event.logprob) for event in events]
+
+
+# ------------------------------------------------------------------------------------------------ the plain decoder
+@dataclass(frozen=True)
+class PlainDelta:
+    """LoRA as its definition says, one module after another."""
+
+    config: DecoderConfig
+    adapter: TinyAdapter
+
+    def __call__(self, layer: int, group: Group, x_TI: Tensor, y_TO: Tensor) -> Tensor:
+        for module, part in self.config.slices(group).items():
+            if (layer, module) in self.adapter.tensors:
+                a_RI, b_OR = map(torch.from_numpy, self.adapter.tensors[layer, module])
+                y_TO[:, part] += self.adapter.scale_of(module) * (x_TI @ a_RI.T @ b_OR.T)
+        return y_TO
+
+
+def reference_states(decoder: Decoder, tokens: Sequence[int], adapter: TinyAdapter | None = None) -> Tensor:
+    """Final states of one sequence, without pages, batches or our kernels."""
+    attend = PackedAttend([len(tokens)])
+    delta = PlainDelta(decoder.config, adapter) if adapter else None
+    return decoder.hidden(torch.tensor(tokens), attend.positions(), attend, delta)
+
+
+def reference_logprobs(decoder: Decoder, tokens: Sequence[int], adapter: TinyAdapter | None = None) -> Tensor:
+    return torch.log_softmax(decoder.logits(reference_states(decoder, tokens, adapter)), dim=-1)

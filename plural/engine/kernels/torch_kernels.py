@@ -29,6 +29,8 @@ from plural.models.ops import TorchOps
 # A product over more terms than this is cut into pieces of K_PIECE.
 K_WHOLE = 768
 K_PIECE = 512
+# Ranks are filled up with zeros to a multiple of this: a product with one column takes another path than one of several.
+RANK_STEP = 4
 # Rows of one sequence that are attended together: bounds the scores' memory and the work above the diagonal.
 TILE = 64
 
@@ -92,7 +94,7 @@ class TorchKernels(TorchOps):
 # ------------------------------------------------------------------------------------------------------ adapters
 @dataclass(frozen=True, slots=True)
 class PackedGroup:
-    """The adapted modules of one fused group. Ranks R are those of its modules, one after another.
+    """The adapted modules of one fused group. Ranks R are those of its modules, one after another, then zeros.
 
     `b_RO` is block-diagonal over the group's fused outputs and has the adapter's scale in it.
     """
@@ -132,13 +134,16 @@ def _pack_group(
             raise NumericError(
                 f"Adapter {weights.digest[:12]} has NaN or infinity in layer {layer}, {module}.", hint="Train it again."
             )
-    a_IR = np.concatenate([a_RI.T for a_RI, _ in pairs.values()], axis=1, dtype=np.float32)
-    b_RO = np.zeros((a_IR.shape[1], max(part.stop for part in slices.values())), np.float32)
+    ranks = sum(len(a_RI) for a_RI, _ in pairs.values())
+    width = -(-ranks // RANK_STEP) * RANK_STEP
+    a_IR = np.zeros((config.in_features(present[0]), width), np.float32)
+    b_RO = np.zeros((width, max(part.stop for part in slices.values())), np.float32)
     row = 0
     for module, (a_RI, b_OR) in pairs.items():
+        a_IR[:, row : row + len(a_RI)] = a_RI.T
         b_RO[row : row + len(a_RI), slices[module]] = b_OR.T * weights.scale_of(module, layer)
         row += len(a_RI)
-    return np.ascontiguousarray(a_IR), b_RO
+    return a_IR, b_RO
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,134 @@
+"""Outputs under a grammar are valid by construction, or ended by their length."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from plural.engine import Engine, Request
+from plural.errors import GrammarError, SettingsError
+from plural.types import AdapterRef, Grammar, Sampling, TokenEvent
+
+from .tiny import Shelf, collect, drive, text_of, tiny_adapter, tiny_engine
+
+PROMPT = tuple(b"answer: ")
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"enum": ["ada", "bob"]},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "ok": {"type": "boolean"},
+    },
+    "required": ["name", "age", "ok"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    shelf = Shelf()
+    shelf.adapters["a"] = tiny_adapter(1)
+    return tiny_engine(shelf, start=False)
+
+
+def request(grammar: Grammar, adapter: AdapterRef | None = None, **options: Any) -> Request:
+    return Request(PROMPT, Sampling(**{"max_tokens": 60, **options}), adapter, grammar)
+
+
+async def generate(engine: Engine, grammar: Grammar, **options: Any) -> list[TokenEvent]:
+    [events] = await drive(engine, collect(engine, request(grammar, **options)))
+    if isinstance(events, BaseException):
+        raise events
+    return events
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000))
+async def test_json_is_valid_or_too_long(engine: Engine, seed: int) -> None:
+    events = await generate(engine, Grammar.json_schema(SCHEMA), temperature=1.5, seed=seed)
+    if events[-1].finish == "length":
+        assert len(events) == 60
+        return
+    value = json.loads(text_of(events))
+    assert value["name"] in ("ada", "bob")
+    assert type(value["age"]) is int
+    assert type(value["ok"]) is bool
+    assert 0 <= value["age"] <= 150
+    assert text_of(events).startswith('{"name": "')
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 2.0, "seed": 1}, {"ignore_eos": True}])
+async def test_regex_and_lark(engine: Engine, options: dict[str, Any]) -> None:
+    events = await generate(engine, Grammar.regex(r"[0-9]{2}:[0-5][0-9]"), **options)
+    assert re.fullmatch(r"[0-9]{2}:[0-5][0-9]", text_of(events))
+    assert events[-1].finish == "stop"
+    events = await generate(engine, Grammar("lark", 'start: "call " /[a-c]{3}/ "!"'), **options)
+    assert re.fullmatch(r"call [a-c]{3}!", text_of(events))
+
+
+NASTY = ["a+b (c)", "tab\there", 'quo"te', "back\\slash", "x|y", "^$.*", "naïve ☃", "a", "ab"]
+
+
+@pytest.mark.parametrize("option", NASTY)
+async def test_a_choice_is_one_of_its_options_to_the_letter(engine: Engine, option: str) -> None:
+    assert text_of(await generate(engine, Grammar.choices([option]))) == option
+    assert text_of(await generate(engine, Grammar.choices(NASTY), temperature=3.0, seed=len(option))) in NASTY
+
+
+async def test_grammars_and_free_requests_share_a_batch(engine: Engine) -> None:
+    free = Request(PROMPT, Sampling(max_tokens=20, ignore_eos=True))
+    grammar = Grammar.json_schema(SCHEMA)
+    alone = (await drive(engine, collect(engine, free)), await drive(engine, collect(engine, request(grammar))))
+    adapted = request(Grammar.choices(["yes", "no"]), AdapterRef("a"))
+    together = await drive(engine, collect(engine, free), collect(engine, request(grammar)), collect(engine, adapted))
+    assert [together[0]] == alone[0]
+    for mixed, single in zip(together[:2], (alone[0][0], alone[1][0]), strict=True):
+        assert not isinstance(mixed, BaseException)
+        assert not isinstance(single, BaseException)
+        assert [(e.token_id, e.logprob) for e in mixed] == [(e.token_id, e.logprob) for e in single]
+    assert not isinstance(together[2], BaseException)
+    assert text_of(together[2]) in ("yes", "no")
+
+
+async def test_an_unfinished_output_says_length(engine: Engine) -> None:
+    events = await generate(engine, Grammar.regex("[a-z]{50}"), max_tokens=10)
+    assert (len(events), events[-1].finish) == (10, "length")
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar.regex("(unclosed"),
+        Grammar("json_schema", '{"type": "nonsense"}'),
+        Grammar("json_schema", "not json"),
+        Grammar("lark", "start: missing_rule"),
+    ],
+)
+async def test_a_bad_grammar_is_named_before_anything_runs(engine: Engine, grammar: Grammar) -> None:
+    before = engine.stats().submitted
+    with pytest.raises(GrammarError, match=grammar.kind.split("_")[0] + "|JSON"):
+        await generate(engine, grammar)
+    assert engine.stats().submitted == before
+
+
+async def test_a_grammar_decides_where_the_output_ends(engine: Engine) -> None:
+    with pytest.raises(SettingsError, match="stop"):
+        await generate(engine, Grammar.regex("a+"), stop=("b",))
+
+
+async def test_the_real_tokenizer_fits_its_grammars(base: Any) -> None:
+    engine = Engine(base.decoder, base.tokenizer, Shelf(), start=False)
+    prompt = tuple(base.tokenizer.encode("A person as JSON: "))
+    asked = [Grammar.json_schema(SCHEMA), Grammar.choices(NASTY), Grammar.regex(r"\d{3}-[A-F]+ ☃")]
+    results = await drive(
+        engine, *(collect(engine, Request(prompt, Sampling(max_tokens=40), None, one)) for one in asked)
+    )
+    shown = [text_of(events) for events in results if not isinstance(events, BaseException)]
+    assert json.loads(shown[0])["name"] in ("ada", "bob")
+    assert shown[1] in NASTY
+    assert re.match(r"\d{3}-[A-F]", shown[2])

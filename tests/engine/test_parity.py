@@ -1,0 +1,98 @@
+"""Tokens and log-probabilities of transformers and peft, on the real base, in fp32, all of it in one mixed batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plural.engine import Engine, EngineSettings, Request
+from plural.models.config import MODULES
+from plural.specialists.peft_files import read_adapter
+from plural.types import AdapterRef, Sampling
+
+from .tiny import collect, drive
+
+PROMPTS = ("The capital of France is", "def fibonacci(n):\n", "Water boils at")
+TOKENS = 10
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "all": {"r": 16, "lora_alpha": 32, "target_modules": list(MODULES)},
+    "some": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], "use_rslora": True},
+    "ranks": {"r": 8, "target_modules": list(MODULES), "rank_pattern": {"gate_proj": 3, "k_proj": 12}},
+}
+
+
+@pytest.fixture(scope="module")
+def theirs(base: Any) -> Any:
+    """transformers' Llama, filled by transformers' own GGUF reader."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        base.source.parent, gguf_file=base.source.name, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def wrapped(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Path]]:
+    """The same with peft's adapters, random in A and B, and the directories that peft wrote."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    torch.manual_seed(0)
+    model: PeftModel | None = None
+    for name, options in ADAPTERS.items():
+        config = LoraConfig(task_type="CAUSAL_LM", **options)
+        if model is None:
+            model = get_peft_model(theirs, config, adapter_name=name)
+        else:
+            model.add_adapter(name, config)
+    assert model is not None
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    root = tmp_path_factory.mktemp("adapters")
+    model.save_pretrained(root)
+    return model.eval(), {name: root / name for name in ADAPTERS}
+
+
+@torch.inference_mode()
+def their_answer(model: Any, prompt: list[int]) -> list[tuple[int, float]]:
+    """Greedy, every log-probability from a full pass without a cache."""
+    ids, answer = list(prompt), []
+    for _ in range(TOKENS):
+        logprobs_V = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1], dim=-1)
+        token = int(logprobs_V.argmax())
+        answer.append((token, float(logprobs_V[token])))
+        ids.append(token)
+    return answer
+
+
+async def test_base_and_adapters_equal_transformers_and_peft(base: Any, wrapped: Any) -> None:
+    model, directories = wrapped
+    weights = {found.digest: found for found in (read_adapter(path, base.shape) for path in directories.values())}
+    refs = dict(zip(ADAPTERS, map(AdapterRef, weights), strict=True))
+    engine = Engine(base.decoder, base.tokenizer, weights.__getitem__, EngineSettings(step_tokens=32), start=False)
+    cases = [(prompt, name) for prompt in PROMPTS for name in (None, *ADAPTERS)]
+    sampling = Sampling(max_tokens=TOKENS, ignore_eos=True)
+    ours = await drive(
+        engine,
+        *(
+            collect(engine, Request(tuple(base.tokenizer.encode(prompt)), sampling, refs.get(name)))
+            for prompt, name in cases
+        ),
+    )
+    outputs = set()
+    for (prompt, name), events in zip(cases, ours, strict=True):
+        assert not isinstance(events, BaseException), events
+        if name is None:
+            with model.disable_adapter():
+                expected = their_answer(model, base.tokenizer.encode(prompt))
+        else:
+            model.set_adapter(name)
+            expected = their_answer(model, base.tokenizer.encode(prompt))
+        assert [event.token_id for event in events] == [token for token, _ in expected], (prompt, name)
+        worst = max(abs(event.logprob - value) for event, (_, value) in zip(events, expected, strict=True))
+        assert worst < 1e-4, (prompt, name, worst)
+        outputs.add((prompt, tuple(event.token_id for event in events)))
+    assert len(outputs) > len(PROMPTS)  # the adapters did change something
