@@ -29,7 +29,7 @@ from plural.models.ops import TorchOps
 # A product over more terms than this is cut into pieces of K_PIECE.
 K_WHOLE = 768
 K_PIECE = 512
-# Ranks are filled up with zeros to a multiple of this: a product with one column takes another path than one of several.
+# Ranks are filled up with zeros to a multiple of this: a product of one column takes another path than a wider one.
 RANK_STEP = 4
 # Rows of one sequence that are attended together: bounds the scores' memory and the work above the diagonal.
 TILE = 64
