@@ -1,23 +1,23 @@
 """Every error that Plural raises, in one tree. The branch says who must act.
 
-    PluralError
-    ├── UserError            the caller gave something that cannot work: change it
-    │   ├── SettingsError        an unknown or impossible option
-    │   ├── PromptError          empty, or longer than the context
-    │   ├── BaseModelError       no base model, a damaged one, or an architecture that is not supported
-    │   ├── SpecialistError      unknown, damaged, made for another base, or a name that leaves the library
-    │   ├── DataError            training or test rows that are wrong, all of them named by line
-    │   ├── GrammarError         a schema, regex or choice list that cannot be turned into a grammar
-    │   ├── ToolError            a tool whose signature does not say what it takes
-    │   └── PlanError            a plan or team that cannot be carried out
-    ├── ModelError           the model's output broke its contract or a limit: data for the next step
-    │   ├── ContractError        an answer that is not what the output contract asks for
-    │   └── LimitError           steps, tokens or seconds are used up
-    └── MachineError         the machine or Plural itself: retry, free something, or report it
-        ├── PoolError            a request that the memory pool can never hold
-        ├── NumericError         NaN or infinity where numbers must be
-        ├── StorageError         a file could not be written; nothing was published
-        └── EngineStopped        the engine was closed while a request was waiting
+PluralError
+├── UserError            the caller gave something that cannot work: change it
+│   ├── SettingsError        an unknown or impossible option
+│   ├── PromptError          empty, or longer than the context
+│   ├── BaseModelError       no base model, a damaged one, or an architecture that is not supported
+│   ├── SpecialistError      unknown, damaged, made for another base, or a name that leaves the library
+│   ├── DataError            training or test rows that are wrong, all of them named by line
+│   ├── GrammarError         a schema, regex or choice list that cannot be turned into a grammar
+│   ├── ToolError            a tool whose signature does not say what it takes
+│   └── PlanError            a plan or team that cannot be carried out
+├── ModelError           the model's output broke its contract or a limit: data for the next step
+│   ├── ContractError        an answer that is not what the output contract asks for
+│   └── LimitError           steps, tokens or seconds are used up
+└── MachineError         the machine or Plural itself: retry, free something, or report it
+    ├── PoolError            a request that the memory pool can never hold
+    ├── NumericError         NaN or infinity where numbers must be
+    ├── StorageError         a file could not be written; nothing was published
+    └── EngineStopped        the engine was closed while a request was waiting
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class StorageError(MachineError):
     pass
 
 
-class EngineStopped(MachineError):
+class EngineStopped(MachineError):  # noqa: N818 - it says what happened; nothing went wrong
     pass
 
 

@@ -48,7 +48,9 @@ class ChatFormat:
                 known = jinja2.meta.find_undeclared_variables(environment.parse(template))
                 self._compiled = environment.from_string(template)
             except jinja2.TemplateError as error:
-                raise BaseModelError(f"The base's chat template is damaged: {error}.", hint="Fetch it again.") from error
+                raise BaseModelError(
+                    f"The base's chat template is damaged: {error}.", hint="Fetch it again."
+                ) from error
             self.native_tools = "tools" in known and _OPEN in template
         self.end_of_turn = self._find_end_of_turn()
 
@@ -105,7 +107,9 @@ class ChatFormat:
         Text that begins with the call tag but is no valid call cannot be drawn. Raises GrammarError for an unknown
         name.
         """
-        tags = {tag: i for tag, i in self.tokenizer.added_texts.items() if tag in self._tags and tag[0] + tag[-1] == "<>"}
+        tags = {
+            tag: i for tag, i in self.tokenizer.added_texts.items() if tag in self._tags and tag[0] + tag[-1] == "<>"
+        }
         return tool_text.grammar(tools, choice, parallel=parallel, one_tag_each=self.native_tools, tags=tags)
 
     def parse(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:

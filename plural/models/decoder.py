@@ -104,9 +104,7 @@ class Decoder:
         y_TO = self.ops.linear(x_TI, w_IO, bias_O)
         return y_TO if delta is None else delta(layer, group, x_TI, y_TO)
 
-    def _heads(
-        self, w: LayerWeights, qkv_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, w: LayerWeights, qkv_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         c = self.config
         split = [c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_kv_heads * c.head_dim]
         q_TND, k_TKD, v_TKD = (part.unflatten(1, (-1, c.head_dim)) for part in qkv_TO.split(split, dim=1))

@@ -50,7 +50,7 @@ class ModelDirectory:
         shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
             handle = _open(path)
-            for name in handle.keys():
+            for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
                 where[name] = handle
                 shapes[name] = tuple(handle.get_slice(name).get_shape())
         check_shapes(self.config, shapes, self.path)
@@ -67,7 +67,7 @@ class ModelDirectory:
         if not path.exists():
             raise BaseModelError(
                 f"{self.path} has no tokenizer.json.",
-                hint="Convert a SentencePiece tokenizer with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...).",
+                hint="Convert it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...).",
             )
         settings = _json(self.path / "tokenizer_config.json", optional=True)
         generation = _json(self.path / "generation_config.json", optional=True)
@@ -97,7 +97,7 @@ def open_directory(path: Path) -> ModelDirectory:
         )
     files = _weight_files(path)
     try:
-        config = _config(path, raw, found[0], files)
+        config = _config(path, raw, found[0])
     except KeyError as missing:
         raise BaseModelError(f"{path / 'config.json'} has no {missing}.", hint=_AGAIN) from missing
     return ModelDirectory(path, config, raw, files)
@@ -112,7 +112,9 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
             raise BaseModelError(f"{index} points outside the model's directory: {outside[0]!r}.", hint=_AGAIN)
         missing = [name for name in names if not (path / name).exists()]
         if missing or not names:
-            raise BaseModelError(f"{path} lacks the weight file {missing[0] if missing else '*.safetensors'}.", hint=_AGAIN)
+            raise BaseModelError(
+                f"{path} lacks the weight file {missing[0] if missing else '*.safetensors'}.", hint=_AGAIN
+            )
         return tuple(path / name for name in names)
     if (path / "model.safetensors").exists():
         return (path / "model.safetensors",)
@@ -132,7 +134,7 @@ def _open(path: Path) -> Any:
         raise BaseModelError(f"{path} is damaged or cut short: {error}.", hint=_AGAIN) from error
 
 
-def _config(path: Path, raw: Mapping[str, Any], architecture: str, files: tuple[Path, ...]) -> DecoderConfig:
+def _config(path: Path, raw: Mapping[str, Any], architecture: str) -> DecoderConfig:
     if raw.get("hidden_act", "silu") != "silu":
         raise BaseModelError(f"{path}: the activation {raw['hidden_act']!r} is not supported.", hint="Supported: silu.")
     heads, hidden = raw["num_attention_heads"], raw["hidden_size"]

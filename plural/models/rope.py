@@ -48,7 +48,9 @@ def _frequencies(config: DecoderConfig) -> tuple[Tensor, float]:
                 factors = scaling.get("frequency_factors")
                 return 1.0 / wave_D2 / (torch.tensor(factors) if factors else 1.0), 1.0
     except KeyError as missing:
-        raise BaseModelError(f"Rope scaling {kind!r} lacks {missing}.", hint="Complete the model's config.") from missing
+        raise BaseModelError(
+            f"Rope scaling {kind!r} lacks {missing}.", hint="Complete the model's config."
+        ) from missing
 
 
 def _llama3(frequency_D2: Tensor, scaling: Mapping[str, Any]) -> Tensor:

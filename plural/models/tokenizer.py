@@ -152,7 +152,7 @@ def load_backend(text: str, source: str) -> tokenizers.Tokenizer:
     try:
         json.loads(text)
         backend = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 - the Rust side raises bare Exception
+    except Exception as error:
         raise BaseModelError(f"{source} is not a tokenizer: {error}.", hint="Fetch the file again.") from error
     backend.no_truncation()
     backend.no_padding()

@@ -69,7 +69,9 @@ def _type_name(value: Any) -> str | None:
     name = str(value).lower()
     name = _TYPES.get(name, name) or ""
     if name and name not in _KNOWN:
-        raise GrammarError(f"A tool's schema has the unknown type {value!r}.", hint=f"Types: {', '.join(sorted(_KNOWN))}.")
+        raise GrammarError(
+            f"A tool's schema has the unknown type {value!r}.", hint=f"Types: {', '.join(sorted(_KNOWN))}."
+        )
     return name or None
 
 

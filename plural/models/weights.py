@@ -58,7 +58,7 @@ def check_shapes(config: DecoderConfig, found: Mapping[str, tuple[int, ...]], so
     missing = [name for name in expected if name not in found]
     if missing:
         raise BaseModelError(
-            f"{source} lacks {len(missing)} of the {len(expected)} tensors of {config.architecture}, first {missing[0]}.",
+            f"{source} lacks {len(missing)} of {len(expected)} tensors of {config.architecture}, first {missing[0]}.",
             hint="The file is not complete, or its config is of another model: fetch it again.",
         )
     for name, shape in expected.items():
@@ -75,7 +75,9 @@ def fuse(config: DecoderConfig, read: Read, source: Path, progress: Progress = q
     def checked(name: str) -> Tensor:
         tensor = read(name).to(torch.float32)
         if not bool(torch.isfinite(tensor).all()):
-            raise BaseModelError(f"{source}: {name} holds NaN or infinity.", hint="The file is damaged: fetch it again.")
+            raise BaseModelError(
+                f"{source}: {name} holds NaN or infinity.", hint="The file is damaged: fetch it again."
+            )
         return tensor
 
     layers = []
