@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit slow lock starter clean
+.PHONY: help setup demo test lint types imports unit quick slow lock clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ imports: setup
 
 unit: setup
 	@$(BIN)/python -m pytest -q -m "not slow"
+
+quick: setup  ## the tests that need no base model, with fewer examples
+	@HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not real" $(QUICK)
 
 slow: setup  ## the long tests, too
 	@$(BIN)/python -m pytest -q -m slow

@@ -212,7 +212,7 @@ async def test_choose_is_the_probability_of_the_whole_answer(engine: Engine, dig
     adapter = tiny_adapter(1) if digest else None
     scores = {}
     for option in options:
-        answer = list(option.encode())
+        answer = engine.tokenizer.encode(option)
         logprobs_TV = reference_logprobs(tiny_decoder(), [*PROMPT, *answer], adapter)[len(PROMPT) - 1 :]
         told = sum(float(logprobs_TV[i, token]) for i, token in enumerate(answer))
         scores[option] = told + float(logprobs_TV[-1, sorted(engine.tokenizer.eos_ids)].logsumexp(0))
