@@ -44,8 +44,8 @@ imports: setup
 unit: setup
 	@$(BIN)/python -m pytest -q -m "not slow"
 
-quick: setup  ## the tests that need no base model, with fewer examples
-	@HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not real" $(QUICK)
+quick: setup  ## the tests that need no base model, with fewer examples; QUICK="PATHS" chooses some
+	@HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not real" --timeout 1500 $(QUICK)
 
 slow: setup  ## the long tests, too
 	@$(BIN)/python -m pytest -q -m slow
