@@ -51,7 +51,7 @@ slow: setup  ## the long tests, too
 	@$(BIN)/python -m pytest -q -m slow
 
 lock:  ## resolve pyproject.toml anew into requirements.lock (needs uv)
-	@uv pip compile pyproject.toml --all-extras -o requirements.lock -q -c requirements-torch.txt --no-emit-package torch --no-emit-find-links --no-annotate --custom-compile-command "make lock"
+	@uv pip compile pyproject.toml --all-extras -o requirements.lock -q --no-emit-package torch --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
 clean:  ## remove the environment and the caches of the tools
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -161,7 +161,7 @@ def chat(
                 _complain(error)
 
 
-def _show(events: Iterator[Event], as_json: bool) -> None:
+def _show(events: Iterable[Event], as_json: bool) -> None:
     if as_json:
         for event in events:
             print(json.dumps(event_to_json(event)), flush=True)

@@ -102,7 +102,7 @@ class ScriptedModel(BaseChatModel):
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         described = [convert_to_openai_tool(each) for each in tools]
-        return self.bind(tools=described, tool_choice=tool_choice or "auto", **kwargs)  # type: ignore[return-value]
+        return self.bind(tools=described, tool_choice=tool_choice or "auto", **kwargs)
 
     async def achoose(self, messages: Sequence[Message], options: Sequence[str]) -> Decision[str]:
         reply = self._next([_as_langchain(message) for message in messages], {"options": tuple(options)})

@@ -87,18 +87,18 @@ class Agent(Runnable[AgentInput, Any]):
                     if isinstance(event, StepFinished):
                         yield RunFinished(event.answer, event.usage, event.seconds)
 
-        async for event in self._atransform_stream_with_config(_single(input), inside, config):
+        async for event in self._atransform_stream_with_config(_single(input), inside, config):  # type: ignore[arg-type]  # config alone is taken, too
             yield event
 
     async def ainvoke(self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         _refuse(kwargs)
-        return await self._acall_with_config(self._answer, input, config)
+        return await self._acall_with_config(self._answer, input, config)  # type: ignore[arg-type]
 
     async def astream(
         self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         _refuse(kwargs)
-        async for chunk in self._atransform_stream_with_config(_single(input), self._spoken, config):
+        async for chunk in self._atransform_stream_with_config(_single(input), self._spoken, config):  # type: ignore[arg-type]
             yield chunk
 
     def invoke(self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:

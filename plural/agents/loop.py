@@ -183,7 +183,7 @@ def _joined(so_far: AIMessageChunk | None, chunk: object) -> AIMessageChunk:
 
 def _heard(said: AIMessageChunk | None, desk: Desk) -> AIMessage:
     """The whole message, put on the desk and paid for."""
-    message = message_chunk_to_message(said or AIMessageChunk(""))
+    message = message_chunk_to_message(said or AIMessageChunk(content=""))
     assert isinstance(message, AIMessage)  # what an AIMessageChunk becomes
     desk.messages.append(message)
     if counted := message.usage_metadata:

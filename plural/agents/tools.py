@@ -106,7 +106,7 @@ def _as_tool(item: Any) -> BaseTool:
 
 
 def _wrap(function: Callable[..., Any], name: str | None, return_direct: bool) -> BaseTool:
-    label = name or getattr(function, "__name__", type(function).__name__)
+    label = str(name or getattr(function, "__name__", type(function).__name__))
     if not _NAME.fullmatch(label):
         raise ToolError(f"A tool cannot be called {label!r}.", hint="Use letters, digits, _ and -; at most 64.")
     if not inspect.getdoc(function):

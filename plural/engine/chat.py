@@ -75,9 +75,9 @@ class ChatPlural(BaseChatModel):
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """`tool_choice`: "auto" (the default), "any" or "required" (a call must be made), "none", or a tool's name."""
         specs = [convert_to_openai_tool(tool) for tool in tools]
-        return self.bind(tools=specs, tool_choice=tool_choice or "auto", **kwargs)  # type: ignore[return-value]
+        return self.bind(tools=specs, tool_choice=tool_choice or "auto", **kwargs)
 
-    def with_structured_output(  # type: ignore[override]
+    def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, Any]:
         """The answer is drawn under the schema's grammar, so it cannot be malformed; only its length can end it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from plural.engine.grammar import GrammarState
 from plural.engine.kv_cache import root_hash
@@ -166,7 +167,7 @@ class EmbedJob(Job):
 
     def __init__(self, tokens: Sequence[int], sink: Sink) -> None:
         super().__init__(tokens, None, sink)
-        self.states: list[object] = []
+        self.states: list[Any] = []
 
     @property
     def cacheable(self) -> bool:

@@ -16,8 +16,9 @@ from plural.types import Message, ToolSpec
 class ChatAnswerer:
     """Asks the model as it is: no loop, no tools run. Calls are answered as the JSON list of name and arguments."""
 
-    def __init__(self, model: Runnable[LanguageModelInput, AIMessage]) -> None:
+    def __init__(self, model: Runnable[LanguageModelInput, AIMessage], *, tool_choice: str = "auto") -> None:
         self._model = model
+        self._tool_choice = tool_choice
 
     async def answer(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> str:
         model = self._model
@@ -25,7 +26,7 @@ class ChatAnswerer:
             bind = getattr(model, "bind_tools", None)
             if bind is None:
                 raise SettingsError(f"{model!r} cannot call tools, but the rows have some.")
-            model = bind([_as_dict(tool) for tool in tools])
+            model = bind([_as_dict(tool) for tool in tools], tool_choice=self._tool_choice)
         said = await model.ainvoke([to_langchain(message) for message in messages])
         if said.tool_calls:
             return json.dumps([{"name": call["name"], "arguments": call["args"]} for call in said.tool_calls])

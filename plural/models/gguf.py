@@ -114,7 +114,7 @@ def file_name(name: str) -> str:
 
 def _unpermute(w_OI: Tensor, heads: int) -> Tensor:
     """llama.cpp rotates neighbouring pairs and therefore interleaves the halves of each head's rows; this undoes it."""
-    pairs = w_OI.unflatten(0, (heads, -1, 2))
+    pairs: Tensor = w_OI.unflatten(0, (heads, -1, 2))
     return pairs.transpose(1, 2).reshape(w_OI.shape).contiguous()
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from plural.errors import DataError
 from plural.types import Message, Role, ToolCall, ToolSpec
@@ -113,7 +113,7 @@ def _message(position: int, given: Any) -> Message:
     call_id = given.get("tool_call_id")
     if call_id is not None and not isinstance(call_id, str):
         raise _BadRowError(f"{where} has a tool_call_id that is {_kind(call_id)}, not text")
-    return Message(role, content, calls, call_id)
+    return Message(cast(Role, role), content, calls, call_id)
 
 
 def _call(where: str, index: int, given: Any) -> ToolCall:

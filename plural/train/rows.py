@@ -65,15 +65,13 @@ def split(examples: Sequence[Example], rows: Sequence[Row], settings: TrainSetti
     """Holds out whole prompts, drawn by the seed. Raises SettingsError when nothing would be left to train on."""
     prompts = list(dict.fromkeys(example.prompt for example in examples))
     random.Random(settings.seed).shuffle(prompts)
-    wanted = min(settings.holdout_rows, round(settings.holdout * len(rows))) if settings.holdout else 0
-    if settings.holdout:
-        wanted = max(1, wanted)
+    wanted = max(1, min(settings.holdout_rows, round(settings.holdout * len(rows)))) if settings.holdout else 0
     sizes: dict[str, int] = {}
     for example in examples:
         sizes[example.prompt] = sizes.get(example.prompt, 0) + 1
     held: set[str] = set()
     count = 0
-    for prompt in prompts:
+    for prompt in prompts[:-1]:  # one is always left to train on
         if count >= wanted:
             break
         held.add(prompt)
@@ -83,7 +81,7 @@ def split(examples: Sequence[Example], rows: Sequence[Row], settings: TrainSetti
         tuple(row for example, row in pairs if example.prompt not in held),
         tuple(row for example, row in pairs if example.prompt in held),
     )
-    if not found.train:
+    if wanted and not held:
         raise SettingsError(
             f"holdout is {settings.holdout}, which leaves none of the {len(prompts)} prompts to train on.",
             hint="Set holdout to 0 or give more prompts.",

@@ -164,7 +164,7 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         for pack in rows.packs(batch, self.settings.tokens_at_once, self.decoder.device):
             part = self._loss(pack) / answers
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             loss += float(part.detach())
         norm = torch.nn.utils.clip_grad_norm_(self.lora.parameters(), self.settings.grad_clip)
         self._check(loss, float(norm))

@@ -3,6 +3,7 @@
     python recipes/starter/build.py                 all of it
     python recipes/starter/build.py home cron       some of it
     python recipes/starter/build.py --out /tmp/new  into another folder than plural/starter
+    python recipes/starter/build.py --max-steps 60 --rows 50 --out /tmp/new cron   a quick look
 
 Needs the packages of the extra `school` and, for the tool calls, those of requirements-carried.txt.
 """
@@ -18,49 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import toolcall
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from skills import GENERAL, SKILLS, Skill
 
 from plural.engine import Engine, EngineSettings
 from plural.engine.chat import ChatPlural
-from plural.evals import ScoreCard, Task, score
+from plural.evals import ChatAnswerer, ScoreCard, Task, score
 from plural.models.base import Base, load_base
 from plural.specialists import Card, Library, Lineage, adapter_digest
 from plural.specialists.card import CARD_FILE
 from plural.train import Stepped, Trained, TrainSettings, read_examples, train
-from plural.types import AdapterRef, Grammar, Message, Sampling, Score, ToolSpec
+from plural.types import AdapterRef, Grammar, Sampling, Score
 
 STARTER = Path(__file__).parents[2] / "plural" / "starter"
 BASE_ROWS = 100
 SHOTS = 4
-
-
-class Speaker:
-    """A chat model as something that evals can score. `choice` says whether tool calls are drawn under a grammar."""
-
-    def __init__(self, model: ChatPlural, choice: str = "required") -> None:
-        self._model = model
-        self._choice = choice
-
-    async def answer(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> str:
-        asked = [_as_langchain(message) for message in messages]
-        if not tools:
-            return str((await self._model.ainvoke(asked)).text)
-        described = [
-            {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)} for tool in tools
-        ]
-        said = await self._model.ainvoke(asked, tools=described, tool_choice=self._choice)
-        calls = [(call["name"], call["args"]) for call in said.tool_calls]
-        if not calls:
-            calls = [(call.name, call.arguments) for call in self._model.base.chat.parse(str(said.text))[1]]
-        return json.dumps([{"name": name, "arguments": arguments} for name, arguments in calls])
-
-
-def _as_langchain(message: Message) -> BaseMessage:
-    if message.role == "tool":
-        return ToolMessage(message.content, tool_call_id=message.tool_call_id or "")
-    kinds: dict[str, type[BaseMessage]] = {"user": HumanMessage, "assistant": AIMessage, "system": SystemMessage}
-    return kinds[message.role](message.content)
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -70,13 +42,13 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
-def trained(skill: Skill, base: Base, work: Path) -> Card:
+def trained(skill: Skill, base: Base, work: Path, max_steps: int | None) -> Card:
     """Trains the adapter into `work/adapter` and returns its card, without scores."""
     examples = read_examples(write_rows(work / "train.jsonl", skill.train_rows()))
-    settings = TrainSettings.of(**skill.settings)
+    settings = TrainSettings.of(**skill.settings | ({"max_steps": max_steps} if max_steps else {}))
     done: Trained | None = None
     for event in train(base, examples, settings, work / "adapter", instructions=skill.instructions):
-        if not isinstance(event, Stepped) or event.step % 20 == 0:
+        if not isinstance(event, Stepped) or event.step % 10 == 0:
             print(f"  {event}", flush=True)
         if isinstance(event, Trained):
             done = event
@@ -95,7 +67,8 @@ def trained(skill: Skill, base: Base, work: Path) -> Card:
         lineage=Lineage(
             data_sha256=examples.sha256,
             rows=len(examples.rows),
-            command=f"python recipes/starter/build.py {skill.name}",
+            command=f"python recipes/starter/build.py {skill.name}"
+            + (f" --max-steps {max_steps}" if max_steps else ""),
             seed=settings.seed,
             settings=dict(done.settings),
             seconds=round(done.seconds, 1),
@@ -108,8 +81,9 @@ def trained(skill: Skill, base: Base, work: Path) -> Card:
 class Examiner:
     """Scores the base and one specialist on the held-out rows of its skill, through one engine."""
 
-    def __init__(self, skill: Skill, base: Base, card: Card, library: Library) -> None:
+    def __init__(self, skill: Skill, base: Base, card: Card, library: Library, rows: int | None) -> None:
         self._skill = skill
+        self._rows = rows
         self._base = base
         self._card = card
         shape = base.shape
@@ -132,7 +106,7 @@ class Examiner:
     async def scores(self) -> dict[str, tuple[Score, ...]]:
         """Every figure of the card, printed as it comes."""
         skill = self._skill
-        task = Task.of(skill.name, skill.test_rows(), skill.checker)
+        task = Task.of(skill.name, skill.test_rows()[: self._rows], skill.checker)
         few = Task(skill.name, task.rows[:BASE_ROWS], task.checker)
         found: dict[str, list[Score]] = {"base": [], "specialist": []}
         tries = {"zero-shot": few}
@@ -140,21 +114,20 @@ class Examiner:
             shown = Task.of(skill.name, skill.train_rows()[:SHOTS], skill.checker).rows
             tries["four-shot"] = few.with_examples(shown)
         for how, rows in tries.items():
-            card = await self._score(rows, Speaker(self.model(specialist=False)), f"base, {how}, grammar")
+            card = await self._score(rows, self.model(specialist=False), f"base, {how}, grammar")
             found["base"].append(card.as_score(f"{how}, grammar"))
-        for how, grammar in (("grammar", True), ("no grammar", False)):
-            speaker = Speaker(self.model(specialist=True, grammar=grammar), "required" if grammar else "none")
-            card = await self._score(task, speaker, f"specialist, {how}")
+        for how in ("grammar", "no grammar") if self._card.output else ("grammar",):
+            card = await self._score(task, self.model(specialist=True, grammar=how == "grammar"), f"specialist, {how}")
             found["specialist"].append(card.as_score(how))
         for name, more in skill.more_tests.items():
-            extra = Task.of(name, more(), skill.checker)
-            card = await self._score(extra, Speaker(self.model(specialist=True)), f"specialist, {name}")
+            extra = Task.of(name, more()[: self._rows], skill.checker)
+            card = await self._score(extra, self.model(specialist=True), f"specialist, {name}")
             found["specialist"].append(card.as_score(name))
         base = max(found["base"], key=lambda one: one.value)
         return {"base": (base,), "specialist": tuple(found["specialist"])}
 
-    async def _score(self, task: Task, speaker: Speaker, what: str) -> ScoreCard:
-        card = await score(task, speaker)
+    async def _score(self, task: Task, model: ChatPlural, what: str) -> ScoreCard:
+        card = await score(task, ChatAnswerer(model, tool_choice="required"))
         print(f"  {what}: {card} ({card.seconds:.0f} s)", flush=True)
         if self._skill.name == "toolcall" and task.name != "own tools":
             category = "parallel_multiple" if task.name == "parallel_multiple" else "simple_python"
@@ -176,25 +149,25 @@ def bfcl_share(card: ScoreCard, category: str) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------ publish
-async def build(skill: Skill, base: Base, work: Path, out: Path) -> None:
+async def build(skill: Skill, base: Base, work: Path, given: argparse.Namespace) -> None:
     staged = work / "adapter"
     if not (staged / CARD_FILE).exists():
         print(f"{skill.name}: making the data and training", flush=True)
-        card = trained(skill, base, work)
+        card = trained(skill, base, work, given.max_steps)
         (staged / CARD_FILE).write_text(card.to_json())
     card = Card.read(staged)
     with tempfile.TemporaryDirectory() as folder:
         library = Library(Path(folder))
         library.publish(staged, name=skill.name, replace=False)
-        examiner = Examiner(skill, base, card, library)
+        examiner = Examiner(skill, base, card, library, given.rows)
         try:
             scores = await examiner.scores()
         finally:
             examiner.engine.close()
     card = card.model_copy(update={"scores": scores, "examples": tuple(skill.examples())})
     (staged / CARD_FILE).write_text(card.to_json())
-    published = Library(out).publish(staged, name=skill.name, replace=True)
-    print(f"{skill.name}: published as {published.digest[:19]} in {out}", flush=True)
+    published = Library(given.out).publish(staged, name=skill.name, replace=True)
+    print(f"{skill.name}: published as {published.digest[:19]} in {given.out}", flush=True)
 
 
 def main() -> None:
@@ -204,6 +177,8 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, help="keep data and adapters here; an adapter that is there is only scored"
     )
+    parser.add_argument("--max-steps", type=int, help="train no longer than this")
+    parser.add_argument("--rows", type=int, help="score on at most so many held-out rows")
     given = parser.parse_args()
     if unknown := set(given.names) - set(SKILLS):
         parser.error(f"no skill is called {', '.join(sorted(unknown))}; there are {', '.join(SKILLS)}")
@@ -213,7 +188,7 @@ def main() -> None:
     for name in given.names or SKILLS:
         with tempfile.TemporaryDirectory() as folder:
             work = given.work / name if given.work else Path(folder)
-            asyncio.run(build(SKILLS[name], base, work, given.out))
+            asyncio.run(build(SKILLS[name], base, work, given))
 
 
 if __name__ == "__main__":

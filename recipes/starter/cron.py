@@ -167,19 +167,19 @@ def _every_hours(chance: random.Random) -> Part:
         return Part(words, f"0 {hours}")
     if chance.random() < 0.4:
         minute = chance.randrange(1, 60)
-        words = [
+        ways = [
             f"at {minute} minutes past every hour",
             f"{minute} minutes past the hour",
             f"at minute {minute} of every hour",
             f"every hour at minute {minute}",
         ]
         if minute in (15, 30, 45):
-            words += [
+            ways += [
                 {15: "at quarter past every hour", 30: "at half past every hour", 45: "at quarter to every hour"}[
                     minute
                 ]
             ] * 2
-        return Part(chance.choice(words), f"{minute} *")
+        return Part(chance.choice(ways), f"{minute} *")
     step = chance.choice([2, 3, 4, 6, 8, 12])
     words = chance.choice([f"every {step} hours", f"every {_WORDS[step]} hours", f"once every {step} hours"])
     if step == 2 and chance.random() < 0.4:
@@ -283,15 +283,15 @@ def _month_day(chance: random.Random) -> Part:
 def _in_months(chance: random.Random) -> Part:
     if chance.random() < 0.3:
         step = chance.choice([2, 3, 6])
-        words = {
+        ways = {
             2: ["every other month", "every two months"],
             3: ["every quarter", "every three months", "quarterly"],
             6: ["every six months", "twice a year"],
         }[step]
         return Part(
-            f"on the {chance.choice(['first', '1st'])} day {chance.choice(words)}"
+            f"on the {chance.choice(['first', '1st'])} day {chance.choice(ways)}"
             if chance.random() < 0.3
-            else f"on the first of the month {chance.choice(words)}",
+            else f"on the first of the month {chance.choice(ways)}",
             f"1 */{step} *",
         )
     base = chance.choice([_daily, _weekdays, _some_days])(chance)
@@ -397,12 +397,9 @@ def test_rows() -> list[Row]:
     """200 in natural words (a third of them in frames that are never trained), 200 in cron-descriptor's."""
     chance = random.Random(10_000_000)
     found: dict[str, Row] = {}
-    for count, make in (
-        (200, lambda: natural(chance, unseen_frame=chance.random() < 0.33)),
-        (400, lambda: described(chance)),
-    ):
+    for count in (200, 400):
         while len(found) < count:
-            row = make()
+            row = natural(chance, unseen_frame=chance.random() < 0.33) if count == 200 else described(chance)
             if held_out(str(row["answer"])):
                 found.setdefault(str(row["prompt"]).lower(), row)
     return list(found.values())

@@ -98,7 +98,7 @@ class Sampler:
 
     def _say(self, part: Expression, template: Template, slots: Slots) -> str:
         if isinstance(part, TextChunk):
-            return part.original_text
+            return str(part.original_text)
         if isinstance(part, ListReference):
             return self._value(part, template, slots)
         if isinstance(part, RuleReference):

@@ -56,7 +56,7 @@ class Source:
     def _single(self) -> str:
         kind = self.chance.random()
         if kind < 0.45:
-            return self.chance.choice(self.homes)
+            return str(self.chance.choice(self.homes))
         if kind < 0.58:
             return self.chance.choice(_CRON_ASKS).format(self.schedule())
         if kind < 0.72:
@@ -167,9 +167,7 @@ def joined(bits: Sequence[Bit], chance: random.Random, *, unseen: bool = False) 
     """The bits as one request, and its plan."""
     steps: Steps = []
     for bit in bits:
-        steps += [
-            re.sub(r"#(\d)", lambda found, start=len(steps): f"#{int(found[1]) + start}", step) for step in bit.steps
-        ]
+        steps += _renumbered(bit.steps, len(steps))
     parts = [bit.words for bit in bits]
     if chance.random() < 0.12 and len(parts) > 1 and not unseen:
         mark, between = chance.choice(_LISTS)
@@ -180,6 +178,11 @@ def joined(bits: Sequence[Bit], chance: random.Random, *, unseen: bool = False) 
         said = said.lower()
         steps = [step.lower().replace("when does the cron expression #", RUNS_NEXT[:31]) for step in steps]
     return {"prompt": said, "answer": plan(steps)}
+
+
+def _renumbered(steps: Sequence[str], start: int) -> list[str]:
+    """`#1` is the first step of its bit; in a plan of several bits it is counted from the first of all."""
+    return [re.sub(r"#(\d)", lambda found: f"#{int(found[1]) + start}", step) for step in steps]
 
 
 def _said(parts: Sequence[str], chance: random.Random, *, unseen: bool) -> str:

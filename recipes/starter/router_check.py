@@ -61,7 +61,8 @@ async def main() -> None:
     )
     reader = ChatPlural(engine=engine, base=base, model_name="base")
     try:
-        examples: dict[str, Sequence[str]] = {one.name: one.card.examples for one in library} | {"base": PROMPTS}
+        examples: dict[str, Sequence[str]] = {"base": PROMPTS}
+        examples |= {one.name: one.card.examples for one in library}
         router = Router.fit({label: await reader.aembed(prompts) for label, prompts in examples.items()})
         print(f"fitted to {', '.join(f'{len(prompts)} {label}' for label, prompts in examples.items())} examples")
         total = right = 0

@@ -83,6 +83,7 @@ def _asked(rows: Sequence[Row]) -> list[Row]:
 
 
 _APACHE = "Apache-2.0"
+_EVALUATED: dict[str, Any] = {"holdout_rows": 48, "evaluate_every": 60}
 SKILLS: dict[str, Skill] = {
     "home": Skill(
         name=home.NAME,
@@ -96,7 +97,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=home.train_rows,
         test_rows=home.test_rows,
         examples=_home_examples,
-        settings={"epochs": 2.0, "learning_rate": 2e-3},
+        settings={"epochs": 2.0, "max_steps": 220, "learning_rate": 2e-3, **_EVALUATED},
         licence=_APACHE,
         output=Contract(kind="json_schema", source=json.dumps(home.contract(), separators=(",", ":"))),
     ),
@@ -112,7 +113,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=cron.train_rows,
         test_rows=cron.test_rows,
         examples=_cron_examples,
-        settings={"epochs": 2.0, "learning_rate": 2e-3},
+        settings={"epochs": 2.0, "max_steps": 220, "learning_rate": 2e-3, **_EVALUATED},
         licence=_APACHE,
         output=Contract(kind="regex", source=cron.CONTRACT),
         max_tokens=48,
@@ -126,7 +127,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=toolcall.train_rows,
         test_rows=lambda: _asked(toolcall.test_rows("simple_python")),
         examples=_toolcall_examples,
-        settings={"epochs": 1.0, "learning_rate": 1e-3, "holdout_rows": 60, "batch_rows": 8},
+        settings={"epochs": 1.0, "max_steps": 180, "learning_rate": 1e-3, "batch_rows": 8, **_EVALUATED},
         licence=_APACHE,
         tools=toolcall.TOOLS,
         max_tokens=160,
@@ -147,7 +148,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=planner.train_rows,
         test_rows=planner.test_rows,
         examples=lambda: planner.compound(EXAMPLES),
-        settings={"epochs": 1.5, "learning_rate": 2e-3, "holdout_rows": 80},
+        settings={"epochs": 1.5, "max_steps": 200, "learning_rate": 2e-3, **_EVALUATED},
         licence=_APACHE,
         output=Contract(kind="json_schema", source=json.dumps(PLAN_SCHEMA, separators=(",", ":"))),
         kind="planner",

@@ -223,9 +223,9 @@ def _tile(
 ) -> _Tile:
     rows_BC = np.array([start for start, _, _ in pieces])[:, None] + np.arange(count)
     table_BP = np.full((len(pieces), pages), NULL_PAGE)
-    for line, (_, length, table) in zip(table_BP, pieces, strict=True):
+    for line, (_, length, held) in zip(table_BP, pieces, strict=True):
         used = -(-length // size)
-        line[:used] = table[:used]
+        line[:used] = held[:used]
     last_BC = np.array([length for _, length, _ in pieces])[:, None] - count + np.arange(count)
     mask_BCN = np.where(np.arange(pages * size) <= last_BC[..., None], np.float32(0), np.float32(-np.inf))
     rows, table, mask = (torch.from_numpy(a).to(device) for a in (rows_BC.ravel(), table_BP.ravel(), mask_BCN))
