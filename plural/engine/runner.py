@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from plural.engine.adapter_pool import AdapterPool
@@ -27,7 +26,7 @@ class Runner:
     def __init__(
         self, decoder: Decoder, kernels: Kernels, adapters: AdapterPool[Packed], settings: EngineSettings
     ) -> None:
-        self.decoder = Decoder(decoder.config, decoder.weights, kernels)
+        self.forward = kernels.forward(decoder)
         self.kernels = kernels
         self.adapters = adapters
         self.kv = kernels.new_pages(
@@ -35,16 +34,10 @@ class Runner:
         )
 
     def run(self, batch: Batch) -> Result:
-        device = self.decoder.device
         segments = [Segment(start, stop, self.adapters[ref.digest], ref.scale) for ref, start, stop in batch.worn]
-        attend, delta = self.kernels.bind(self.kv, batch.spans, segments)
-        ids_T = torch.tensor(batch.ids, device=device)
-        positions_T = torch.tensor(batch.positions, device=device)
-        states_TH = self.decoder.hidden(ids_T, positions_T, attend, delta)
-        rows_R = torch.tensor([wanted.row for wanted in batch.wanted], dtype=torch.long, device=device)
-        if not batch.wanted:
-            return Result(states_TH.new_empty((0, self.decoder.config.vocab_size), dtype=torch.float32), states_TH)
-        return Result(self.decoder.logits(states_TH[rows_R]).float(), states_TH)
+        rows = [wanted.row for wanted in batch.wanted]
+        states_TH, logits_RV = self.forward(batch.ids, batch.positions, rows, self.kv, batch.spans, segments)
+        return Result(logits_RV, states_TH)
 
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         self.kernels.copy_pages(self.kv, pairs)

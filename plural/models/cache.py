@@ -6,6 +6,7 @@ hash only when one of them changed. What does not match is prepared again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -121,7 +122,8 @@ class WeightCache:
                 os.fsync(file.fileno())
             partial.replace(path)
         except (OSError, safetensors.SafetensorError) as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
             raise StorageError(
                 f"The prepared base could not be written to {path}: {error}.",
                 hint="Free about 0.6 GB there, or set PLURAL_CACHE to a folder that can be written.",

@@ -80,13 +80,12 @@ class Decoder:
     def hidden(self, ids_T: Tensor, positions_T: Tensor, attend: Attend, delta: Delta | None = None) -> Tensor:
         """The last layer's states after the final norm, x_TH, for flat tokens with their positions."""
         ops, eps = self.ops, self.config.rms_eps
-        cos_TD = self.cos_PD[positions_T].to(self.dtype)
-        sin_TD = self.sin_PD[positions_T].to(self.dtype)
-        x_TH = self.weights.embed_VH[ids_T]
+        angles = ops.angles(self.cos_PD, self.sin_PD, positions_T, self.dtype)
+        x_TH = ops.embed(self.weights.embed_VH, ids_T)
         for i, w in enumerate(self.weights.layers):
             h_TH = ops.rms_norm(x_TH, w.input_norm_H, eps)
             qkv_TO = self._linear(i, "qkv", h_TH, w.qkv_IO, w.qkv_bias_O, delta)
-            q_TND, k_TKD, v_TKD = self._heads(w, qkv_TO, cos_TD, sin_TD)
+            q_TND, k_TKD, v_TKD = ops.heads(self.config, qkv_TO, w.q_norm_D, w.k_norm_D, angles)
             mixed_TI = attend(i, q_TND, k_TKD, v_TKD).flatten(1)
             x_TH = x_TH + self._linear(i, "o", mixed_TI, w.o_IO, w.o_bias_O, delta)
             h_TH = ops.rms_norm(x_TH, w.post_norm_H, eps)
@@ -103,12 +102,3 @@ class Decoder:
     ) -> Tensor:
         y_TO = self.ops.linear(x_TI, w_IO, bias_O)
         return y_TO if delta is None else delta(layer, group, x_TI, y_TO)
-
-    def _heads(self, w: LayerWeights, qkv_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        c = self.config
-        split = [c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_kv_heads * c.head_dim]
-        q_TND, k_TKD, v_TKD = (part.unflatten(1, (-1, c.head_dim)) for part in qkv_TO.split(split, dim=1))
-        if w.q_norm_D is not None and w.k_norm_D is not None:
-            q_TND = self.ops.rms_norm(q_TND, w.q_norm_D, c.rms_eps)
-            k_TKD = self.ops.rms_norm(k_TKD, w.k_norm_D, c.rms_eps)
-        return self.ops.rope(q_TND, cos_TD, sin_TD), self.ops.rope(k_TKD, cos_TD, sin_TD), v_TKD

@@ -26,12 +26,12 @@ def permute(weight, heads):
     return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write(path, theirs, architecture, *, quantise=False, rope=None, **metadata):
+def write(path, theirs, architecture, *, named=None, quantise=False, rope=None, **metadata):
     """A transformers model as a GGUF file; `metadata` replaces or (None) drops keys, dots written as __."""
     import gguf
 
     config = theirs.config
-    writer = gguf.GGUFWriter(path, metadata.pop("architecture", architecture))
+    writer = gguf.GGUFWriter(path, named or architecture)
     values = {
         f"{architecture}.context_length": config.max_position_embeddings,
         f"{architecture}.embedding_length": config.hidden_size,
@@ -39,9 +39,10 @@ def write(path, theirs, architecture, *, quantise=False, rope=None, **metadata):
         f"{architecture}.feed_forward_length": config.intermediate_size,
         f"{architecture}.attention.head_count": config.num_attention_heads,
         f"{architecture}.attention.head_count_kv": config.num_key_value_heads,
-        f"{architecture}.attention.key_length": config.head_dim or config.hidden_size // config.num_attention_heads,
+        f"{architecture}.attention.key_length": getattr(config, "head_dim", None)
+        or config.hidden_size // config.num_attention_heads,
         "tokenizer.ggml.eos_token_id": 257,
-    } | {key.replace("__", "."): value for key, value in metadata.items() if key.replace("__", ".").count(".") > 1}
+    } | {key.replace("__", "."): value for key, value in metadata.items() if "__" in key}
     for key, value in values.items():
         if value is not None:
             writer.add_uint32(key, value)
@@ -228,7 +229,7 @@ def test_any_header_byte_flipped_gives_a_base_or_a_clear_error(pristine, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"architecture": "gemma3"}, "'gemma3' model.*llama, qwen2, qwen3"),
+        ({"named": "gemma3"}, "'gemma3' model.*llama, qwen2, qwen3"),
         ({"pre": "deepseek-llm"}, "pre-tokenizer 'deepseek-llm'.*smollm"),
         ({"model": "llama"}, "'llama' tokenizer"),
         ({"llama__expert_count": 8}, "mixture of experts"),

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from plural.models.config import DecoderConfig
-from plural.models.decoder import Attend, Delta
-from plural.models.ops import Ops
+from plural.models.decoder import Decoder
 
 # The kernels' own form of an adapter: made by `pack`, handed back in a Segment, looked into by nobody else.
 Packed: TypeAlias = Any
@@ -38,7 +37,7 @@ class AdapterWeights(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KVPages:
-    """The pool: for every layer keys_KPSD and values_KPSD (KV heads, pages, tokens of a page, head width).
+    """The pool: for every layer a tensor of keys and one of values, (KV heads, pages, ...) in the kernels' own layout.
 
     Page 0 is all zeros and nobody's. Whatever lies in a page is finite, so that what is masked adds exactly zero.
     """
@@ -71,7 +70,26 @@ class Segment:
     scale: float
 
 
-class Kernels(Ops, Protocol):
+class Forward(Protocol):
+    """A decoder on these kernels."""
+
+    def __call__(
+        self,
+        ids: Sequence[int],
+        positions: Sequence[int],
+        wanted: Sequence[int],
+        kv: KVPages,
+        spans: Sequence[Span],
+        segments: Sequence[Segment],
+    ) -> tuple[Tensor, Tensor]:
+        """One step over flat rows T: the rows' final states_TH, and logits_RV in fp32 of the `wanted` rows R.
+
+        `spans` and `segments` are in the order of their rows, and every row is in one span.
+        """
+        ...
+
+
+class Kernels(Protocol):
     """One machine's kernels."""
 
     def new_pages(
@@ -92,6 +110,6 @@ class Kernels(Ops, Protocol):
         """An adapter in the form `bind` takes. Raises NumericError on NaN or infinity."""
         ...
 
-    def bind(self, kv: KVPages, spans: Sequence[Span], segments: Sequence[Segment]) -> tuple[Attend, Delta | None]:
-        """What the decoder calls in every layer of one step. All index arithmetic is done here, once."""
+    def forward(self, decoder: Decoder) -> Forward:
+        """The decoder's forward pass. Called once for an engine: weights are brought into the kernels' form here."""
         ...

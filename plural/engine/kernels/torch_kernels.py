@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plural.engine.kernels.interface import AdapterWeights, KVPages, Segment, Span
+from plural.engine.kernels.interface import AdapterWeights, Forward, KVPages, Segment, Span
 from plural.engine.kv_cache import NULL_PAGE
 from plural.errors import NumericError
 from plural.models.config import GROUPS, DecoderConfig, Group
-from plural.models.decoder import Attend, Delta
+from plural.models.decoder import Attend, Decoder, Delta
 from plural.models.ops import TorchOps
 
 # A product over more terms than this is cut into pieces of K_PIECE.
@@ -87,7 +87,30 @@ class TorchKernels(TorchOps):
     ) -> PackedAdapter:
         return PackedAdapter.of(config, weights, dtype, device)
 
+    def forward(self, decoder: Decoder) -> Forward:
+        decoder = Decoder(decoder.config, decoder.weights, self)
+
+        def step(
+            ids: Sequence[int],
+            positions: Sequence[int],
+            wanted: Sequence[int],
+            kv: KVPages,
+            spans: Sequence[Span],
+            segments: Sequence[Segment],
+        ) -> tuple[Tensor, Tensor]:
+            attend, delta = self.bind(kv, spans, segments)
+            ids_T, positions_T, rows_R = (
+                torch.tensor(each, dtype=torch.long, device=decoder.device) for each in (ids, positions, wanted)
+            )
+            states_TH = decoder.hidden(ids_T, positions_T, attend, delta)
+            if not wanted:
+                return states_TH, states_TH.new_empty((0, decoder.config.vocab_size), dtype=torch.float32)
+            return states_TH, decoder.logits(states_TH[rows_R]).float()
+
+        return step
+
     def bind(self, kv: KVPages, spans: Sequence[Span], segments: Sequence[Segment]) -> tuple[Attend, Delta | None]:
+        """What the decoder calls in every layer of one step. All index arithmetic is done here, once."""
         return PagedAttention.of(kv, spans), LoraDelta(tuple(segments)) if segments else None
 
 
