@@ -11,14 +11,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit quick slow lock clean
+.PHONY: help setup demo test lint types imports unit quick slow bench lock clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready  ## make the environment in .venv (CPU torch first, then the locked rest)
 
-$(VENV)/.ready: requirements.lock requirements-carried.txt pyproject.toml
+$(VENV)/.ready: requirements.lock requirements-carried.txt pyproject.toml hatch_build.py $(wildcard plural/engine/kernels/native/*)
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q uv==0.13.9; }
 	@$(UV) "$(TORCH)" $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 	@$(UV) --no-deps -r requirements.lock -r requirements-carried.txt
@@ -49,6 +49,9 @@ quick: setup  ## the tests that need no base model, with fewer examples; QUICK="
 
 slow: setup  ## the long tests, too
 	@$(BIN)/python -m pytest -q -m slow
+
+bench: setup  ## time the engine's step: torch, native fp32, native int8
+	@$(BIN)/python benchmarks/step.py
 
 lock:  ## resolve pyproject.toml anew into requirements.lock (needs uv)
 	@uv pip compile pyproject.toml --all-extras -o requirements.lock -q --no-emit-package torch --no-emit-find-links --no-annotate --custom-compile-command "make lock"

@@ -19,8 +19,8 @@ from plural.engine import sampler
 from plural.engine.adapter_pool import AdapterPool
 from plural.engine.batch import Batch, build_batch
 from plural.engine.grammar import GrammarCompiler
+from plural.engine.kernels.choice import best_kernels
 from plural.engine.kernels.interface import AdapterWeights, Kernels, Packed
-from plural.engine.kernels.torch_kernels import TorchKernels
 from plural.engine.kv_cache import KVCache
 from plural.engine.request import EmbedJob, GenerateJob, Job, PromptJob, Request, ScoreJob, Sink
 from plural.engine.runner import Result, Runner
@@ -80,7 +80,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.context = decoder.config.max_positions
         self._vocabulary = min(tokenizer.vocab_size, decoder.config.vocab_size)
-        machine = kernels or TorchKernels()
+        machine = kernels or best_kernels(decoder, self.settings)
         self._adapters: AdapterPool[Packed] = AdapterPool(
             lambda digest: machine.pack(decoder.config, adapters(digest), decoder.dtype, decoder.device),
             self.settings.adapter_slots,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -10,7 +10,11 @@ from plural.errors import SettingsError
 
 
 class EngineSettings(BaseModel):
-    """`kv_tokens` is the size of the KV pool, `step_tokens` how many tokens one step may compute, both in tokens."""
+    """`kv_tokens` is the size of the KV pool, `step_tokens` how many tokens one step may compute, both in tokens.
+
+    `dtype` is how the base's linears are held and computed: "int8" is weights and inputs in 8 bits, block by block;
+    "auto" is the exact one, fp32. Everything else (attention, adapters, norms) is fp32 always.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,6 +26,7 @@ class EngineSettings(BaseModel):
     adapter_slots: int = Field(default=64, ge=1)
     prefix_cache: bool = True
     threads: int | None = Field(default=None, ge=1)
+    dtype: Literal["auto", "fp32", "int8"] = "auto"
 
     def __init__(self, **options: Any) -> None:
         try:

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from plural.models.config import DecoderConfig
 
-
 Angles: TypeAlias = tuple[Tensor, Tensor]  # cos_TD, sin_TD
 
 

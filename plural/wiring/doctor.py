@@ -38,6 +38,8 @@ def examine(base: Path | None = None, library: Path | None = None) -> list[Findi
 def _machine(settings: Settings) -> Iterator[Finding]:
     import torch
 
+    from plural.engine.kernels.native import instruction_set
+
     versions = (
         f"Python {platform.python_version()}, torch {torch.__version__}, plural {importlib.metadata.version('plural')}"
     )
@@ -52,6 +54,15 @@ def _machine(settings: Settings) -> Iterator[Finding]:
         "More threads than cores slow each other down: set PLURAL_THREADS." if crowded else "",
     )
     yield Finding("instructions", "ok", ", ".join(_instruction_sets()) or platform.machine())
+    if native := instruction_set():
+        yield Finding("native kernels", "ok", native)
+    else:
+        yield Finding(
+            "native kernels",
+            "note",
+            "none that run here; the engine uses torch, which is slower",
+            "Install a C++20 compiler (g++ 12 or clang 16) and install Plural again.",
+        )
     if torch.cuda.is_available():
         yield Finding("accelerator", "ok", torch.cuda.get_device_name(), "Use it with PLURAL_DEVICE=cuda.")
     else:

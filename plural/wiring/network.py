@@ -95,7 +95,7 @@ class Network:
             loaded.decoder,
             loaded.tokenizer,
             lambda digest: library_.by_digest(digest).load(shape),
-            EngineSettings(threads=chosen.threads, max_running=chosen.max_running, kv_tokens=chosen.kv_tokens),
+            EngineSettings(**chosen.model_dump(include={"threads", "dtype", "max_running", "kv_tokens"})),
         )
         return cls(loaded, library_, engine, chosen, progress)
 

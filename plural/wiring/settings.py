@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     starter: bool = Field(default=True, description="Whether the starter library stands under yours.")
     device: str = Field(default="cpu", description="Where the base lives: cpu, cuda, cuda:1.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine; none is one a core.")
+    dtype: Literal["auto", "fp32", "int8"] = Field(
+        default="auto", description="How the engine computes the base's linears; auto is fp32, the exact one."
+    )
     max_running: int = Field(default=32, ge=1, description="Requests worked on at once.")
     kv_tokens: int = Field(default=32_768, ge=64, description="Tokens that the KV cache holds, over all requests.")
     max_tokens: int = Field(default=256, ge=1, description="New tokens of one answer at most.")

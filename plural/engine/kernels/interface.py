@@ -1,7 +1,8 @@
 """What the engine asks of a machine: the decoder's arithmetic, paged attention, and LoRA for any mix of adapters.
 
-Every kernel keeps one promise: a row's result does not depend on the other rows of the call, on their number, or on how
-its sequence was cut into steps. That is what makes a request's output its own.
+Kernels promise that a row's result does not depend on the other rows of the call, on their number, or on how its
+sequence was cut into steps: that is what makes a request's output its own. The native kernels keep it to the bit,
+torch's up to the rounding of its attention.
 """
 
 from __future__ import annotations

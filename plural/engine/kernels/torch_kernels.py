@@ -1,6 +1,7 @@
 """The reference kernels: plain torch, any device and dtype.
 
-How rows are kept independent of their company, in fp32 on a CPU (tests/engine/test_invariance.py holds it to the bit):
+How rows are kept independent of their company, in fp32 on a CPU (tests/engine/test_invariance.py holds the products to
+the bit, and attention to 1e-5: torch.bmm adds in an order that depends on its sizes):
 
 - A matrix product of one row takes another path than one of several, so one row is computed as two equal ones.
 - A product adds its K terms in an order that depends on the number of rows once K is large, so a large K is
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plural.engine.kernels.interface import AdapterWeights, Forward, KVPages, Segment, Span
+from plural.engine.kernels.interface import AdapterWeights, Forward, KVPages, Packed, Segment, Span
 from plural.engine.kv_cache import NULL_PAGE
 from plural.errors import NumericError
 from plural.models.config import GROUPS, DecoderConfig, Group
@@ -82,9 +83,7 @@ class TorchKernels(TorchOps):
         for pages_KPSD in itertools.chain(kv.keys, kv.values):
             pages_KPSD[:, index] = 0
 
-    def pack(
-        self, config: DecoderConfig, weights: AdapterWeights, dtype: torch.dtype, device: torch.device
-    ) -> PackedAdapter:
+    def pack(self, config: DecoderConfig, weights: AdapterWeights, dtype: torch.dtype, device: torch.device) -> Packed:
         return PackedAdapter.of(config, weights, dtype, device)
 
     def forward(self, decoder: Decoder) -> Forward:
@@ -144,6 +143,14 @@ class PackedAdapter:
         return cls(groups)
 
 
+def finite(weights: AdapterWeights, layer: int, module: str) -> None:
+    """Raises NumericError when the module's weights hold NaN or infinity."""
+    if not all(np.isfinite(array).all() for array in weights.tensors[layer, module]):
+        raise NumericError(
+            f"Adapter {weights.digest[:12]} has NaN or infinity in layer {layer}, {module}.", hint="Train it again."
+        )
+
+
 def _pack_group(
     config: DecoderConfig, weights: AdapterWeights, layer: int, group: Group
 ) -> tuple[np.ndarray, np.ndarray] | None:
@@ -152,11 +159,8 @@ def _pack_group(
     if not present:
         return None
     pairs = {module: weights.tensors[layer, module] for module in present}
-    for module, pair in pairs.items():
-        if not all(np.isfinite(array).all() for array in pair):
-            raise NumericError(
-                f"Adapter {weights.digest[:12]} has NaN or infinity in layer {layer}, {module}.", hint="Train it again."
-            )
+    for module in pairs:
+        finite(weights, layer, module)
     ranks = sum(len(a_RI) for a_RI, _ in pairs.values())
     width = -(-ranks // RANK_STEP) * RANK_STEP
     a_IR = np.zeros((config.in_features(present[0]), width), np.float32)

@@ -1,0 +1,28 @@
+"""Which kernels an engine computes with."""
+
+from __future__ import annotations
+
+import logging
+
+from plural.engine.kernels.interface import Kernels
+from plural.engine.kernels.native import Kind, NativeKernels, why_not
+from plural.engine.kernels.torch_kernels import TorchKernels
+from plural.engine.settings import EngineSettings
+from plural.errors import SettingsError
+from plural.models.decoder import Decoder
+
+_log = logging.getLogger(__name__)
+
+
+def best_kernels(decoder: Decoder, settings: EngineSettings) -> Kernels:
+    """Native kernels where they can run the decoder, torch elsewhere.
+
+    Raises SettingsError when `settings.dtype` asks for what only native kernels can do and there are none.
+    """
+    reason = why_not(decoder)
+    if reason is None:
+        return NativeKernels(Kind.INT8 if settings.dtype == "int8" else Kind.FP32, settings.threads)
+    if settings.dtype == "int8":
+        raise SettingsError(f"dtype int8 needs the native kernels, and {reason}.", hint="Use fp32, or auto.")
+    _log.info("computing with torch: %s", reason)
+    return TorchKernels()

@@ -1,0 +1,81 @@
+// Sixteen floats at a time, on any machine: the compiler splits them into the registers there are.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int W = 16;
+typedef float V __attribute__((vector_size(64)));
+typedef int32_t VI __attribute__((vector_size(64)));
+typedef _Float16 H __attribute__((vector_size(32)));
+
+inline V load(const float *p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline V load(const _Float16 *p) {
+#if defined(__AVX512F__)
+  return (V)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#else
+  V v;
+  for (int i = 0; i < W; i++) v[i] = (float)p[i];
+  return v;
+#endif
+}
+
+inline void store(float *p, V v) { std::memcpy(p, &v, sizeof v); }
+
+inline V splat(float x) { return V{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+
+// a * b + c, rounded once where the machine can.
+inline V fma(V a, V b, V c) {
+#if defined(__AVX512F__)
+  return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+  return a * b + c;
+#endif
+}
+
+inline V larger(V a, V b) { return a > b ? a : b; }
+
+inline float sum(V v) {
+  float t[W];
+  store(t, v);
+  for (int half = W / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) t[i] += t[i + half];
+  return t[0];
+}
+
+inline float largest(V v) {
+  float best = v[0];
+  for (int i = 1; i < W; i++) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// exp with a relative error below 2e-7; exactly 0 below -87. After Cephes' expf.
+inline V exp(V x) {
+  const V low = splat(-87.0f), magic = splat(12582912.0f);
+  const V clamped = larger(x > splat(88.0f) ? splat(88.0f) : x, low);
+  const V n = fma(clamped, splat(1.44269504088896341f), magic) - magic;
+  V r = fma(n, splat(-0.693359375f), clamped);
+  r = fma(n, splat(2.12194440e-4f), r);
+  V p = splat(1.9875691500e-4f);
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  p = fma(p, r * r, r) + 1.0f;
+  const VI power = (__builtin_convertvector(n, VI) + 127) << 23;
+  V scale;
+  std::memcpy(&scale, &power, sizeof scale);
+  return x < low ? V{} : p * scale;
+}
+
+}  // namespace
