@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from plural.errors import PluralError, UserError
 from plural.types import (
@@ -33,8 +34,22 @@ from plural.types import (
 if TYPE_CHECKING:
     from plural.wiring import Network
 
+
+class _StoppedError(Exception):
+    """Ctrl-C, with what is to be said about it. Typer would end a program that stands in a `main` with 0."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            raise _StoppedError(str(stopped) or "Stopped.") from stopped
+
+
 app = typer.Typer(
     name="plural",
+    cls=_Commands,
     help="One small base model, many specialists, one answer. Everything runs on this machine.",
     no_args_is_help=True,
     add_completion=False,
@@ -57,8 +72,8 @@ def main() -> None:
     """Exits with 0 when done, 1 for a fault of the machine or the model, 2 for something to change, 130 for Ctrl-C."""
     try:
         app(standalone_mode=False)
-    except KeyboardInterrupt:
-        err.print("Stopped.")
+    except _StoppedError as stopped:
+        err.print(str(stopped))
         sys.exit(130)
     except PluralError as error:
         _complain(error)

@@ -1,0 +1,156 @@
+"""The commands as a person types them, on a tiny base: train, list, show, ask, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plural import cli
+from plural.wiring import training
+from tests.models import tiny
+
+Plural = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny base and forty rows."""
+    folder = tmp_path_factory.mktemp("home")
+    tiny.save(
+        folder / "base",
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=64,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    )
+    rows = [{"prompt": f"{n} and {n % 7}?", "answer": f"sum {n + n % 7}."} for n in range(40)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture
+def plural(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plural:
+    """Runs the command; returns exit code, standard output and standard error."""
+    for name, value in {
+        "BASE": home / "base",
+        "LIBRARY": home / "library",
+        "CACHE": home / "cache",
+        "STARTER": "false",
+        "MAX_TOKENS": "8",
+        "THREADS": "1",
+    }.items():
+        monkeypatch.setenv(f"PLURAL_{name}", str(value))
+    monkeypatch.chdir(home)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["plural", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, " ".join(said.err.split())
+
+    return run
+
+
+@pytest.fixture
+def trained(plural: Plural, home: Path) -> list[dict[str, Any]]:
+    """The stages of the training of `echo`, which is in the library afterwards."""
+    if (home / "library" / "echo").exists():
+        return []
+    code, out, problems = plural("train", "rows.jsonl", "--name", "echo", "--purpose", "Adds small numbers.", "--json")
+    assert code == 0, problems
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_forty_examples_become_a_specialist_with_a_scorecard(
+    plural: Plural, home: Path, trained: list[dict[str, Any]]
+) -> None:
+    stages = list(dict.fromkeys(stage["stage"] for stage in trained))
+    assert stages[0] == "training"
+    assert stages[-1] == "publishing"
+    assert sum(stage["stage"].startswith("scoring") for stage in trained) > 3
+    assert {path.name for path in (home / "library" / "echo").iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "specialist.json",
+    }
+    code, out, _ = plural("list", "--json")
+    assert code == 0
+    assert [json.loads(line)["name"] for line in out.splitlines()] == ["echo"]
+    card = json.loads(plural("show", "echo", "--json")[1])
+    assert card["purpose"] == "Adds small numbers."
+    assert {who: scores[0]["n"] for who, scores in card["scores"].items()} == {"base": 4, "specialist": 4}
+    assert "echo" in plural("list")[1]
+    assert "Adds small numbers." in plural("show", "echo")[1]
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_specialist_answers_and_the_trace_says_who(plural: Plural) -> None:
+    code, out, problems = plural("ask", "--to", "echo", "3 and 3?", "--json")
+    assert code == 0, problems
+    events = [json.loads(line) for line in out.splitlines()]
+    assert events[-1]["event"] == "RunFinished"
+    assert {event["agent"] for event in events if event["event"] == "StepStarted"} == {"echo"}
+    code, out, problems = plural("ask", "3 and 3?")
+    assert code == 0, problems
+    assert "3 and 3?" in out
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("ask", "--to", "ecko", "hello"), "echo"),
+        (("ask", " "), "empty"),
+        (("show", "ecko"), "echo"),
+        (("train", "rows.jsonl", "--name", "echo"), "--replace"),
+        (("train", "rows.jsonl", "--name", "../echo"), "../echo"),
+        (("train", "no-such.jsonl", "--name", "other"), "no-such.jsonl"),
+        (("train", "rows.jsonl", "--name", "other", "--rank", "0"), "rank"),
+        (("list", "--base"), "--base"),
+    ],
+)
+def test_what_cannot_be_is_said_with_the_value_and_what_to_do(
+    plural: Plural, home: Path, words: tuple[str, ...], told: str
+) -> None:
+    code, _, problems = plural(*words)
+    assert code == 2
+    assert told in problems
+    assert [path.name for path in (home / "library").iterdir() if not path.name.startswith(".")] == ["echo"]
+
+
+def test_a_bad_line_is_named_and_nothing_is_trained(plural: Plural, home: Path) -> None:
+    (home / "bad.jsonl").write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "a"}\n')
+    code, out, _ = plural("train", "bad.jsonl", "--name", "bad", "--json")
+    assert code == 2
+    assert "line 2" in json.loads(out)["message"]
+    assert not (home / "library" / "bad").exists()
+
+
+def test_an_interrupted_training_says_how_to_go_on(plural: Plural, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt("Stopped; the checkpoint of step 7 is kept.")
+
+    monkeypatch.setattr(training, "_scored", interrupted)
+    code, _, problems = plural("train", "rows.jsonl", "--name", "halted")
+    assert code == 130
+    assert "step 7 is kept" in problems
+
+
+def test_doctor_looks_at_everything(plural: Plural) -> None:
+    code, out, _ = plural("doctor", "--json")
+    assert code == 0
+    findings = {finding["what"]: finding for finding in json.loads(out)}
+    assert findings.keys() >= {"software", "threads", "native kernels", "base model", "specialists", "library", "cache"}
+    assert findings["base model"]["state"] == "ok"
+    assert "base model" in plural("doctor")[1]
+    assert plural("doctor", "--base", "/nowhere")[1].count("bad") == 1
