@@ -30,7 +30,7 @@ demo: setup  ## ask the network three real questions
 	  "every weekday at 7:30 in the morning" \
 	  "Turn on the bedroom fan, and when will a job that runs every weekday at 7:30 in the morning run next?"
 
-test: lint types imports unit  ## what CI runs: lint, types, import rules, tests
+test: lint types imports unit  ## lint, types, import rules, tests
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

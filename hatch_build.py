@@ -37,9 +37,9 @@ def compile_kernels(root: Path) -> None:
         }
         jobs[f"{folder}/dispatch.o"] = f"{compiler} {FLAGS} -c dispatch.cpp -o {folder}/dispatch.o"
         running = [(job, subprocess.Popen(shlex.split(job), cwd=source)) for job in jobs.values()]
-        for job, process in running:
-            if process.wait():
-                raise subprocess.CalledProcessError(process.returncode, job)
+        failed = [(process.returncode, job) for job, process in running if process.wait()]
+        if failed:
+            raise subprocess.CalledProcessError(*failed[0])
         made = Path(folder) / LIBRARY.name
         subprocess.run([*shlex.split(compiler), "-shared", "-pthread", "-o", str(made), *jobs], check=True)
         beside = root / LIBRARY.with_suffix(".new")
@@ -53,7 +53,8 @@ class KernelHook(BuildHookInterface):  # type: ignore[misc]
         try:
             compile_kernels(Path(self.root))
         except (OSError, subprocess.CalledProcessError) as error:
-            self.app.display_warning(f"The native kernels were not built: {error}. The engine will use torch.")
+            (Path(self.root) / LIBRARY).unlink(missing_ok=True)  # one that was made of other sources is no use
+            self.app.display_warning(f"The native kernels were not built, the engine will use torch: {error}")
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

@@ -40,8 +40,12 @@ def test_a_row_of_a_product_does_not_see_the_others(terms: int, outputs: int) ->
         assert torch.equal(product(x[-rows:], w), whole[-rows:]), rows
 
 
+BMM = pytest.mark.xfail(reason="torch.bmm adds in an order that depends on its sizes; the native kernels keep this")
+
+
 @pytest.mark.parametrize("heads", [9, 3])
-def test_torchs_attention_sees_chunks_padding_and_neighbours_only_as_rounding(heads: int) -> None:
+@pytest.mark.parametrize("bound", [1e-5, pytest.param(0.0, marks=BMM)])
+def test_attention_of_a_row_does_not_see_chunks_padding_or_neighbours(heads: int, bound: float) -> None:
     config = DecoderConfig("llama", 8, heads * 64, 1, heads, 3, 64, 64, 2048)
     kernels, cpu = TorchKernels(), torch.device("cpu")
     length, size = 700, 16
@@ -71,7 +75,7 @@ def test_torchs_attention_sees_chunks_padding_and_neighbours_only_as_rounding(he
     )
     assert (whole - expected.transpose(0, 1)).abs().max() < 1e-5
     for chunk, others in ((1, True), (37, False), (64, True), (512, True)):
-        assert (attend(chunk, others) - whole).abs().max() < 1e-5, chunk
+        assert (attend(chunk, others) - whole).abs().max() <= bound, chunk
 
 
 # -------------------------------------------------------------------------------------------------------- engine

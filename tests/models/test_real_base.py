@@ -50,8 +50,8 @@ def test_logits_equal_transformers_prompt_by_prompt(base, reference):
         with torch.inference_mode():
             expected = reference(torch.tensor([ids])).logits[0]
         worst[base.tokenizer.decode(ids)[:30]] = float((logits - expected).abs().max())
-        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-5)  # logits reach 30
     print("largest logit difference:", worst)
+    assert max(worst.values()) < 1e-4
 
 
 def test_a_sequence_does_not_see_its_neighbours_in_the_row(base):
