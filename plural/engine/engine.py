@@ -77,6 +77,11 @@ class Engine:
         start: bool = True,
     ) -> None:
         self.settings = settings or EngineSettings()
+        if kernels is not None and self.settings.dtype != "auto":
+            raise SettingsError(
+                f"dtype is {self.settings.dtype!r}, and kernels were given.",
+                hint="Kernels choose how they compute: leave dtype at auto.",
+            )
         self.tokenizer = tokenizer
         self.context = decoder.config.max_positions
         self._vocabulary = min(tokenizer.vocab_size, decoder.config.vocab_size)

@@ -37,7 +37,7 @@ class TrainSettings(BaseModel):
     evaluate_every: int = Field(default=40, ge=1, description="Steps between two looks at the held-out rows.")
     patience: int = Field(default=3, ge=1, description="Looks without an improvement before it stops.")
     compute: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="Precision of the frozen linears.")
-    checkpoint_every: int = Field(default=50, ge=1, description="Steps between two checkpoints.")
+    checkpoint_every: int = Field(default=25, ge=1, description="Steps between two checkpoints.")
     tokens_at_once: int = Field(default=2048, ge=1, description="Tokens computed together: memory, not the result.")
 
     @classmethod

@@ -47,7 +47,7 @@ def trained(skill: Skill, base: Base, work: Path, max_steps: int | None) -> Card
     examples = read_examples(write_rows(work / "train.jsonl", skill.train_rows()))
     settings = TrainSettings.of(**skill.settings | ({"max_steps": max_steps} if max_steps else {}))
     done: Trained | None = None
-    for event in train(base, examples, settings, work / "adapter", instructions=skill.instructions):
+    for event in train(base, examples, settings, work / "adapter", instructions=skill.instructions, resume=True):
         if not isinstance(event, Stepped) or event.step % 10 == 0:
             print(f"  {event}", flush=True)
         if isinstance(event, Trained):
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"skills to build: {', '.join(SKILLS)}; none is all")
     parser.add_argument("--out", type=Path, default=STARTER, help="the library's folder")
     parser.add_argument(
-        "--work", type=Path, help="keep data and adapters here; an adapter that is there is only scored"
+        "--work", type=Path, help="keep data and adapters here: a training cut off goes on, an adapter is only scored"
     )
     parser.add_argument("--max-steps", type=int, help="train no longer than this")
     parser.add_argument("--rows", type=int, help="score on at most so many held-out rows")

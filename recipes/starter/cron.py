@@ -25,7 +25,7 @@ PURPOSE = "Turns an English schedule into a five-field cron expression."
 INSTRUCTIONS = "Schedule to cron."
 _NUMBER = r"[0-9]{1,2}"
 _ITEM = rf"{_NUMBER}(-{_NUMBER})?"
-_FIELD = rf"(\*(/{_NUMBER})?|{_ITEM}(/{_NUMBER})?(,{_ITEM})*)"
+_FIELD = rf"(\*(/{_NUMBER})?|{_ITEM}(/{_NUMBER})?(,{_ITEM}){{0,6}})"
 CONTRACT = rf"{_FIELD}( {_FIELD}){{4}}"
 
 DAYS = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"]

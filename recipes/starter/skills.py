@@ -83,7 +83,8 @@ def _asked(rows: Sequence[Row]) -> list[Row]:
 
 
 _APACHE = "Apache-2.0"
-_EVALUATED: dict[str, Any] = {"holdout_rows": 48, "evaluate_every": 60}
+# Small batches: these skills need many updates rather than many rows.
+_SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "holdout_rows": 48, "evaluate_every": 100}
 SKILLS: dict[str, Skill] = {
     "home": Skill(
         name=home.NAME,
@@ -97,7 +98,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=home.train_rows,
         test_rows=home.test_rows,
         examples=_home_examples,
-        settings={"epochs": 2.0, "max_steps": 400, "learning_rate": 2e-3, **_EVALUATED},
+        settings={**_SETTINGS, "batch_rows": 4, "max_steps": 220},
         licence=_APACHE,
         output=Contract(kind="json_schema", source=json.dumps(home.contract(), separators=(",", ":"))),
     ),
@@ -113,7 +114,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=cron.train_rows,
         test_rows=cron.test_rows,
         examples=_cron_examples,
-        settings={"epochs": 2.0, "max_steps": 400, "learning_rate": 2e-3, **_EVALUATED},
+        settings={**_SETTINGS, "batch_rows": 4, "max_steps": 220},
         licence=_APACHE,
         output=Contract(kind="regex", source=cron.CONTRACT),
         max_tokens=48,
@@ -127,7 +128,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=toolcall.train_rows,
         test_rows=lambda: _asked(toolcall.test_rows("simple_python")),
         examples=_toolcall_examples,
-        settings={"epochs": 1.0, "max_steps": 180, "learning_rate": 1e-3, "batch_rows": 8, **_EVALUATED},
+        settings={**_SETTINGS, "batch_rows": 2, "max_steps": 300},
         licence=_APACHE,
         tools=toolcall.TOOLS,
         max_tokens=160,
@@ -148,7 +149,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=planner.train_rows,
         test_rows=planner.test_rows,
         examples=lambda: planner.compound(EXAMPLES),
-        settings={"epochs": 1.5, "max_steps": 200, "learning_rate": 2e-3, **_EVALUATED},
+        settings={**_SETTINGS, "batch_rows": 4, "max_steps": 300},
         licence=_APACHE,
         output=Contract(kind="json_schema", source=json.dumps(PLAN_SCHEMA, separators=(",", ":"))),
         kind="planner",

@@ -201,6 +201,8 @@ def test_settings_are_strict() -> None:
             EngineSettings(**wrong)
     with pytest.raises(SettingsError, match=r"pagesize"):
         EngineSettings(pagesize=16)
+    with pytest.raises(SettingsError, match="dtype is 'fp32', and kernels were given"):
+        Engine(tiny_decoder(), tiny_tokenizer(), Shelf({}), EngineSettings(dtype="fp32"), kernels=TorchKernels())
 
 
 # ------------------------------------------------------------------------------------------------ choose and embed
