@@ -18,8 +18,6 @@ from plural.teams.planner import MOST_STEPS, Plan, Planner, fill_in
 from plural.teams.router import BASE, Router
 from plural.types import Decision, Event, Message, Option, Routed, RunFinished, StepFinished, Usage
 
-PLANNER = "planner"
-
 
 async def work(
     request: str,
@@ -46,7 +44,7 @@ async def work(
     team = _Team(router, planner, agents, embedder)
     decision = await team.route(request, may_plan=True)
     yield Routed(request, decision)
-    if decision.value == PLANNER and planner is not None:
+    if planner is not None and decision.value == planner.name:
         plan = await planner.plan(request, config)
         if len(plan.steps) > max_steps:
             raise LimitError(f"The plan has {len(plan.steps)} steps.", hint=f"Raise max_steps (now {max_steps}).")
@@ -74,7 +72,7 @@ class _Team:
     ) -> None:
         self.agents = agents
         self._router, self._planner, self._embedder = router, planner, embedder
-        known = {*agents, PLANNER}
+        known = {*agents, *([planner.name] if planner else [])}
         missing = [label for label in (router.labels if router else ()) if label not in known]
         if missing:
             raise PlanError(
@@ -89,8 +87,8 @@ class _Team:
         if self._router is None:
             return _certain(BASE if BASE in self.agents else next(iter(self.agents)))
         decision = await self._router.route(task, self._embedder)
-        if decision.value == PLANNER and not (may_plan and self._planner):
-            return _without(decision, PLANNER)
+        if self._planner and decision.value == self._planner.name and not may_plan:
+            return _without(decision, decision.value)
         return decision
 
 

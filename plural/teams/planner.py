@@ -56,10 +56,14 @@ class Plan:
 class Planner:
     """Asks its model for a plan: under a grammar, with log-probabilities, where the model can (`Constrainable`).
 
-    Any other chat model needs `instructions` that say what a plan looks like; the answer is checked either way.
+    Any other chat model needs `instructions` that say what a plan looks like; the answer is checked either way. `name`
+    is the router's label for a request that needs a plan.
     """
 
-    def __init__(self, model: Runnable[LanguageModelInput, AIMessage], *, instructions: str = "") -> None:
+    def __init__(
+        self, model: Runnable[LanguageModelInput, AIMessage], *, name: str = "planner", instructions: str = ""
+    ) -> None:
+        self.name = name
         self._model = model
         if isinstance(model, Constrainable):
             self._model = model.bind(grammar=Grammar.json_schema(PLAN_SCHEMA), logprobs=1)

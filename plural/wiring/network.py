@@ -184,13 +184,17 @@ class Network:
             sampling=Sampling(max_tokens=self.settings.max_tokens),
         )
 
+    def _planners(self) -> list[Specialist]:
+        """The first of them plans."""
+        return [one for one in self._mine() if one.card.kind == "planner"]
+
     def _planner(self) -> Planner | None:
-        planners = [one for one in self._mine() if one.card.kind == "planner"]
-        return Planner(self.model(planners[0])) if planners else None
+        return next((Planner(self.model(one), name=one.name) for one in self._planners()), None)
 
     async def _router(self) -> Router | None:
         """Fitted to the library as it stands; the vectors of a card's examples are computed once and kept on disk."""
-        examples = {one.name: one.card.examples for one in self._mine() if one.card.examples}
+        unused = {one.name for one in self._planners()[1:]}
+        examples = {one.name: one.card.examples for one in self._mine() if one.card.examples and one.name not in unused}
         if not examples:
             return None
         general = (STARTER / "general.txt").read_text().splitlines()

@@ -56,7 +56,7 @@ async def run(request: str, plan: str | None = None, *, max_steps: int = 6, **ag
     team = {
         name: made if isinstance(made, Agent) else Agent(name, ScriptedModel(made)) for name, made in members.items()
     }
-    planner = Planner(ScriptedModel([plan])) if plan else None
+    planner = Planner(ScriptedModel([plan] if plan else []))
     return [
         event
         async for event in work(
@@ -134,7 +134,8 @@ async def test_only_the_base_reads_what_was_said_before() -> None:
     team = {name: Agent(name, model) for name, model in models.items()}
     history = [Message("user", "I am Ada."), Message("assistant", "Hello Ada.")]
     for request in ("Who am I?", "cron please"):
-        run = work(request, router=ROUTER, planner=None, agents=team, embedder=LabelEmbedder(), history=history)
+        planner = Planner(ScriptedModel([]))
+        run = work(request, router=ROUTER, planner=planner, agents=team, embedder=LabelEmbedder(), history=history)
         assert [event async for event in run]
     assert [message.content for message in models["base"].asked[0].messages] == ["I am Ada.", "Hello Ada.", "Who am I?"]
     assert [message.content for message in models["cron"].asked[0].messages] == ["cron please"]
@@ -147,11 +148,16 @@ async def test_without_a_router_the_only_agent_or_the_base_answers() -> None:
         assert events[-1].answer == expected  # type: ignore[union-attr]
 
 
-async def test_without_a_planner_the_best_other_option_answers() -> None:
-    events = await run("planner please", base=["fine"], cron=["fine"], home=["fine"])
-    decision = only(events, Routed)[0].decision
-    assert decision.value != "planner"
-    assert decision.options[0].value == "planner"
+async def test_a_planner_may_have_any_name() -> None:
+    team = {name: Agent(name, ScriptedModel([name])) for name in ("base", "cron", "home")}
+    labels = {"splitter" if label == "planner" else label: [axis(label)] * 4 for label in LABELS}
+    planner = Planner(ScriptedModel([plan_of("cron", "home")]), name="splitter")
+    arguments: dict[str, Any] = {"router": Router.fit(labels), "agents": team, "embedder": LabelEmbedder()}
+    events = [event async for event in work("planner please", planner=planner, **arguments)]
+    assert events[-1].answer == "cron: cron\nhome: home"  # type: ignore[union-attr]
+    with pytest.raises(PlanError, match="knows 'splitter', which is no agent"):
+        async for _ in work("planner please", planner=None, **arguments):
+            pass
 
 
 async def test_one_agents_failure_is_raised() -> None:
