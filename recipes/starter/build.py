@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import tempfile
 from collections.abc import Sequence
@@ -91,8 +92,8 @@ class Examiner:
             base.decoder, base.tokenizer, lambda digest: library.by_digest(digest).load(shape), EngineSettings()
         )
 
-    def model(self, *, specialist: bool, grammar: bool = True) -> ChatPlural:
-        output = self._card.output if grammar else None
+    def model(self, *, specialist: bool) -> ChatPlural:
+        output = self._card.output
         return ChatPlural(
             engine=self.engine,
             base=self._base,
@@ -103,28 +104,31 @@ class Examiner:
             sampling=Sampling(max_tokens=self._skill.max_tokens),
         )
 
-    async def scores(self) -> dict[str, tuple[Score, ...]]:
-        """Every figure of the card, printed as it comes."""
+    async def scores(self, kept: Path) -> dict[str, tuple[Score, ...]]:
+        """Every figure of the card, printed as it comes. The base's, which no training changes, stay at `kept`."""
         skill = self._skill
         task = Task.of(skill.name, skill.test_rows()[: self._rows], skill.checker)
-        few = Task(skill.name, task.rows[:BASE_ROWS], task.checker)
-        found: dict[str, list[Score]] = {"base": [], "specialist": []}
-        tries = {"zero-shot": few}
-        if not task.rows[0].tools:
-            shown = Task.of(skill.name, skill.train_rows()[:SHOTS], skill.checker).rows
-            tries["four-shot"] = few.with_examples(shown)
-        for how, rows in tries.items():
-            card = await self._score(rows, self.model(specialist=False), f"base, {how}, grammar")
-            found["base"].append(card.as_score(f"{how}, grammar"))
-        for how in ("grammar", "no grammar") if self._card.output else ("grammar",):
-            card = await self._score(task, self.model(specialist=True, grammar=how == "grammar"), f"specialist, {how}")
-            found["specialist"].append(card.as_score(how))
+        if not kept.exists():
+            kept.write_text(json.dumps([dataclasses.asdict(one) for one in await self._base_scores(task)]))
+        base = [Score(**one) for one in json.loads(kept.read_text())]
+        own = [(await self._score(task, self.model(specialist=True), "specialist, grammar")).as_score("grammar")]
         for name, more in skill.more_tests.items():
             extra = Task.of(name, more()[: self._rows], skill.checker)
             card = await self._score(extra, self.model(specialist=True), f"specialist, {name}")
-            found["specialist"].append(card.as_score(name))
-        base = max(found["base"], key=lambda one: one.value)
-        return {"base": (base,), "specialist": tuple(found["specialist"])}
+            own.append(card.as_score(name))
+        return {"base": (max(base, key=lambda one: one.value),), "specialist": tuple(own)}
+
+    async def _base_scores(self, task: Task) -> list[Score]:
+        few = Task(task.name, task.rows[:BASE_ROWS], task.checker)
+        tries = {"zero-shot": few}
+        if not task.rows[0].tools:
+            shown = Task.of(task.name, self._skill.train_rows()[:SHOTS], self._skill.checker).rows
+            tries["four-shot"] = few.with_examples(shown)
+        model = self.model(specialist=False)
+        return [
+            (await self._score(rows, model, f"base, {how}, grammar")).as_score(f"{how}, grammar")
+            for how, rows in tries.items()
+        ]
 
     async def _score(self, task: Task, model: ChatPlural, what: str) -> ScoreCard:
         card = await score(task, ChatAnswerer(model, tool_choice="required"))
@@ -142,10 +146,18 @@ def bfcl_share(card: ScoreCard, category: str) -> float:
     judge = toolcall.ast_judge()
     rows = toolcall.test_rows(category)[: card.n]
     right = [
-        judge(row["functions"], json.loads(result.answer or "[]"), row["truth"], category)
+        judge(row["functions"], _calls(result.answer), row["truth"], category)
         for row, result in zip(rows, card.results, strict=True)
     ]
     return sum(right) / len(right)
+
+
+def _calls(answer: str) -> Any:
+    """No calls when the answer is none: the model ran into its limit, or talked."""
+    try:
+        return json.loads(answer)
+    except json.JSONDecodeError:
+        return []
 
 
 # ------------------------------------------------------------------------------------------------------------ publish
@@ -161,7 +173,7 @@ async def build(skill: Skill, base: Base, work: Path, given: argparse.Namespace)
         library.publish(staged, name=skill.name, replace=False)
         examiner = Examiner(skill, base, card, library, given.rows)
         try:
-            scores = await examiner.scores()
+            scores = await examiner.scores(work / f"base-{base.digest[-12:]}-{given.rows or 'all'}.json")
         finally:
             examiner.engine.close()
     card = card.model_copy(update={"scores": scores, "examples": tuple(skill.examples())})

@@ -84,7 +84,7 @@ def _asked(rows: Sequence[Row]) -> list[Row]:
 
 _APACHE = "Apache-2.0"
 # Small batches: these skills need many updates rather than many rows.
-_SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "holdout_rows": 48, "evaluate_every": 100}
+_SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "holdout_rows": 48, "evaluate_every": 100, "tokens_at_once": 160}
 SKILLS: dict[str, Skill] = {
     "home": Skill(
         name=home.NAME,
@@ -98,7 +98,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=home.train_rows,
         test_rows=home.test_rows,
         examples=_home_examples,
-        settings={**_SETTINGS, "batch_rows": 4, "max_steps": 220},
+        settings={**_SETTINGS, "batch_rows": 4, "max_steps": 345},
         licence=_APACHE,
         output=Contract(kind="json_schema", source=json.dumps(home.contract(), separators=(",", ":"))),
     ),
@@ -114,7 +114,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=cron.train_rows,
         test_rows=cron.test_rows,
         examples=_cron_examples,
-        settings={**_SETTINGS, "batch_rows": 4, "max_steps": 220},
+        settings={**_SETTINGS, "batch_rows": 4, "max_steps": 345},
         licence=_APACHE,
         output=Contract(kind="regex", source=cron.CONTRACT),
         max_tokens=48,
@@ -128,7 +128,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=toolcall.train_rows,
         test_rows=lambda: _asked(toolcall.test_rows("simple_python")),
         examples=_toolcall_examples,
-        settings={**_SETTINGS, "batch_rows": 2, "max_steps": 300},
+        settings={**_SETTINGS, "learning_rate": 1.5e-3, "batch_rows": 2, "max_steps": 60, "holdout_rows": 24},
         licence=_APACHE,
         tools=toolcall.TOOLS,
         max_tokens=160,
@@ -149,7 +149,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=planner.train_rows,
         test_rows=planner.test_rows,
         examples=lambda: planner.compound(EXAMPLES),
-        settings={**_SETTINGS, "batch_rows": 4, "max_steps": 300},
+        settings={**_SETTINGS, "learning_rate": 1.5e-3, "batch_rows": 4, "max_steps": 60, "holdout_rows": 24},
         licence=_APACHE,
         output=Contract(kind="json_schema", source=json.dumps(PLAN_SCHEMA, separators=(",", ":"))),
         kind="planner",

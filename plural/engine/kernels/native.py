@@ -219,6 +219,28 @@ class NativeKernels(TorchKernels):
         return _Forward(decoder, self.kind, self.threads)
 
 
+class _Room:
+    """Memory for packed weights, in blocks so large that NumPy asks Linux to back them with huge pages: every decode
+    step reads all of it, and small pages cost a look into the page table each."""
+
+    _BLOCK = 64 << 20
+
+    def __init__(self) -> None:
+        self._blocks: list[np.ndarray] = []
+        self._at = self._end = 0
+
+    def take(self, size: int) -> int:
+        """The address of `size` bytes, aligned to a cache line; they live as long as this room."""
+        at = -(-self._at // 64) * 64
+        if at + size > self._end:
+            block = np.empty(max(size + 64, self._BLOCK), np.uint8)
+            self._blocks.append(block)
+            self._end = block.ctypes.data + block.nbytes
+            at = -(-block.ctypes.data // 64) * 64
+        self._at = at + size
+        return at
+
+
 class _Forward:
     """A recorded decoder with its packed weights. `__call__` is not to be called by two threads at once."""
 
@@ -231,6 +253,7 @@ class _Forward:
         self._decoder = decoder
         self._recorded = record(decoder)
         self._alive: list[Any] = []  # what C points to
+        self._room = _Room()
         self._head = self._packed(decoder.weights.head_HV)
         self._code = (_Instruction * len(self._recorded.code))(*map(self._instruction, self._recorded.code))
         self._program: int | None = None
@@ -242,11 +265,10 @@ class _Forward:
 
     def _packed(self, w_IO: Tensor) -> _Weight:
         inputs, outputs = w_IO.shape
-        room = np.empty(self._native.plural_weight_bytes(self._kind, inputs, outputs) + 64, np.uint8)
-        data = -(-room.ctypes.data // 64) * 64
+        data = self._room.take(self._native.plural_weight_bytes(self._kind, inputs, outputs))
         self._native.plural_pack(self._kind, w_IO.data_ptr(), inputs, outputs, *w_IO.stride(), data)
         weight = _Weight(data, self._kind, inputs, outputs)
-        self._alive += [room, weight]
+        self._alive.append(weight)
         return weight
 
     def _instruction(self, one: Any) -> _Instruction:

@@ -1,0 +1,38 @@
+"""The starter library as it is committed: whole, small, of the embedded base, and better than it on held-out rows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from plural.models.base import find_base
+from plural.specialists import Library
+from plural.types import Score
+from plural.wiring.settings import STARTER
+
+LIBRARY = Library(STARTER)
+
+
+def between(score: Score) -> tuple[float, float]:
+    """Wilson's 95 percent interval of a share."""
+    z, n, p = 1.96, score.n, score.value
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return middle - half, middle + half
+
+
+@pytest.mark.parametrize("name", LIBRARY.names())
+def test_a_starter_specialist_is_whole_and_much_better_than_the_base(name: str) -> None:
+    specialist = LIBRARY.get(name)
+    specialist.verify()
+    card = specialist.card
+    assert card.base_name == find_base().name
+    assert card.licence != "unspecified"
+    assert card.lineage.command == f"python recipes/starter/build.py {name}"
+    (base,), (own, *_) = card.scores["base"], card.scores["specialist"]
+    assert between(base)[1] < between(own)[0], f"base {base.value:.3f}, {name} {own.value:.3f} (n = {own.n})"
+
+
+def test_the_starter_library_is_small() -> None:
+    assert sum(path.stat().st_size for path in STARTER.rglob("*") if path.is_file()) < 40e6
