@@ -14,8 +14,9 @@ from plural.errors import GrammarError
 from plural.models.tokenizer import Tokenizer
 from plural.types import Grammar
 
-# A small model left free to write spaces may never stop writing them: at most what json.dumps writes.
-_JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# Regular expressions. A small model left free to write spaces may never stop writing them: at most what json.dumps
+# writes. The compact form must be allowed, too: a specialist that was trained on it is lost in the other.
+_JSON = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
 
 class GrammarState:
