@@ -187,14 +187,19 @@ def _show(events: Iterable[Event], as_json: bool) -> None:
 
 
 class _RunView:
-    """Prints a run as it happens: who was chosen, what each was asked and said, tools, the answer."""
+    """Prints a run as it happens: who was chosen, what each was asked and said, tools, the answer.
+
+    Steps speak at once, the terminal has one open line: it is the first speaker's until that step ends, and what the
+    others say meanwhile is held."""
 
     def __init__(self) -> None:
         self._line_of: tuple[int, str] | None = None
+        self._held: dict[tuple[int, str], str] = {}
+        self._ended: set[tuple[int, str]] = set()
         self._planned = False
 
     def show(self, event: Event) -> None:
-        if not isinstance(event, TextDelta):
+        if not isinstance(event, TextDelta | StepFinished):
             self._end_line()
         match event:
             case Routed():
@@ -209,13 +214,15 @@ class _RunView:
             case TextDelta():
                 self._text(event)
             case ToolCalled():
+                self._say((event.step, event.agent), "")
+                self._end_line()
                 arguments = ", ".join(f"{name}={value!r}" for name, value in event.call.arguments.items())
                 out.print(Text.assemble(_who(event.agent), ("calls   ", "yellow"), f"{event.call.name}({arguments})"))
             case ToolReturned():
                 style = "red" if event.failed else "yellow"
                 out.print(Text.assemble(_who(event.agent), ("gets    ", style), event.result))
             case StepFinished():
-                pass
+                self._step_ended((event.step, event.agent))
             case RunFinished():
                 self._finished(event)
 
@@ -236,11 +243,28 @@ class _RunView:
 
     def _text(self, event: TextDelta) -> None:
         speaker = (event.step, event.agent)
-        if self._line_of != speaker:
+        if self._line_of in (None, speaker):
+            self._say(speaker, event.text)
+        else:
+            self._held[speaker] = self._held.get(speaker, "") + event.text
+
+    def _step_ended(self, speaker: tuple[int, str]) -> None:
+        self._ended.add(speaker)
+        if self._line_of is None:
+            self._say(speaker, "")
+        while self._line_of in self._ended:
             self._end_line()
-            out.print(Text.assemble(_who(event.agent), ("says    ", "green")), end="")
+            if self._held:
+                self._say(next(iter(self._held)), "")
+
+    def _say(self, speaker: tuple[int, str], text: str) -> None:
+        text = self._held.pop(speaker, "") + text
+        if not text:
+            return
+        if self._line_of is None:
+            out.print(Text.assemble(_who(speaker[1]), ("says    ", "green")), end="")
             self._line_of = speaker
-        out.print(event.text, end="", markup=False, soft_wrap=True)
+        out.print(text, end="", markup=False, soft_wrap=True)
 
     def _end_line(self) -> None:
         if self._line_of is not None:
