@@ -250,12 +250,11 @@ class _RunView:
 
     def _step_ended(self, speaker: tuple[int, str]) -> None:
         self._ended.add(speaker)
-        if self._line_of is None:
-            self._say(speaker, "")
-        while self._line_of in self._ended:
+        while self._line_of is None or self._line_of in self._ended:
             self._end_line()
-            if self._held:
-                self._say(next(iter(self._held)), "")
+            if not self._held:
+                return
+            self._say(next(iter(self._held)), "")
 
     def _say(self, speaker: tuple[int, str], text: str) -> None:
         text = self._held.pop(speaker, "") + text

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import json
 import tempfile
 from collections.abc import Sequence
@@ -104,13 +103,11 @@ class Examiner:
             sampling=Sampling(max_tokens=self._skill.max_tokens),
         )
 
-    async def scores(self, kept: Path) -> dict[str, tuple[Score, ...]]:
-        """Every figure of the card, printed as it comes. The base's, which no training changes, stay at `kept`."""
+    async def scores(self) -> dict[str, tuple[Score, ...]]:
+        """Every figure of the card, printed as it comes."""
         skill = self._skill
         task = Task.of(skill.name, skill.test_rows()[: self._rows], skill.checker)
-        if not kept.exists():
-            kept.write_text(json.dumps([dataclasses.asdict(one) for one in await self._base_scores(task)]))
-        base = [Score(**one) for one in json.loads(kept.read_text())]
+        base = await self._base_scores(task)
         own = [(await self._score(task, self.model(specialist=True), "specialist, grammar")).as_score("grammar")]
         for name, more in skill.more_tests.items():
             extra = Task.of(name, more()[: self._rows], skill.checker)
@@ -173,7 +170,7 @@ async def build(skill: Skill, base: Base, work: Path, given: argparse.Namespace)
         library.publish(staged, name=skill.name, replace=False)
         examiner = Examiner(skill, base, card, library, given.rows)
         try:
-            scores = await examiner.scores(work / f"base-{base.digest[-12:]}-{given.rows or 'all'}.json")
+            scores = await examiner.scores()
         finally:
             examiner.engine.close()
     card = card.model_copy(update={"scores": scores, "examples": tuple(skill.examples())})

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from plural.cli import _RunView
-from plural.types import Event, StepFinished, TextDelta, Usage
+from plural.types import Decision, Event, Option, Routed, StepFinished, TextDelta, Usage
+
+
+def shown(events: list[Event], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    view = _RunView()
+    for event in events:
+        view.show(event)
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_steps_that_speak_at_once_each_keep_their_own_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,8 +25,15 @@ def test_steps_that_speak_at_once_each_keep_their_own_line(capsys: pytest.Captur
         TextDelta(1, "home", "on"),
         StepFinished(1, "home", "turn it on", Usage(), 0.1),
     ]
-    view = _RunView()
-    for event in spoken:
-        view.show(event)
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert lines == ["home says turn it on", "cron says 30 7"]
+    assert shown(spoken, capsys) == ["home says turn it on", "cron says 30 7"]
+
+
+def test_what_was_held_is_shown_when_another_event_has_closed_the_open_line(capsys: pytest.CaptureFixture[str]) -> None:
+    happened: list[Event] = [
+        TextDelta(1, "home", "on"),
+        TextDelta(2, "cron", "30 7"),
+        StepFinished(2, "cron", "30 7", Usage(), 0.1),
+        Routed("more", Decision("base", 1.0, (Option("base", 1.0),)), 3),
+        StepFinished(1, "home", "on", Usage(), 0.1),
+    ]
+    assert shown(happened, capsys) == ["home says on", "route 3 base 1.00", "cron says 30 7"]
