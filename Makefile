@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 UV      = $(BIN)/uv pip install -q --python $(BIN)/python
+# A file of tests is one worker's, which computes with one thread.
+PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 # On Linux without a local CPU wheel: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu (the default index brings CUDA).
 TORCH_INDEX ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -11,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit quick slow bench lock clean
+.PHONY: help setup demo test lint types imports unit quick bench lock clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -42,19 +44,17 @@ imports: setup
 	@$(BIN)/lint-imports
 
 unit: setup
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(PYTEST)
 
 quick: setup  ## the tests that need no base model, with fewer examples; QUICK="PATHS" chooses some
-	@HYPOTHESIS_PROFILE=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not real" --timeout 1500 $(QUICK)
-
-slow: setup  ## the long tests, too
-	@$(BIN)/python -m pytest -q -m slow
+	@HYPOTHESIS_PROFILE=quick $(PYTEST) -m "not real" $(QUICK)
 
 bench: setup  ## time the engine's step: torch, native fp32, native int8
 	@$(BIN)/python benchmarks/step.py
 
-lock:  ## resolve pyproject.toml anew into requirements.lock (needs uv)
-	@uv pip compile pyproject.toml --all-extras -o requirements.lock -q --no-emit-package torch --no-emit-find-links --no-annotate --custom-compile-command "make lock"
+# CPU torch, found locally or at TORCH_INDEX, must be what is resolved: the default one brings CUDA's packages into the lock.
+lock: setup  ## resolve pyproject.toml anew into requirements.lock
+	@echo "$(TORCH)" | $(BIN)/uv pip compile pyproject.toml $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) --constraint - --all-extras -o requirements.lock -q --no-emit-package torch --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
 clean:  ## remove the environment and the caches of the tools
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
