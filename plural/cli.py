@@ -121,7 +121,11 @@ def _bars() -> Iterator[Callable[[str, float], None]]:
         def report(what: str, done: float) -> None:
             if not what:
                 progress.stop()
+                for row in rows.values():
+                    progress.remove_task(row)
+                rows.clear()
                 return
+            progress.start()
             row = rows.get(what)
             if row is None:
                 row = rows[what] = progress.add_task(what, total=1.0)

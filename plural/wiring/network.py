@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from plural.engine.chat import ChatPlural
     from plural.models.base import Base
 
+# Told what is being done and the share of it that is done, in [0, 1]; nothing is being done when `what` is empty.
 Progress = Callable[[str, float], None]
 BASE = "base"
 
@@ -202,6 +203,7 @@ class Network:
         vectors: dict[str, Sequence[Sequence[float]]] = {}
         for count, (label, prompts) in enumerate(labelled.items()):
             vectors[label] = await self._vectors(prompts, count / len(labelled))
+        self._progress("", 1.0)
         return _fit(tuple((label, tuple(map(tuple, rows))) for label, rows in vectors.items()))
 
     async def _vectors(self, prompts: Sequence[str], done: float) -> list[list[float]]:

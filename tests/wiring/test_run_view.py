@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import io
 
+import pytest
+from rich.console import Console
+
+from plural import cli
 from plural.cli import _RunView
 from plural.types import Decision, Event, Option, Routed, StepFinished, TextDelta, Usage
 
@@ -37,3 +41,15 @@ def test_what_was_held_is_shown_when_another_event_has_closed_the_open_line(caps
         StepFinished(1, "home", "on", Usage(), 0.1),
     ]
     assert shown(happened, capsys) == ["home says on", "route 3 base 1.00", "cron says 30 7"]
+
+
+def test_work_that_begins_after_the_network_is_open_has_a_progress_bar_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(cli, "err", Console(file=screen, force_terminal=True))
+    with cli._bars() as report:
+        report("preparing the base", 0.5)
+        report("", 1.0)
+        before = len(screen.getvalue())
+        report("reading examples", 0.5)
+    assert "reading examples" in screen.getvalue()[before:]
+    assert "preparing the base" not in screen.getvalue()[before:]
