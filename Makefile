@@ -4,8 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 UV      = $(BIN)/uv pip install -q --python $(BIN)/python
-# A file of tests is one worker's, which computes with one thread.
-PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+# Which tests are one worker's, tests/conftest.py says; a worker computes with one thread.
+PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 # On Linux without a local CPU wheel: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu (the default index brings CUDA).
 TORCH_INDEX ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

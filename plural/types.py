@@ -128,7 +128,8 @@ class Usage:
 class TokenEvent:
     """One token of one request. `text` is what became printable with it (may be empty in the middle of a character).
 
-    `logprob` is the natural log of the probability under the distribution before temperature and penalties.
+    `logprob` is the natural log of the probability under the distribution before temperature, penalties and grammar; 0
+    for a token that the grammar forced, unless log-probabilities were asked for.
     The last event of a request has `finish` and `usage`; a request that stops on a token that is not shown
     (end of turn, stop string) ends with an event whose `text` is empty.
     """

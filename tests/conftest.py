@@ -18,11 +18,15 @@ hypothesis.settings.register_profile("quick", deadline=None, max_examples=10)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that read the real base say so by their fixture; `-m "not real"` leaves them out."""
+    """Tests that read the real base say so by their fixture; `-m "not real"` leaves them out. One worker runs all of
+    them, so that base and reference are loaded once; any other file is one worker's, too."""
     for item in items:
-        if "base" in getattr(item, "fixturenames", ()):
+        real = "base" in getattr(item, "fixturenames", ())
+        if real:
             item.add_marker(pytest.mark.real)
+        item.add_marker(pytest.mark.xdist_group("real" if real else item.path.name))
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +35,14 @@ def base():  # type: ignore[no-untyped-def]
     from plural.models.base import load_base
 
     return load_base()
+
+
+@pytest.fixture(scope="session")
+def reference(base):  # type: ignore[no-untyped-def]
+    """transformers' Llama, filled by transformers' own GGUF reader, in fp32. Who changes it puts it back."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        base.source.parent, gguf_file=base.source.name, dtype=torch.float32, attn_implementation="eager"
+    ).eval()

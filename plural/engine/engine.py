@@ -22,7 +22,7 @@ from plural.engine.grammar import GrammarCompiler
 from plural.engine.kernels.choice import best_kernels
 from plural.engine.kernels.interface import AdapterWeights, Kernels, Packed
 from plural.engine.kv_cache import KVCache
-from plural.engine.request import EmbedJob, GenerateJob, Job, PromptJob, Request, ScoreJob, Sink
+from plural.engine.request import Drawn, EmbedJob, GenerateJob, Job, PromptJob, Request, ScoreJob, Sink
 from plural.engine.runner import Result, Runner
 from plural.engine.scheduler import Plan, Scheduler
 from plural.engine.settings import EngineSettings
@@ -173,10 +173,19 @@ class Engine:
         for job, drawn in zip(jobs, sampler.draw(jobs, logits_RV, logprobs_RV), strict=True):
             if isinstance(drawn, PluralError):
                 self._end(job, drawn)
-            elif (event := job.append(drawn, self.tokenizer.eos_ids)).finish is not None:
-                self._end(job, event)
-            elif not job.sink(event):
-                self._scheduler.finish(job)
+            else:
+                self._append(job, drawn)
+
+    def _append(self, job: GenerateJob, drawn: Drawn) -> None:
+        try:
+            events = job.append(drawn, self.tokenizer.eos_ids)
+        except PluralError as error:
+            self._end(job, error)
+            return
+        if events[-1].finish is not None:
+            self._scheduler.finish(job)
+        if not all([job.sink(event) for event in events]):
+            self._scheduler.finish(job)
 
     def _score(self, job: ScoreJob, position: int, logprobs_V: torch.Tensor) -> None:
         ids = sorted(job.targets(position))
@@ -201,9 +210,15 @@ class Engine:
         """
         box = _Mailbox()
         job = await self._generate_job(request, box.put)
-        self._submit(job)
+        begun = job.forced(self.tokenizer.eos_ids)
+        whole = bool(begun) and begun[-1].finish is not None
+        job.done = whole
+        if not whole:
+            self._submit(job)
         try:
-            while True:
+            for event in begun:
+                yield event
+            while not whole:
                 event = await box.get()
                 assert isinstance(event, TokenEvent)
                 yield event

@@ -40,6 +40,12 @@ class GrammarState:
         self._raise_error()
         return np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._vocab_size).view(np.bool_)
 
+    def forced(self) -> list[int]:
+        """The next tokens where the grammar leaves no choice, cut as the tokenizer cuts their text; often none."""
+        tokens = self._matcher.compute_ff_tokens()
+        self._raise_error()
+        return list(tokens)
+
     def accept(self, token: int) -> None:
         """Raises GrammarError if the token is not allowed: it was drawn under another mask."""
         if token in self._eos_ids and self._matcher.is_accepting():

@@ -29,7 +29,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """`logprob` and `top` are of the distribution before temperature, penalties and grammar."""
+    """`logprob` and `top` are of the distribution before temperature, penalties and grammar; 0 for a forced token."""
 
     token: int
     logprob: float
@@ -104,8 +104,26 @@ class GenerateJob(Job):
     def output(self) -> list[int]:
         return self.tokens[self.num_prompt :]
 
-    def append(self, drawn: Drawn, eos_ids: frozenset[int]) -> TokenEvent:
-        """Takes the drawn token and says what became visible with it."""
+    def append(self, drawn: Drawn, eos_ids: frozenset[int]) -> list[TokenEvent]:
+        """Takes the drawn token and those that its grammar forces after it, and says what became visible with each."""
+        event = self._take(drawn, eos_ids)
+        return [event] if event.finish is not None else [event, *self.forced(eos_ids)]
+
+    def forced(self, eos_ids: frozenset[int]) -> list[TokenEvent]:
+        """Takes the tokens that the grammar leaves no choice about. They cost no forward pass each: the next one reads
+        them all. Who asks for log-probabilities gets every token from its logits."""
+        events: list[TokenEvent] = []
+        if self.grammar is not None and not self.sampling.logprobs:
+            for token in self.grammar.forced():
+                self.grammar.accept(token)
+                if self.sampling.temperature:
+                    self.random.random()  # spent on every token, so that a seed means the same either way
+                events.append(self._take(Drawn(token, 0.0), eos_ids))
+                if events[-1].finish is not None:
+                    break
+        return events
+
+    def _take(self, drawn: Drawn, eos_ids: frozenset[int]) -> TokenEvent:
         token = drawn.token
         self.tokens.append(token)
         finish: FinishReason | None = None

@@ -104,35 +104,35 @@ class Examiner:
         )
 
     async def scores(self) -> dict[str, tuple[Score, ...]]:
-        """Every figure of the card, printed as it comes."""
+        """Every figure of the card, printed as it comes: of each test the base's best and the specialist's."""
         skill = self._skill
-        task = Task.of(skill.name, skill.test_rows()[: self._rows], skill.checker)
-        base = await self._base_scores(task)
-        own = [(await self._score(task, self.model(specialist=True), "specialist, grammar")).as_score("grammar")]
-        for name, more in skill.more_tests.items():
-            extra = Task.of(name, more()[: self._rows], skill.checker)
-            card = await self._score(extra, self.model(specialist=True), f"specialist, {name}")
-            own.append(card.as_score(name))
-        return {"base": (max(base, key=lambda one: one.value),), "specialist": tuple(own)}
+        base: list[Score] = []
+        own: list[Score] = []
+        for name, rows in {skill.name: skill.test_rows, **skill.more_tests}.items():
+            task = Task.of(name, rows()[: self._rows], skill.checker)
+            of = "" if name == skill.name else f"{name}, "
+            tries: list[Score] = []
+            for how, few in self._tries(task).items():
+                card = await self._score(few, self.model(specialist=False), f"base, {of}{how}")
+                tries.append(card.as_score(f"{of}{how}, grammar"))
+            base.append(max(tries, key=lambda one: one.value))
+            card = await self._score(task, self.model(specialist=True), f"specialist, {of}grammar")
+            own.append(card.as_score(f"{of}grammar"))
+        return {"base": tuple(base), "specialist": tuple(own)}
 
-    async def _base_scores(self, task: Task) -> list[Score]:
+    def _tries(self, task: Task) -> dict[str, Task]:
+        """How the base is asked. Rows with tools carry their own description of what is wanted."""
         few = Task(task.name, task.rows[:BASE_ROWS], task.checker)
-        tries = {"zero-shot": few}
-        if not task.rows[0].tools:
-            shown = Task.of(task.name, self._skill.train_rows()[:SHOTS], self._skill.checker).rows
-            tries["four-shot"] = few.with_examples(shown)
-        model = self.model(specialist=False)
-        return [
-            (await self._score(rows, model, f"base, {how}, grammar")).as_score(f"{how}, grammar")
-            for how, rows in tries.items()
-        ]
+        if task.rows[0].tools:
+            return {"zero-shot": few}
+        shown = Task.of(task.name, self._skill.train_rows()[:SHOTS], self._skill.checker).rows
+        return {"zero-shot": few, "four-shot": few.with_examples(shown)}
 
     async def _score(self, task: Task, model: ChatPlural, what: str) -> ScoreCard:
         card = await score(task, ChatAnswerer(model, tool_choice="required"))
         print(f"  {what}: {card} ({card.seconds:.0f} s)", flush=True)
-        if self._skill.name == "toolcall" and task.name != "own tools":
-            category = "parallel_multiple" if task.name == "parallel_multiple" else "simple_python"
-            print(f"    by BFCL's own checker: {bfcl_share(card, category):.3f}", flush=True)
+        if task.name in toolcall.TESTED_ON:
+            print(f"    by BFCL's own checker: {bfcl_share(card, task.name):.3f}", flush=True)
         for miss in card.misses[:6]:
             print(f"    {miss.row.messages[-1].content!r}: {miss.failure or miss.answer}, not {miss.row.expected}")
         return card

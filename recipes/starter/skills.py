@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -78,8 +79,8 @@ def _tasks(row: Row) -> list[str]:
     return [step["task"] for step in json.loads(row["answer"])["steps"]]
 
 
-def _asked(rows: Sequence[Row]) -> list[Row]:
-    return [row["row"] for row in rows]
+def _bfcl_test(category: str) -> list[Row]:
+    return [row["row"] for row in toolcall.test_rows(category)]
 
 
 _APACHE = "Apache-2.0"
@@ -126,7 +127,7 @@ SKILLS: dict[str, Skill] = {
         asked_of_base="Answer by calling a function.",
         checker="toolcall",
         train_rows=toolcall.train_rows,
-        test_rows=lambda: _asked(toolcall.test_rows("simple_python")),
+        test_rows=toolcall.own_test_rows,
         examples=_toolcall_examples,
         settings={
             **_SETTINGS,
@@ -139,10 +140,7 @@ SKILLS: dict[str, Skill] = {
         licence=_APACHE,
         tools=toolcall.TOOLS,
         max_tokens=160,
-        more_tests={
-            "parallel_multiple": lambda: _asked(toolcall.test_rows("parallel_multiple")),
-            "own tools": toolcall.own_test_rows,
-        },
+        more_tests={name: functools.partial(_bfcl_test, name) for name in toolcall.TESTED_ON},
     ),
     "planner": Skill(
         name=planner.NAME,

@@ -73,6 +73,32 @@ def test_a_grammar_takes_compact_json_as_well_as_what_json_dumps_writes(separato
     assert state.complete
 
 
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000))
+async def test_forced_tokens_cost_no_forward_pass_and_change_nothing(engine: Engine, seed: int) -> None:
+    """A vocabulary of bytes cuts a text in one way only, so that every token is the same with and without."""
+    grammar, sampling = Grammar.json_schema(SCHEMA), {"temperature": 1.0, "seed": seed}
+    every = await generate(engine, grammar, logprobs=1, **sampling)
+    before = engine.stats()
+    events = await generate(engine, grammar, **sampling)
+    after = engine.stats()
+    computed = [event for event in events if event.logprob != 0.0]
+    assert len(computed) < len(events) - 10
+    assert after.steps - before.steps == len(computed)
+    assert [event.token_id for event in events] == [event.token_id for event in every]
+    assert (text_of(events), events[-1].usage.completion) == (text_of(every), len(every))  # type: ignore[union-attr]
+    engine.check()
+
+
+async def test_a_grammar_that_leaves_no_choice_computes_nothing(engine: Engine) -> None:
+    before = engine.stats()
+    events = await generate(engine, Grammar.choices(["only this"]))
+    assert (text_of(events), events[-1].finish) == ("only this", "stop")
+    events = await generate(engine, Grammar.choices(["only this"]), max_tokens=4)
+    assert (text_of(events), events[-1].finish) == ("only", "length")
+    assert engine.stats() == before
+
+
 @pytest.mark.parametrize("options", [{}, {"temperature": 2.0, "seed": 1}, {"ignore_eos": True}])
 async def test_regex_and_lark(engine: Engine, options: dict[str, Any]) -> None:
     events = await generate(engine, Grammar.regex(r"[0-9]{2}:[0-5][0-9]"), **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,8 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def theirs(base: Any) -> Any:
-    """transformers' Llama, filled by transformers' own GGUF reader."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(
-        base.source.parent, gguf_file=base.source.name, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
-
-
-@pytest.fixture(scope="module")
-def wrapped(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Path]]:
-    """The same with peft's adapters, random in A and B, and the directories that peft wrote."""
+def wrapped(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, dict[str, Path]]]:
+    """transformers' Llama with peft's adapters, random in A and B, and the directories that peft wrote."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
     torch.manual_seed(0)
@@ -44,7 +35,7 @@ def wrapped(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any,
     for name, options in ADAPTERS.items():
         config = LoraConfig(task_type="CAUSAL_LM", **options)
         if model is None:
-            model = get_peft_model(theirs, config, adapter_name=name)
+            model = get_peft_model(reference, config, adapter_name=name)
         else:
             model.add_adapter(name, config)
     assert model is not None
@@ -53,7 +44,8 @@ def wrapped(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any,
             torch.nn.init.normal_(parameter, std=0.02)
     root = tmp_path_factory.mktemp("adapters")
     model.save_pretrained(root, save_embedding_layers=False)
-    return model.eval(), {name: root / name for name in ADAPTERS}
+    yield model.eval(), {name: root / name for name in ADAPTERS}
+    model.unload()
 
 
 @torch.inference_mode()

@@ -24,16 +24,6 @@ PROMPTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def reference(base):
-    """transformers' Llama, filled by transformers' own GGUF reader."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(
-        base.source.parent, gguf_file=base.source.name, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
-
-
 def ours(base, sequences):
     attend = PackedAttend([len(ids) for ids in sequences])
     flat = torch.tensor([i for ids in sequences for i in ids])
@@ -43,16 +33,20 @@ def ours(base, sequences):
 
 
 def test_logits_equal_transformers_prompt_by_prompt(base, reference):
+    """In fp32 both round, and on a few of nine million logits both round apart: the bound of 1e-4 is for ours against
+    transformers in fp64."""
     chat = base.chat.encode([Message("user", "What is 12345 plus 6?")])
     sequences = [base.tokenizer.encode(prompt) for prompt in PROMPTS] + [chat]
+    logits = [ours(base, [ids])[0] for ids in sequences]
     worst = {}
-    for ids in sequences:
+    for dtype in (torch.float64, torch.float32):
+        reference.to(dtype)
         with torch.inference_mode():
-            expected = reference(torch.tensor([ids])).logits[0]
-        (logits,) = ours(base, [ids])
-        worst[base.tokenizer.decode(ids)[:30]] = float((logits - expected).abs().max())
-    print("largest logit difference:", worst)
-    assert max(worst.values()) < 1e-4
+            expected = [reference(torch.tensor([ids])).logits[0] for ids in sequences]
+        worst[dtype] = [float((a.double() - b).abs().max()) for a, b in zip(logits, expected, strict=True)]
+        print(f"largest logit difference from {dtype}:", " ".join(f"{one:.1e}" for one in worst[dtype]))
+    assert max(worst[torch.float64]) < 1e-4
+    assert max(worst[torch.float32]) < 2e-4
 
 
 def test_a_sequence_does_not_see_its_neighbours_in_the_row(base):
