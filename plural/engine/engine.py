@@ -219,11 +219,10 @@ class Engine:
             for event in begun:
                 yield event
             while not whole:
-                event = await box.get()
-                assert isinstance(event, TokenEvent)
-                yield event
-                if event.finish is not None:
-                    return
+                said = await box.get()
+                assert isinstance(said, TokenEvent)
+                yield said
+                whole = said.finish is not None
         finally:
             self._cancel([job])
 
