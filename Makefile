@@ -29,8 +29,8 @@ $(VENV)/.ready: requirements.lock requirements-carried.txt pyproject.toml hatch_
 
 demo: setup  ## ask the network three real questions
 	@$(BIN)/plural ask "Turn off the lights in the kitchen" \
-	  "every weekday at 7:30 in the morning" \
-	  "Turn on the bedroom fan, and give me the cron expression for every weekday at 7:30 in the morning"
+	  "Turn on the bedroom fan, and give me the cron expression for every weekday at 7:30 in the morning" \
+	  "When will a job that runs every weekday at 7:30 in the morning run next?"
 
 test: lint types imports unit  ## lint, types, import rules, tests
 

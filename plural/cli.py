@@ -210,11 +210,11 @@ class _RunView:
                 self._routed(event)
             case Planned():
                 self._planned = True
-                out.print(Text.assemble(("plan    ", "magenta"), f"{len(event.steps)} steps"))
+                out.print(Text.assemble((_label("plan"), "magenta"), f"{len(event.steps)} steps"))
                 for number, step in enumerate(event.steps, 1):
-                    out.print(Text(f"        {number}. {step.task}", style="dim"))
+                    out.print(Text(f"{_label('')}{number}. {step.task}", style="dim"))
             case StepStarted():
-                out.print(Text.assemble((f"{event.agent:<8}", "bold green"), ("asked   ", "dim"), event.task))
+                out.print(Text.assemble((_label(event.agent), "bold green"), ("asked   ", "dim"), event.task))
             case TextDelta():
                 self._text(event)
             case ToolCalled():
@@ -235,7 +235,7 @@ class _RunView:
         others = "  ".join(
             f"{option.value} {option.probability:.2f}" for option in options if option.value != event.decision.value
         )
-        label = "route   " if not event.step else f"route {event.step} "
+        label = _label(f"route {event.step}" if event.step else "route")
         out.print(
             Text.assemble(
                 (label, "magenta"),
@@ -277,11 +277,16 @@ class _RunView:
     def _finished(self, event: RunFinished) -> None:
         usage = event.usage
         tokens = f"{usage.prompt} prompt ({usage.cached} cached) + {usage.completion} new tokens, {event.seconds:.1f} s"
-        out.print(Panel(Text(event.answer), title="answer", subtitle=f"[dim]{tokens}[/dim]", expand=False))
+        out.print(Panel(Text(event.answer), title="answer", subtitle=f"[dim]{tokens}[/dim]"))
 
 
 def _who(agent: str) -> tuple[str, str]:
-    return (f"{agent:<8}", "green")
+    return (_label(agent), "green")
+
+
+def _label(word: str) -> str:
+    """The first column, wide enough for most names and never without a gap behind it."""
+    return f"{word:<9} "
 
 
 # ------------------------------------------------------------------------------------------------------------- library
