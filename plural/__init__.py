@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from plural.agents import Agent, tool
     from plural.errors import PluralError
     from plural.types import Decision, Event, Grammar, Message, Sampling, ToolSpec
-    from plural.wiring import Answer, Conversation, Network
+    from plural.wiring.network import Answer, Conversation, Network
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Agent": "plural.agents",
-    "Answer": "plural.wiring",
-    "Conversation": "plural.wiring",
+    "Answer": "plural.wiring.network",
+    "Conversation": "plural.wiring.network",
     "Decision": "plural.types",
     "Event": "plural.types",
     "Grammar": "plural.types",
     "Message": "plural.types",
-    "Network": "plural.wiring",
+    "Network": "plural.wiring.network",
     "PluralError": "plural.errors",
     "Sampling": "plural.types",
     "ToolSpec": "plural.types",

@@ -32,7 +32,7 @@ from plural.types import (
 )
 
 if TYPE_CHECKING:
-    from plural.wiring import Network
+    from plural.wiring.network import Network
 
 
 class _StoppedError(Exception):
@@ -100,7 +100,7 @@ def _complain(error: PluralError) -> None:
 @contextmanager
 def _network(base: Path | None, library: Path | None) -> Iterator[Network]:
     """Opens the network, with a progress bar for whatever takes longer than a moment, and closes it."""
-    from plural.wiring import Network
+    from plural.wiring.network import Network
 
     with _bars() as report, Network.open(base=base, library=library, progress=report) as network:
         report("", 1.0)
@@ -293,7 +293,7 @@ def _label(word: str) -> str:
 @app.command(name="list")
 def list_(library: LibraryOption = None, as_json: JsonOption = False) -> None:
     """List the specialists: what each is for and how it scores against the base."""
-    from plural.wiring import open_library
+    from plural.wiring.settings import open_library
 
     cards = [specialist.card for specialist in open_library(library)]
     if as_json:
@@ -319,7 +319,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a specialist's card: contract, scores, examples, where it comes from."""
-    from plural.wiring import open_library
+    from plural.wiring.settings import open_library
 
     specialist = open_library(library).get(name)
     card = specialist.card
@@ -375,7 +375,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a new specialist from examples, score it beside the base, and put it into the network."""
-    from plural.wiring import TrainOrder, train_specialist
+    from plural.wiring.training import TrainOrder, train_specialist
 
     order = TrainOrder(
         data=data, name=name, purpose=purpose, instructions=instructions, test=test, checker=checker, rank=rank,
@@ -405,7 +405,7 @@ def train(
 @app.command()
 def doctor(base: BaseOption = None, library: LibraryOption = None, as_json: JsonOption = False) -> None:
     """Say what this machine offers, whether the base model is there, and what to do about what is not."""
-    from plural.wiring import examine
+    from plural.wiring.doctor import examine
 
     findings = examine(base, library)
     if as_json:

@@ -19,3 +19,13 @@ def test_import_loads_nothing_heavy() -> None:
 def test_every_public_name_exists() -> None:
     for name in plural.__all__:
         assert getattr(plural, name) is not None
+
+
+def test_the_shelf_is_read_without_torch_or_langchain() -> None:
+    """`plural list` and `plural show` read cards; they start no engine."""
+    code = (
+        "import sys; from plural.wiring.settings import open_library; open_library().names();"
+        "print([m for m in ('torch', 'langchain_core', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
