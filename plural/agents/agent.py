@@ -200,6 +200,8 @@ def _equipment(
     if tools:
         try:
             calling = model.bind_tools(tools)  # type: ignore[attr-defined]
+            if contract is None and _constrainable(model):
+                speaking = model.bind_tools(tools, tool_choice="none")  # type: ignore[attr-defined]
         except (AttributeError, NotImplementedError) as error:
             raise SettingsError(
                 f"The model of agent {name!r} cannot call tools.", hint="Give another model."

@@ -31,7 +31,7 @@ AGAIN = "This call was made before and gave the same result. Answer now, without
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """What one agent works with. `speaking` is its model without tools, held to the contract where it can be."""
+    """What one agent works with. `speaking` is its model kept from calling tools, and to the contract, if it can be."""
 
     name: str
     calling: ChatRunnable

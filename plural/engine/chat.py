@@ -189,6 +189,8 @@ class ChatPlural(BaseChatModel):
         if tools and choice != "none":
             choice = _known_choice(choice, tools)
             grammar = self.base.chat.tool_grammar(tools, choice)
+        elif tools and grammar is None and not chosen["stop"]:  # a grammar says where its answer ends, as stop does
+            grammar = self.base.chat.tool_grammar(tools, "none")
         prompt = self.base.chat.encode(to_messages(messages), tools, instructions=self.instructions)
         return tools, choice, Request(tuple(prompt), Sampling(**chosen), self.adapter, grammar)
 

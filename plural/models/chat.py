@@ -102,7 +102,7 @@ class ChatFormat:
 
     # ------------------------------------------------------------------------------------------------- calls and back
     def tool_grammar(self, tools: Sequence[ToolSpec], choice: str, *, parallel: bool = True) -> Grammar:
-        """`choice`: "auto" (text or calls), "required", or the name of the tool that must be called.
+        """`choice`: "auto" (text or calls), "required", "none" (text), or the name of the tool that must be called.
 
         Text that begins with the call tag but is no valid call cannot be drawn. Raises GrammarError for an unknown
         name.

@@ -159,11 +159,14 @@ def write_calls(calls: Iterable[ToolCall]) -> str:
 def grammar(
     tools: Sequence[ToolSpec], choice: str, *, parallel: bool, one_tag_each: bool, tags: Mapping[str, int]
 ) -> Grammar:
-    """The Lark grammar (llguidance's dialect) of an answer that may or must call.
+    """The Lark grammar (llguidance's dialect) of an answer that may, must or, with "none", must not call.
 
     `one_tag_each` is the form of Qwen's template: every call in tags and on a line of its own. `tags` are the visible
     tokens that look like `<this>`: llguidance matches such a token by its id only, never by its text.
     """
+    plain = [i for tag, i in tags.items() if tag not in CALL_TAGS]
+    if choice == "none":
+        return Grammar("lark", "\n".join(["%llguidance {}", *_text(plain, "start")]))
     if choice not in ("auto", "required") and choice not in [tool.name for tool in tools]:
         raise GrammarError(f"No tool is called {choice!r}.", hint=f"Tools: {', '.join(t.name for t in tools)}.")
     allowed = [tool for tool in tools if choice in ("auto", "required", tool.name)]
@@ -177,7 +180,7 @@ def grammar(
         more = ' (", " call)*' if parallel else ""
         calls = f'{begin} "[" call{more} "]" {end}'
     lines = ["%llguidance {}", f"calls: {calls}", f"call: {' | '.join(f'call_{i}' for i in range(len(allowed)))}"]
-    lines += _start(choice, [i for tag, i in tags.items() if tag not in CALL_TAGS])
+    lines += ["start: calls | text", *_text(plain, "text")] if choice == "auto" else ["start: calls"]
     for i, tool in enumerate(allowed):
         head = _quote(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ')
         lines.append(f'call_{i}: {head} arguments_{i} "}}"')
@@ -185,12 +188,11 @@ def grammar(
     return Grammar("lark", "\n".join(lines))
 
 
-def _start(choice: str, tags: Sequence[int]) -> list[str]:
-    if choice != "auto":
-        return ["start: calls"]
+def _text(tags: Sequence[int], rule: str) -> list[str]:
+    """Text that does not begin like a call, with any of the visible tokens `tags` in it."""
     tagged = f" (({' | '.join(f'<[{i}]>' for i in tags)}) REST)*" if tags else ""
     rest = ["REST: /(?s:.*)/"] if tags else []
-    return [f"start: calls | TEXT{tagged}", f"TEXT: /(?s:.*)/ & ~/{_OPEN}(?s:.*)/", *rest]
+    return [f"{rule}: TEXT{tagged}", f"TEXT: /(?s:.*)/ & ~/{_OPEN}(?s:.*)/", *rest]
 
 
 def _quote(text: str) -> str:

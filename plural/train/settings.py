@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from plural.errors import SettingsError
 from plural.models.config import MODULES
 
+_EPOCHS = 3.0
+_LEAST_STEPS = 40
+_MOST_BETWEEN_LOOKS = 40
+
 
 class TrainSettings(BaseModel):
     """Frozen and strict; `TrainSettings.of` is the door that turns a wrong value into a SettingsError."""
@@ -20,9 +24,11 @@ class TrainSettings(BaseModel):
     alpha: float | None = Field(default=None, gt=0, description="LoRA alpha; none is twice the rank.")
     targets: tuple[str, ...] = Field(default=MODULES, min_length=1, description="Linears that get an update.")
     learning_rate: float = Field(default=2e-3, gt=0, lt=1, description="Peak learning rate of AdamW.")
-    epochs: float = Field(default=3.0, gt=0, description="Passes over the data at most.")
+    epochs: float | None = Field(
+        default=None, gt=0, description="Passes over the data at most; none is 3, or what 40 steps need."
+    )
     max_steps: int | None = Field(default=None, ge=1, description="Steps at most, whatever the epochs say.")
-    batch_rows: int = Field(default=16, ge=1, description="Rows of one step.")
+    batch_rows: int = Field(default=8, ge=1, description="Rows of one step.")
     warmup: float = Field(
         default=0.05, ge=0, lt=1, description="Share of the steps in which the rate rises to its peak."
     )
@@ -34,7 +40,9 @@ class TrainSettings(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the split, the order and the first weights.")
     holdout: float = Field(default=0.1, ge=0, lt=1, description="Share of the prompts that is never trained on.")
     holdout_rows: int = Field(default=200, ge=1, description="Held-out rows at most.")
-    evaluate_every: int = Field(default=40, ge=1, description="Steps between two looks at the held-out rows.")
+    evaluate_every: int | None = Field(
+        default=None, ge=1, description="Steps between two looks at the held-out rows; none is a fifth of all, or 40."
+    )
     patience: int = Field(default=3, ge=1, description="Looks without an improvement before it stops.")
     compute: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="Precision of the frozen linears.")
     checkpoint_every: int = Field(default=25, ge=1, description="Steps between two checkpoints.")
@@ -62,9 +70,14 @@ class TrainSettings(BaseModel):
         return 2.0 * self.rank if self.alpha is None else self.alpha
 
     def steps(self, rows: int) -> int:
-        """Steps over `rows` training rows."""
-        wanted = max(1, math.ceil(self.epochs * rows / self.batch_rows))
+        """Steps over `rows` training rows. Three passes over a few rows would be too few to learn anything."""
+        least = 1 if self.epochs is not None else _LEAST_STEPS
+        wanted = max(least, math.ceil((self.epochs or _EPOCHS) * rows / self.batch_rows))
         return wanted if self.max_steps is None else min(wanted, self.max_steps)
+
+    def look_every(self, steps: int) -> int:
+        """Steps between two looks in a training of `steps`."""
+        return self.evaluate_every or min(_MOST_BETWEEN_LOOKS, max(1, steps // 5))
 
     def rate(self, step: int, of: int) -> float:
         """The learning rate of step `step`, counted from 0, of `of`."""

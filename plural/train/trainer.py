@@ -105,7 +105,7 @@ class _Run:
         )
 
     def loop(self) -> Iterator[TrainEvent]:
-        every = self.settings.evaluate_every
+        every = self.settings.look_every(self.steps)
         sitting, before = time.monotonic(), self.progress.seconds
         while True:
             done = self.progress
@@ -134,6 +134,7 @@ class _Run:
             **self.settings.model_dump(mode="json"),
             "alpha": self.settings.resolved_alpha(),
             "compute": self.compute,
+            "evaluate_every": self.settings.look_every(self.steps),
         }
         return Trained(self.out, done.step, done.best_loss, done.tokens, done.seconds, used)
 

@@ -115,11 +115,13 @@ def test_the_step_limit_says_what_to_raise() -> None:
         Agent("clerk", model, tools=[double], max_steps=3).invoke("Go.")
 
 
-def test_a_call_that_brings_nothing_new_takes_the_tools_away() -> None:
+def test_after_a_call_that_brings_nothing_new_no_call_may_be_made() -> None:
+    """A model that was merely not offered tools again went on to write `<tool_call>`, and that became the answer."""
     same = calling(("double", {"number": 4}))
     model = ScriptedModel([same, same, "Eight."])
     assert Agent("clerk", model, tools=[double]).invoke("Go.") == "Eight."
-    assert [asked.tools for asked in model.asked] == [("double",), ("double",), ()]
+    assert [asked.tools for asked in model.asked] == [("double",)] * 3
+    assert [asked.options["tool_choice"] for asked in model.asked] == ["auto", "auto", "none"]
     assert "made before and gave the same result" in str(model.asked[2].messages[-1].content)
 
 

@@ -230,6 +230,8 @@ ACCEPTED = [
     ("auto", "a <tool_call> is"),
     ("required", BOTH),
     ("stop", STOPPED),
+    ("none", "Hello!"),
+    ("none", "a <tool_call> is"),
 ]
 REFUSED = [
     ("required", "Hello!"),
@@ -240,6 +242,7 @@ REFUSED = [
     ("auto", CALL.replace("1.5", '"1.5"')),
     ("auto", CALL.replace("}}", ', "more": 1}}')),
     ("stop", CALL),
+    ("none", CALL),
 ]
 
 
@@ -272,6 +275,8 @@ def test_other_tags_are_allowed_in_text(qwen):
     grammar = qwen.tool_grammar(TOOLS, "auto")
     assert accepts(qwen.tokenizer, grammar, "<think>2 + 2")
     assert not accepts(qwen.tokenizer, grammar, "So <tool_call>")
+    assert accepts(qwen.tokenizer, qwen.tool_grammar(TOOLS, "none"), "<think>2 + 2")
+    assert not accepts(qwen.tokenizer, qwen.tool_grammar(TOOLS, "none"), "So <tool_call>")
 
 
 @pytest.mark.parametrize(

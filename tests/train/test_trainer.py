@@ -171,6 +171,17 @@ def test_resuming_with_other_settings_is_refused_by_name(tiny: Base, examples: E
     assert started.step == 0
 
 
+def test_a_few_rows_are_read_often_enough_and_looked_at_on_the_way() -> None:
+    """Three passes over forty examples were 6 steps, after which a sorter of three classes was right in 15 of 32."""
+    chosen = TrainSettings()
+    assert chosen.steps(32) == 40
+    assert chosen.look_every(40) == 8
+    assert chosen.steps(8_000) == 3_000
+    assert chosen.look_every(3_000) == 40
+    assert TrainSettings(epochs=1).steps(32) == 4
+    assert TrainSettings(max_steps=10).steps(32) == 10
+
+
 def test_it_stops_early(tiny: Base, examples: Examples, tmp_path: Path) -> None:
     """With a rate that changes nothing the first look stays the best one."""
     settings = TrainSettings(**{**QUICK, "learning_rate": 1e-12}, epochs=100, evaluate_every=1, patience=2)
