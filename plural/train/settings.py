@@ -41,7 +41,9 @@ class TrainSettings(BaseModel):
     holdout: float = Field(default=0.1, ge=0, lt=1, description="Share of the prompts that is never trained on.")
     holdout_rows: int = Field(default=200, ge=1, description="Held-out rows at most.")
     evaluate_every: int | None = Field(
-        default=None, ge=1, description="Steps between two looks at the held-out rows; none is a fifth of all, or 40."
+        default=None,
+        ge=1,
+        description="Steps between two looks at the held-out rows; none is a fifth of all, at most 40.",
     )
     patience: int = Field(default=3, ge=1, description="Looks without an improvement before it stops.")
     compute: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="Precision of the frozen linears.")
