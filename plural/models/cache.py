@@ -22,7 +22,7 @@ from torch import Tensor
 from plural.errors import StorageError
 
 # Raised when the layout of the cached file changes, so that older ones are prepared again.
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 @dataclass(frozen=True)

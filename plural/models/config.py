@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from plural.specialists import BaseShape
-
 Group = Literal["qkv", "o", "gate_up", "down"]
 
 # The seven linears of a layer, by their Hugging Face names, in the four fused groups the decoder computes.
@@ -68,9 +66,3 @@ class DecoderConfig:
             found[module] = slice(start, start + self.out_features(module))
             start += self.out_features(module)
         return found
-
-
-def base_shape(config: DecoderConfig, digest: str) -> BaseShape:
-    """What adapters are checked against: the linears of a layer with their sizes."""
-    modules = {module: (config.in_features(module), config.out_features(module)) for module in MODULES}
-    return BaseShape(digest, config.num_layers, modules)

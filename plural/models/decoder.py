@@ -6,7 +6,8 @@ Tokens of all sequences lie in one flat row T; what tells them apart (the cache,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -33,14 +34,14 @@ class Delta(Protocol):
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """Linears are input-major (w_IO) and fused by group; `None` where the architecture has no such tensor."""
+    """Linears are output-major (w_OI), as in the files, and fused by group; `None` where the architecture has none."""
 
     input_norm_H: Tensor
-    qkv_IO: Tensor
-    o_IO: Tensor
+    qkv_OI: Tensor
+    o_OI: Tensor
     post_norm_H: Tensor
-    gate_up_IO: Tensor
-    down_IO: Tensor
+    gate_up_OI: Tensor
+    down_OI: Tensor
     qkv_bias_O: Tensor | None = None
     o_bias_O: Tensor | None = None
     gate_up_bias_O: Tensor | None = None
@@ -51,12 +52,20 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """`head_HV` is the output head, input-major; for a tied head it is a view of the embedding."""
+    """`head_VH` is the output head; a tied head is the embedding itself."""
 
     embed_VH: Tensor
     layers: tuple[LayerWeights, ...]
     norm_H: Tensor
-    head_HV: Tensor
+    head_VH: Tensor
+
+    def map_linears(self, change: Callable[[Tensor], Tensor]) -> DecoderWeights:
+        """Other linears, the head among them; the embedding stays, even where the head was tied to it."""
+        names = ("qkv_OI", "o_OI", "gate_up_OI", "down_OI")
+        layers = tuple(
+            replace(layer, **{name: change(getattr(layer, name)) for name in names}) for layer in self.layers
+        )
+        return replace(self, layers=layers, head_VH=change(self.head_VH))
 
 
 class Decoder:
@@ -84,21 +93,21 @@ class Decoder:
         x_TH = ops.embed(self.weights.embed_VH, ids_T)
         for i, w in enumerate(self.weights.layers):
             h_TH = ops.rms_norm(x_TH, w.input_norm_H, eps)
-            qkv_TO = self._linear(i, "qkv", h_TH, w.qkv_IO, w.qkv_bias_O, delta)
+            qkv_TO = self._linear(i, "qkv", h_TH, w.qkv_OI, w.qkv_bias_O, delta)
             q_TND, k_TKD, v_TKD = ops.heads(self.config, qkv_TO, w.q_norm_D, w.k_norm_D, angles)
             mixed_TI = attend(i, q_TND, k_TKD, v_TKD).flatten(1)
-            x_TH = x_TH + self._linear(i, "o", mixed_TI, w.o_IO, w.o_bias_O, delta)
+            x_TH = x_TH + self._linear(i, "o", mixed_TI, w.o_OI, w.o_bias_O, delta)
             h_TH = ops.rms_norm(x_TH, w.post_norm_H, eps)
-            gate_up_TO = self._linear(i, "gate_up", h_TH, w.gate_up_IO, w.gate_up_bias_O, delta)
-            x_TH = x_TH + self._linear(i, "down", ops.silu_mul(gate_up_TO), w.down_IO, w.down_bias_O, delta)
+            gate_up_TO = self._linear(i, "gate_up", h_TH, w.gate_up_OI, w.gate_up_bias_O, delta)
+            x_TH = x_TH + self._linear(i, "down", ops.silu_mul(gate_up_TO), w.down_OI, w.down_bias_O, delta)
         return ops.rms_norm(x_TH, self.weights.norm_H, eps)
 
     def logits(self, x_TH: Tensor) -> Tensor:
         """y_TV. Ask only for the rows that are needed: the head is a fifth of a small model's work."""
-        return self.ops.linear(x_TH, self.weights.head_HV)
+        return self.ops.linear(x_TH, self.weights.head_VH)
 
     def _linear(
-        self, layer: int, group: Group, x_TI: Tensor, w_IO: Tensor, bias_O: Tensor | None, delta: Delta | None
+        self, layer: int, group: Group, x_TI: Tensor, w_OI: Tensor, bias_O: Tensor | None, delta: Delta | None
     ) -> Tensor:
-        y_TO = self.ops.linear(x_TI, w_IO, bias_O)
+        y_TO = self.ops.linear(x_TI, w_OI, bias_O)
         return y_TO if delta is None else delta(layer, group, x_TI, y_TO)

@@ -1,8 +1,9 @@
 """The arithmetic of a decoder behind one small interface, and its plain torch form (the reference).
 
-Weights of linears are stored input-major, `w_IO`, so that a row of `x_TI @ w_IO` reads them in order. What is not here
-(adding two states) a decoder writes as tensor arithmetic, and an implementation that records instead of computing gives
-it values that can do that.
+Weights of linears are output-major, `w_OI`, as files and transformers have them: the reference adds its terms in the
+order in which transformers does, and kernels that want another layout make their own. What is not here (adding two
+states) a decoder writes as tensor arithmetic, and an implementation that records instead of computing gives it values
+that can do that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Ops(Protocol):
 
     def angles(self, cos_PD: Tensor, sin_PD: Tensor, positions_T: Tensor, dtype: torch.dtype) -> Angles: ...
 
-    def linear(self, x_TI: Tensor, w_IO: Tensor, bias_O: Tensor | None = None) -> Tensor: ...
+    def linear(self, x_TI: Tensor, w_OI: Tensor, bias_O: Tensor | None = None) -> Tensor: ...
 
     def rms_norm(self, x_TH: Tensor, weight_H: Tensor, eps: float) -> Tensor: ...
 
@@ -45,8 +46,8 @@ class TorchOps:
     def angles(self, cos_PD: Tensor, sin_PD: Tensor, positions_T: Tensor, dtype: torch.dtype) -> Angles:
         return cos_PD[positions_T].to(dtype), sin_PD[positions_T].to(dtype)
 
-    def linear(self, x_TI: Tensor, w_IO: Tensor, bias_O: Tensor | None = None) -> Tensor:
-        return torch.mm(x_TI, w_IO) if bias_O is None else torch.addmm(bias_O, x_TI, w_IO)
+    def linear(self, x_TI: Tensor, w_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        return F.linear(x_TI, w_OI, bias_O)
 
     def rms_norm(self, x_TH: Tensor, weight_H: Tensor, eps: float) -> Tensor:
         x32 = x_TH.float()

@@ -1,4 +1,4 @@
-"""From tensors with Hugging Face names, whatever file they came from, to the decoder's fused input-major weights."""
+"""From tensors with Hugging Face names, whatever file they came from, to the decoder's fused weights."""
 
 from __future__ import annotations
 
@@ -85,15 +85,15 @@ def fuse(config: DecoderConfig, read: Read, source: Path, progress: Progress = q
         progress("preparing the base", i / config.num_layers)
         layers.append(_layer(config, checked, f"model.layers.{i}"))
     embed_VH = checked("model.embed_tokens.weight")
-    head_HV = embed_VH.T if config.tied_head else checked("lm_head.weight").T.contiguous()
+    head_VH = embed_VH if config.tied_head else checked("lm_head.weight")
     progress("preparing the base", 1.0)
-    return DecoderWeights(embed_VH, tuple(layers), checked("model.norm.weight"), head_HV)
+    return DecoderWeights(embed_VH, tuple(layers), checked("model.norm.weight"), head_VH)
 
 
 def _layer(config: DecoderConfig, read: Read, layer: str) -> LayerWeights:
     def linear(group: Group) -> Tensor:
         parts = [read(f"{layer}.{PARENT[module]}.{module}.weight") for module in GROUPS[group]]
-        return torch.cat(parts).T.contiguous()
+        return torch.cat(parts)
 
     def bias(group: Group) -> Tensor | None:
         if not has_bias(config, group):
@@ -102,11 +102,11 @@ def _layer(config: DecoderConfig, read: Read, layer: str) -> LayerWeights:
 
     return LayerWeights(
         input_norm_H=read(f"{layer}.input_layernorm.weight"),
-        qkv_IO=linear("qkv"),
-        o_IO=linear("o"),
+        qkv_OI=linear("qkv"),
+        o_OI=linear("o"),
         post_norm_H=read(f"{layer}.post_attention_layernorm.weight"),
-        gate_up_IO=linear("gate_up"),
-        down_IO=linear("down"),
+        gate_up_OI=linear("gate_up"),
+        down_OI=linear("down"),
         qkv_bias_O=bias("qkv"),
         o_bias_O=bias("o"),
         gate_up_bias_O=bias("gate_up"),
@@ -120,8 +120,8 @@ def named(weights: DecoderWeights) -> Iterator[tuple[str, Tensor]]:
     """Every tensor under the name it has in the cache. A tied head is the embedding and has none of its own."""
     yield "embed_VH", weights.embed_VH
     yield "norm_H", weights.norm_H
-    if weights.head_HV.data_ptr() != weights.embed_VH.data_ptr():
-        yield "head_HV", weights.head_HV
+    if weights.head_VH.data_ptr() != weights.embed_VH.data_ptr():
+        yield "head_VH", weights.head_VH
     for i, layer in enumerate(weights.layers):
         for name in (field.name for field in fields(LayerWeights)):
             tensor = getattr(layer, name)
@@ -141,17 +141,17 @@ def from_named(config: DecoderConfig, tensors: Mapping[str, Tensor]) -> DecoderW
         return LayerWeights(**found)  # type: ignore[arg-type]
 
     embed_VH = tensors["embed_VH"]
-    head_HV = embed_VH.T if config.tied_head else tensors["head_HV"]
-    return DecoderWeights(embed_VH, tuple(layer(i) for i in range(config.num_layers)), tensors["norm_H"], head_HV)
+    head_VH = embed_VH if config.tied_head else tensors["head_VH"]
+    return DecoderWeights(embed_VH, tuple(layer(i) for i in range(config.num_layers)), tensors["norm_H"], head_VH)
 
 
 def move(weights: DecoderWeights, dtype: torch.dtype, device: torch.device) -> DecoderWeights:
     """The same weights elsewhere; tensors that are there already are not copied, a tied head stays tied."""
-    tied = weights.head_HV.data_ptr() == weights.embed_VH.data_ptr()
+    tied = weights.head_VH.data_ptr() == weights.embed_VH.data_ptr()
     moved = {name: tensor.to(device=device, dtype=dtype) for name, tensor in named(weights)}
     layers = tuple(
         LayerWeights(**{field.name: moved.get(f"layers.{i}.{field.name}") for field in fields(LayerWeights)})  # type: ignore[arg-type]
         for i in range(len(weights.layers))
     )
-    head_HV = moved["embed_VH"].T if tied else moved["head_HV"]
-    return DecoderWeights(moved["embed_VH"], layers, moved["norm_H"], head_HV)
+    head_VH = moved["embed_VH"] if tied else moved["head_VH"]
+    return DecoderWeights(moved["embed_VH"], layers, moved["norm_H"], head_VH)

@@ -5,15 +5,15 @@ In bf16 only the frozen linears are multiplied in bf16; the residual stream, nor
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from plural.models.decoder import Decoder, DecoderWeights
+from plural.models.decoder import Decoder
 from plural.models.ops import TorchOps
 
 Compute = Literal["fp32", "bf16"]
@@ -35,21 +35,13 @@ def _has_amx() -> bool:
 
 def training_decoder(decoder: Decoder, compute: Compute) -> Decoder:
     """The same decoder with the operations of training and, in bf16, a bf16 copy of its linears."""
-    weights = decoder.weights if compute == "fp32" else _in_bf16(decoder.weights)
+    weights = decoder.weights if compute == "fp32" else decoder.weights.map_linears(Tensor.bfloat16)
     return Decoder(decoder.config, weights, TrainOps())
 
 
-def _in_bf16(weights: DecoderWeights) -> DecoderWeights:
-    linears = ("qkv_IO", "o_IO", "gate_up_IO", "down_IO")
-    layers = tuple(
-        replace(layer, **{name: getattr(layer, name).bfloat16() for name in linears}) for layer in weights.layers
-    )
-    return replace(weights, layers=layers, head_HV=weights.head_HV.bfloat16())
-
-
 class TrainOps(TorchOps):
-    def linear(self, x_TI: Tensor, w_IO: Tensor, bias_O: Tensor | None = None) -> Tensor:
-        y_TO: Tensor = _FrozenLinear.apply(x_TI, w_IO)  # type: ignore[no-untyped-call]
+    def linear(self, x_TI: Tensor, w_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        y_TO: Tensor = _FrozenLinear.apply(x_TI, w_OI)  # type: ignore[no-untyped-call]
         return y_TO if bias_O is None else y_TO + bias_O
 
     def rms_norm(self, x_TH: Tensor, weight_H: Tensor, eps: float) -> Tensor:
@@ -60,18 +52,18 @@ class TrainOps(TorchOps):
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """x @ w in the dtype of `w`, returned in the dtype of `x`. Saves nothing of the size of the tokens."""
+    """x @ w.T in the dtype of `w`, returned in the dtype of `x`. Saves nothing of the size of the tokens."""
 
     @staticmethod
-    def forward(ctx: Any, x_TI: Tensor, w_IO: Tensor) -> Tensor:
-        ctx.w_IO = w_IO
-        return torch.mm(x_TI.to(w_IO.dtype), w_IO).to(x_TI.dtype)
+    def forward(ctx: Any, x_TI: Tensor, w_OI: Tensor) -> Tensor:
+        ctx.w_OI = w_OI
+        return F.linear(x_TI.to(w_OI.dtype), w_OI).to(x_TI.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor, None]:
-        w_IO: Tensor = ctx.w_IO
-        return torch.mm(grad_TO.to(w_IO.dtype), w_IO.T).to(grad_TO.dtype), None
+        w_OI: Tensor = ctx.w_OI
+        return torch.mm(grad_TO.to(w_OI.dtype), w_OI).to(grad_TO.dtype), None
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -97,7 +89,7 @@ class _SiluMul(torch.autograd.Function):
     def forward(ctx: Any, gate_up_TI2: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up_TI2)
         gate, up = gate_up_TI2.chunk(2, dim=-1)
-        return torch.nn.functional.silu(gate).mul_(up)
+        return F.silu(gate).mul_(up)
 
     @staticmethod
     @once_differentiable

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,9 +18,10 @@ from plural.engine.kernels import native
 from plural.engine.kernels.interface import Span
 from plural.engine.kernels.torch_kernels import TorchKernels, product
 from plural.models.config import DecoderConfig
+from plural.models.decoder import Decoder
 from plural.types import AdapterRef, Sampling
 
-from .tiny import Shelf, collect, drawn, drive, tiny_adapter, tiny_engine
+from .tiny import Shelf, collect, drawn, drive, tiny_adapter, tiny_decoder, tiny_engine
 
 ROWS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100]
 ADAPTERS = (
@@ -38,6 +41,22 @@ def test_a_row_of_a_product_does_not_see_the_others(terms: int, outputs: int) ->
     for rows in ROWS:
         assert torch.equal(product(x[:rows], w), whole[:rows]), rows
         assert torch.equal(product(x[-rows:], w), whole[-rows:]), rows
+
+
+def test_a_row_of_logits_does_not_see_how_many_are_wanted() -> None:
+    """A tied head lay output-major, and from sixteen rows on torch adds up another way there."""
+    config = DecoderConfig("llama", 4096, 576, 1, 9, 3, 64, 64, 2048, tied_head=True)
+    plain = tiny_decoder(config=config)
+    decoder = Decoder(config, replace(plain.weights, head_VH=plain.weights.embed_VH))
+    kernels, rows = TorchKernels(), range(33)
+
+    def logits(wanted: Sequence[int]) -> torch.Tensor:
+        kv = kernels.new_pages(config, 3, 16, torch.float32, torch.device("cpu"))
+        return kernels.forward(decoder)(rows, rows, wanted, kv, [Span(0, 33, 33, [1, 2, 3])], [])[1]
+
+    every = logits(rows)
+    assert torch.equal(logits([0]), every[:1])
+    assert torch.equal(logits(rows[:7]), every[:7])
 
 
 BMM = pytest.mark.xfail(reason="torch.bmm adds in an order that depends on its sizes; the native kernels keep this")
@@ -173,10 +192,8 @@ async def test_the_real_base_is_bit_equal_too(base: Any) -> None:
         Request(prompt[:length], Sampling(max_tokens=5, ignore_eos=True), ref)
         for length, ref in zip((5, 60, 60), (None, *map(AdapterRef, rich)), strict=True)
     ]
-    separately = []
-    for one in wanted:
-        whole = Engine(base.decoder, base.tokenizer, rich.__getitem__, EngineSettings(prefix_cache=False), start=False)
-        separately += await drive(whole, collect(whole, one))
+    whole = Engine(base.decoder, base.tokenizer, rich.__getitem__, EngineSettings(prefix_cache=False), start=False)
+    separately = [(await drive(whole, collect(whole, one)))[0] for one in wanted]
     together = await drive(engine, *(collect(engine, one) for one in wanted))
     again = await drive(engine, *(collect(engine, one) for one in reversed(wanted)))
     assert engine.stats().cached > 0

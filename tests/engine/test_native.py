@@ -77,10 +77,10 @@ def test_every_feature_of_the_family_equals_torch() -> None:
     layers = tuple(
         replace(
             layer,
-            qkv_bias_O=torch.randn(layer.qkv_IO.shape[1], generator=random),
-            o_bias_O=torch.randn(layer.o_IO.shape[1], generator=random),
-            gate_up_bias_O=torch.randn(layer.gate_up_IO.shape[1], generator=random),
-            down_bias_O=torch.randn(layer.down_IO.shape[1], generator=random),
+            qkv_bias_O=torch.randn(layer.qkv_OI.shape[0], generator=random),
+            o_bias_O=torch.randn(layer.o_OI.shape[0], generator=random),
+            gate_up_bias_O=torch.randn(layer.gate_up_OI.shape[0], generator=random),
+            down_bias_O=torch.randn(layer.down_OI.shape[0], generator=random),
             q_norm_D=torch.rand(config.head_dim, generator=random) + 0.5,
             k_norm_D=torch.rand(config.head_dim, generator=random) + 0.5,
         )
@@ -96,7 +96,7 @@ def test_every_feature_of_the_family_equals_torch() -> None:
 @built
 def test_a_tied_head_is_packed_from_the_embedding() -> None:
     plain = tiny_decoder()
-    decoder = Decoder(CONFIG, replace(plain.weights, head_HV=plain.weights.embed_VH.T))
+    decoder = Decoder(CONFIG, replace(plain.weights, head_VH=plain.weights.embed_VH))
     ours, theirs = (Bench(kernels, decoder).whole(IDS, 0) for kernels in (NativeKernels(threads=2), TorchKernels()))
     torch.testing.assert_close(ours[1], theirs[1], atol=1e-4, rtol=1e-5)
 

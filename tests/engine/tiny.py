@@ -49,18 +49,18 @@ def tiny_tokenizer() -> Tokenizer:
 def tiny_decoder(seed: int = 0, config: DecoderConfig = CONFIG) -> Decoder:
     random = torch.Generator().manual_seed(seed)
 
-    def weight(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=random) * shape[0] ** -0.5
+    def weight(inputs: int, outputs: int) -> torch.Tensor:
+        return (torch.randn((inputs, outputs), generator=random) * inputs**-0.5).T.contiguous()
 
     c = config
     layers = tuple(
         LayerWeights(
             input_norm_H=torch.ones(c.hidden_size),
-            qkv_IO=weight(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim) * 2,
-            o_IO=weight(c.num_heads * c.head_dim, c.hidden_size),
+            qkv_OI=weight(c.hidden_size, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim) * 2,
+            o_OI=weight(c.num_heads * c.head_dim, c.hidden_size),
             post_norm_H=torch.ones(c.hidden_size),
-            gate_up_IO=weight(c.hidden_size, 2 * c.intermediate_size),
-            down_IO=weight(c.intermediate_size, c.hidden_size),
+            gate_up_OI=weight(c.hidden_size, 2 * c.intermediate_size),
+            down_OI=weight(c.intermediate_size, c.hidden_size),
         )
         for _ in range(c.num_layers)
     )

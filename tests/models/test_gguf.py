@@ -139,7 +139,7 @@ def test_quantised_tensors_are_dequantised(tmp_path):
     path = write(tmp_path / "tiny.gguf", theirs, "llama", quantise=True)
     ours = load_base(path, cache_dir=tmp_path)
     written = theirs.model.layers[0].self_attn.o_proj.weight
-    difference = (ours.decoder.weights.layers[0].o_IO.T - written).abs().max()
+    difference = (ours.decoder.weights.layers[0].o_OI - written).abs().max()
     assert 0 < difference < written.abs().max() / 127
 
 

@@ -124,7 +124,7 @@ def test_bfloat16_runs_in_bfloat16(tmp_path):
     tiny.save(tmp_path, tie_word_embeddings=True)
     base = load_base(tmp_path, dtype=torch.bfloat16)
     assert base.decoder.dtype == tiny.logits(base, IDS).dtype == torch.bfloat16
-    assert base.decoder.weights.head_HV.data_ptr() == base.decoder.weights.embed_VH.data_ptr()
+    assert base.decoder.weights.head_VH.data_ptr() == base.decoder.weights.embed_VH.data_ptr()
 
 
 def test_gradients_flow_through_decoder_and_packed_attention(tmp_path):

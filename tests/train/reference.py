@@ -31,14 +31,14 @@ def as_transformers(base: Base) -> Any:
         rope_theta=c.rope_theta,
         tie_word_embeddings=c.tied_head,
     )
-    tensors = {"model.embed_tokens.weight": w.embed_VH, "model.norm.weight": w.norm_H, "lm_head.weight": w.head_HV.T}
+    tensors = {"model.embed_tokens.weight": w.embed_VH, "model.norm.weight": w.norm_H, "lm_head.weight": w.head_VH}
     for i, layer in enumerate(w.layers):
         tensors[f"model.layers.{i}.input_layernorm.weight"] = layer.input_norm_H
         tensors[f"model.layers.{i}.post_attention_layernorm.weight"] = layer.post_norm_H
         for group in GROUPS:
-            fused_IO = getattr(layer, f"{group}_IO")
+            fused_OI = getattr(layer, f"{group}_OI")
             for module, where in c.slices(group).items():
-                tensors[f"model.layers.{i}.{PARENT[module]}.{module}.weight"] = fused_IO[:, where].T
+                tensors[f"model.layers.{i}.{PARENT[module]}.{module}.weight"] = fused_OI[where]
     model = LlamaForCausalLM(config)
     model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()})
     return model

@@ -61,11 +61,11 @@ def test_the_curve_is_peft_and_transformers_on_the_real_base(base: Base, tmp_pat
 
 def test_the_operations_have_the_gradients_of_plain_torch() -> None:
     torch.manual_seed(0)
-    weight_H, w_IO = torch.rand(8, dtype=torch.double), torch.rand(8, 6, dtype=torch.double)
+    weight_H, w_OI = torch.rand(8, dtype=torch.double), torch.rand(6, 8, dtype=torch.double)
     for call in (
         lambda ops, x: ops.rms_norm(x.float().double(), weight_H, 1e-5),
         lambda ops, x: ops.silu_mul(x),
-        lambda ops, x: ops.linear(x, w_IO, w_IO[0]),
+        lambda ops, x: ops.linear(x, w_OI, w_OI[:, 0]),
     ):
         results = []
         for ops in (TrainOps(), TorchOps()):
@@ -87,7 +87,7 @@ def test_bf16_follows_fp32_and_only_changes_the_linears(tiny: Base, examples: Ex
     assert curves["fp32"] != curves["bf16"]
     assert curves["bf16"] == pytest.approx(curves["fp32"], rel=0.1)
     weights = training_decoder(tiny.decoder, "bf16").weights
-    assert (weights.norm_H.dtype, weights.embed_VH.dtype, weights.layers[0].qkv_IO.dtype) == (
+    assert (weights.norm_H.dtype, weights.embed_VH.dtype, weights.layers[0].qkv_OI.dtype) == (
         torch.float32,
         torch.float32,
         torch.bfloat16,

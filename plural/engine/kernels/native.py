@@ -254,7 +254,7 @@ class _Forward:
         self._recorded = record(decoder)
         self._alive: list[Any] = []  # what C points to
         self._room = _Room()
-        self._head = self._packed(decoder.weights.head_HV)
+        self._head = self._packed(decoder.weights.head_VH)
         self._code = (_Instruction * len(self._recorded.code))(*map(self._instruction, self._recorded.code))
         self._program: int | None = None
         self._page_size = 0
@@ -263,10 +263,11 @@ class _Forward:
         if getattr(self, "_program", None):
             self._native.plural_program_free(self._program)
 
-    def _packed(self, w_IO: Tensor) -> _Weight:
-        inputs, outputs = w_IO.shape
+    def _packed(self, w_OI: Tensor) -> _Weight:
+        outputs, inputs = w_OI.shape
         data = self._room.take(self._native.plural_weight_bytes(self._kind, inputs, outputs))
-        self._native.plural_pack(self._kind, w_IO.data_ptr(), inputs, outputs, *w_IO.stride(), data)
+        stride_out, stride_in = w_OI.stride()
+        self._native.plural_pack(self._kind, w_OI.data_ptr(), inputs, outputs, stride_in, stride_out, data)
         weight = _Weight(data, self._kind, inputs, outputs)
         self._alive.append(weight)
         return weight

@@ -94,8 +94,8 @@ class Recorder:
     def rms_norm(self, x_TH: Any, weight_H: Tensor, eps: float) -> Any:
         return self.emit(Op.NORM, x_TH.width, x_TH, first=weight_H)
 
-    def linear(self, x_TI: Any, w_IO: Tensor, bias_O: Tensor | None = None) -> Any:
-        return self.emit(Op.LINEAR, w_IO.shape[1], x_TI, first=w_IO, second=bias_O)
+    def linear(self, x_TI: Any, w_OI: Tensor, bias_O: Tensor | None = None) -> Any:
+        return self.emit(Op.LINEAR, w_OI.shape[0], x_TI, first=w_OI, second=bias_O)
 
     def heads(
         self, config: DecoderConfig, qkv_TO: Any, q_norm_D: Tensor | None, k_norm_D: Tensor | None, angles: Any

@@ -4,8 +4,8 @@ How rows are kept independent of their company, in fp32 on a CPU (tests/engine/t
 the bit, and attention to 1e-5: torch.bmm adds in an order that depends on its sizes):
 
 - A matrix product of one row takes another path than one of several, so one row is computed as two equal ones.
-- A product adds its K terms in an order that depends on the number of rows once K is large, so a large K is
-  cut into fixed pieces that are added one after another.
+- A product adds its K terms in an order that depends on the number of rows where weights lie output-major, and where K
+  is large. So an engine lays its linears out input-major, and a large K is cut into fixed pieces, added in turn.
 - Attention pads keys at the end only. A masked key has probability exactly 0 and adds exactly 0; the rows of softmax
   are whole vector registers long, so that a longer padding only adds zeros to the same partial sums.
 """
@@ -37,7 +37,7 @@ TILE = 64
 
 
 def product(x_TI: Tensor, w_IO: Tensor) -> Tensor:
-    """x_TI @ w_IO, every row computed in the same way whatever T is."""
+    """x_TI @ w_IO, every row computed in the same way whatever T is. `w_IO` lies input-major in memory."""
     rows, terms = x_TI.shape
     if rows == 1:
         x_TI = x_TI.expand(2, terms)
@@ -53,8 +53,8 @@ def product(x_TI: Tensor, w_IO: Tensor) -> Tensor:
 class TorchKernels(TorchOps):
     """Implements `Kernels`. Holds no state."""
 
-    def linear(self, x_TI: Tensor, w_IO: Tensor, bias_O: Tensor | None = None) -> Tensor:
-        y_TO = product(x_TI, w_IO)
+    def linear(self, x_TI: Tensor, w_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        y_TO = product(x_TI, w_OI.T)
         return y_TO if bias_O is None else y_TO + bias_O
 
     def new_pages(
@@ -87,7 +87,10 @@ class TorchKernels(TorchOps):
         return PackedAdapter.of(config, weights, dtype, device)
 
     def forward(self, decoder: Decoder) -> Forward:
-        decoder = Decoder(decoder.config, decoder.weights, self)
+        weights = decoder.weights
+        if decoder.device.type == "cpu":
+            weights = weights.map_linears(lambda w_OI: w_OI.T.contiguous().T)
+        decoder = Decoder(decoder.config, weights, self)
 
         def step(
             ids: Sequence[int],
