@@ -361,6 +361,9 @@ def train(
     test: Annotated[Path | None, typer.Option(help="Held-out rows to score on. Default: a tenth of the data.")] = None,
     checker: Annotated[str, typer.Option(help="How answers are scored: exact, json, cron or toolcall.")] = "exact",
     rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
+    activated: Annotated[
+        bool, typer.Option(help="Act on the answer only (aLoRA): all that comes before is read once for all.")
+    ] = False,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     epochs: Annotated[
         float | None,
@@ -380,8 +383,8 @@ def train(
 
     order = TrainOrder(
         data=data, name=name, purpose=purpose, instructions=instructions, test=test, checker=checker, rank=rank,
-        learning_rate=learning_rate, epochs=epochs, seed=seed, compute=compute, licence=licence, replace=replace,
-        resume=resume, base=base, library=library,
+        activated=activated, learning_rate=learning_rate, epochs=epochs, seed=seed, compute=compute, licence=licence,
+        replace=replace, resume=resume, base=base, library=library,
     )  # fmt: skip
     if as_json:
         for event in train_specialist(order):

@@ -106,10 +106,15 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class AdapterRef:
-    """An adapter by what it is, never by its name: SHA-256 of its weights and config, and the scale it is used at."""
+    """An adapter by what it is, never by its name: SHA-256 of its weights and config, and the scale it is used at.
+
+    It acts from position `offset` of its sequence on. 0 is a plain LoRA; an activated one (aLoRA, Greenewald et al.,
+    arXiv 2504.12397) acts from where it is invoked, and what comes before is the base's.
+    """
 
     digest: str
     scale: float = 1.0
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)

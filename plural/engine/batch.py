@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plural.engine.kernels.interface import Span
 from plural.engine.request import EmbedJob, Job
@@ -25,7 +25,7 @@ class Batch:
     """Rows of one job lie next to each other, and so do the jobs that wear the same adapter at the same scale.
 
     `spans` are those of `work`, in order. `worn` says which rows (start, stop) wear what, `states` which rows' hidden
-    states an EmbedJob takes.
+    states an EmbedJob takes. Rows before the offset of a job's adapter wear nothing.
     """
 
     work: tuple[Work, ...]
@@ -53,12 +53,13 @@ def build_batch(work: Sequence[Work]) -> Batch:
         wanted += (Wanted(job, at, row + at - one.start) for at in job.wanted(one.start, one.stop))
         if isinstance(job, EmbedJob):
             states.append((job, row, len(ids)))
-        if job.worn is None:
+        if job.worn is None or job.worn.offset >= one.stop:
             continue
-        if worn and worn[-1][0] == job.worn:
-            worn[-1] = (job.worn, worn[-1][1], len(ids))
+        acting, dress = row + max(0, job.worn.offset - one.start), replace(job.worn, offset=0)
+        if worn and (worn[-1][0], worn[-1][2]) == (dress, acting):
+            worn[-1] = (dress, worn[-1][1], len(ids))
         else:
-            worn.append((job.worn, row, len(ids)))
+            worn.append((dress, acting, len(ids)))
     return Batch(ordered, ids, positions, tuple(spans), tuple(worn), tuple(wanted), tuple(states))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -27,6 +28,7 @@ from plural.engine.request import Request
 from plural.errors import ContractError, PromptError, SettingsError
 from plural.models.base import Base
 from plural.models.chat import ChatFormat
+from plural.specialists import invoked_at
 from plural.types import (
     AdapterRef,
     Decision,
@@ -45,7 +47,10 @@ _SAMPLING = frozenset(Sampling.__dataclass_fields__)
 
 
 class ChatPlural(BaseChatModel):
-    """`sampling` holds the defaults; every field of `Sampling` can be given per call or with `bind`."""
+    """`sampling` holds the defaults; every field of `Sampling` can be given per call or with `bind`.
+
+    An adapter with `invocation` tokens is activated: it acts from where the last of them begin in each prompt.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
@@ -53,6 +58,7 @@ class ChatPlural(BaseChatModel):
     base: Base
     model_name: str
     adapter: AdapterRef | None = None
+    invocation: tuple[int, ...] = ()
     instructions: str = ""
     grammar: Grammar | None = None
     sampling: Sampling = Sampling()
@@ -165,7 +171,7 @@ class ChatPlural(BaseChatModel):
     async def achoose(self, messages: Sequence[Message], options: Sequence[str]) -> Decision[str]:
         """Every option's probability as the whole next assistant turn, exact from the logits."""
         prompt = self.base.chat.encode(messages, instructions=self.instructions)
-        return await self.engine.choose(prompt, options, self.adapter)
+        return await self.engine.choose(prompt, options, self._worn(prompt))
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
         """The base's mean hidden state over each text; adapters play no part in it."""
@@ -192,7 +198,18 @@ class ChatPlural(BaseChatModel):
         elif tools and grammar is None and not chosen["stop"]:  # a grammar says where its answer ends, as stop does
             grammar = self.base.chat.tool_grammar(tools, "none")
         prompt = self.base.chat.encode(to_messages(messages), tools, instructions=self.instructions)
-        return tools, choice, Request(tuple(prompt), Sampling(**chosen), self.adapter, grammar)
+        return tools, choice, Request(tuple(prompt), Sampling(**chosen), self._worn(prompt), grammar)
+
+    def _worn(self, prompt: Sequence[int]) -> AdapterRef | None:
+        if self.adapter is None or not self.invocation:
+            return self.adapter
+        offset = invoked_at(prompt, self.invocation)
+        if offset is None:
+            raise PromptError(
+                f"The prompt has nowhere the tokens {list(self.invocation)} that {self.model_name} is invoked by.",
+                hint="It was trained with another chat template.",
+            )
+        return replace(self.adapter, offset=offset)
 
     def _chunk(self, text: str, event: TokenEvent, split: _CallSplitter, logprob: float) -> ChatGenerationChunk:
         info: dict[str, Any] = {}

@@ -238,6 +238,7 @@ class Engine:
             raise GrammarError(f"Options must be non-empty and differ from each other, got {list(options)!r}.")
         if not self.tokenizer.eos_ids:
             raise PromptError("The base has no end-of-turn token, so no answer has an end.", hint="Use a chat model.")
+        _check_offset(adapter)
         answers = [self.tokenizer.encode(option) for option in options]
         longest = max(map(len, answers))
         self._check_prompt(prompt, longest)
@@ -384,6 +385,7 @@ class Engine:
 
     async def _generate_job(self, request: Request, sink: Sink) -> GenerateJob:
         self._check_prompt(request.prompt, 1)
+        _check_offset(request.adapter)
         max_tokens = min(request.sampling.max_tokens, self.context - len(request.prompt))
         self._check_pool(len(request.prompt) + max_tokens)
         grammar = None
@@ -439,6 +441,11 @@ class _Mailbox:
         if isinstance(item, BaseException):
             raise item
         return item
+
+
+def _check_offset(adapter: AdapterRef | None) -> None:
+    if adapter is not None and adapter.offset < 0:
+        raise SettingsError(f"The adapter's offset is {adapter.offset}.", hint="It is a position: 0 or more.")
 
 
 def _as_machine_error(error: Exception) -> PluralError:

@@ -18,15 +18,20 @@ from plural.types import AdapterRef
 NULL_PAGE = 0
 
 
-def root_hash(adapter: AdapterRef | None) -> bytes:
-    """Where the hash chain starts: what the keys and values depend on besides the tokens, by content, never by name."""
-    seed = b"base" if adapter is None else f"{adapter.digest}@{adapter.scale!r}".encode()
-    return hashlib.sha256(seed).digest()
+# Where the chain of hashes of every sequence starts.
+ROOT = hashlib.sha256(b"plural").digest()
 
 
-def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """Hash of one full page, given the hash of everything before it."""
-    return hashlib.sha256(parent + array("q", tokens).tobytes()).digest()
+def page_hash(parent: bytes, tokens: Sequence[int], end: int, worn: AdapterRef | None) -> bytes:
+    """Hash of one full page that ends before position `end`, given the hash of everything before it.
+
+    It is of all that the keys and values depend on, by content, never by name. Before the offset of an activated
+    adapter that is the base, so that the base and every such adapter read the same pages.
+    """
+    who = b""
+    if worn is not None and worn.offset < end:
+        who = f"{worn.digest}@{worn.scale!r}+{worn.offset}".encode()
+    return hashlib.sha256(parent + len(who).to_bytes(4) + who + array("q", tokens).tobytes()).digest()
 
 
 class KVCache:
@@ -92,11 +97,11 @@ class KVCache:
                 else:
                     self._free.append(page)
 
-    def match(self, root: bytes, tokens: Sequence[int]) -> list[int]:
-        """The cached pages of the longest known prefix of `tokens`, with a reference taken to each."""
+    def match(self, tokens: Sequence[int], worn: AdapterRef | None) -> list[int]:
+        """The cached pages of the longest known prefix of `tokens` read with `worn`, a reference taken to each."""
         found: list[int] = []
         if self.prefix_cache:
-            for chained in self._chain(root, tokens):
+            for chained in self._chain(tokens, worn):
                 page = self._page_of.get(chained)
                 if page is None:
                     break
@@ -110,10 +115,11 @@ class KVCache:
             self._page_of[chained] = page
             self._hash_of[page] = chained
 
-    def _chain(self, root: bytes, tokens: Sequence[int]) -> Iterator[bytes]:
-        for start in range(0, len(tokens) - self.page_size + 1, self.page_size):
-            root = chain_hash(root, tokens[start : start + self.page_size])
-            yield root
+    def _chain(self, tokens: Sequence[int], worn: AdapterRef | None) -> Iterator[bytes]:
+        chained = ROOT
+        for end in range(self.page_size, len(tokens) + 1, self.page_size):
+            chained = page_hash(chained, tokens[end - self.page_size : end], end, worn)
+            yield chained
 
     def _forget(self, page: int) -> None:
         chained = self._hash_of.pop(page, None)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plural.engine.grammar import GrammarState
-from plural.engine.kv_cache import root_hash
 from plural.engine.text import TextStream
 from plural.types import AdapterRef, FinishReason, Grammar, Sampling, TokenEvent, Usage
 
@@ -47,7 +46,6 @@ class Job:
         self.tokens = list(tokens)
         self.adapter = adapter
         self.sink = sink
-        self.root = root_hash(self.worn)
         self.pages: list[int] = []
         self.num_computed = 0
         self.hashes: list[bytes] = []

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from plural.engine.kv_cache import KVCache, chain_hash
+from plural.engine.kv_cache import ROOT, KVCache, page_hash
 from plural.engine.request import Job
 from plural.engine.settings import EngineSettings
 from plural.errors import PluralError
@@ -202,7 +202,7 @@ class Scheduler:
         pages: Sequence[int] = ()
         if job.cacheable:
             # At least one token is computed: its logits are not in the cache.
-            pages = self.cache.match(job.root, job.tokens[: len(job.tokens) - 1])
+            pages = self.cache.match(job.tokens[: len(job.tokens) - 1], job.worn)
         found = len(pages) * self.cache.page_size
         own = self.cache.take(self.cache.pages_for(len(job.tokens) + 1) - len(pages))
         if own is None:
@@ -221,6 +221,7 @@ class Scheduler:
         size = self.cache.page_size
         while (len(job.hashes) + 1) * size <= job.num_computed:
             at = len(job.hashes)
-            chained = chain_hash(job.hashes[-1] if at else job.root, job.tokens[at * size : (at + 1) * size])
+            end = (at + 1) * size
+            chained = page_hash(job.hashes[-1] if at else ROOT, job.tokens[at * size : end], end, job.worn)
             job.hashes.append(chained)
             self.cache.register(job.pages[at], chained)

@@ -100,6 +100,20 @@ class ChatFormat:
         _check(messages)
         return self._unguard(self._render(messages, tools, instructions, generate=True))
 
+    def invocation(self) -> tuple[int, ...]:
+        """The tokens with which the template opens the assistant's turn: from them on an activated adapter acts.
+
+        Raises PromptError for a template that opens it with nothing.
+        """
+        asked = (Message("user", "?"),)
+        before, whole = (self._render(asked, (), "", generate=generate) for generate in (False, True))
+        opening = self._tokens(whole.removeprefix(before)) if whole.startswith(before) else []
+        if not opening:
+            raise PromptError(
+                "The base's chat template marks no beginning of the assistant's turn.", hint="Train a plain LoRA."
+            )
+        return tuple(opening)
+
     # ------------------------------------------------------------------------------------------------- calls and back
     def tool_grammar(self, tools: Sequence[ToolSpec], choice: str, *, parallel: bool = True) -> Grammar:
         """`choice`: "auto" (text or calls), "required", "none" (text), or the name of the tool that must be called.

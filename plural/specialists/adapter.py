@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,7 @@ class AdapterConfig:
     """`targets` are ends of module paths ("q_proj", "layers.3.mlp.up_proj"); patterns are PEFT's regular expressions.
 
     An update is scale * x @ A.T @ B.T, with scale alpha / rank, or alpha / sqrt(rank) under rsLoRA (arXiv 2312.03732).
+    With `invocation` tokens the adapter is activated (aLoRA, arXiv 2504.12397): it acts from where they begin.
     """
 
     rank: int
@@ -35,6 +36,7 @@ class AdapterConfig:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     use_rslora: bool = False
+    invocation: tuple[int, ...] = ()
 
     def covers(self, layer: int, module: str) -> bool:
         path = module_path(layer, module)
@@ -54,6 +56,13 @@ class AdapterConfig:
 def _pattern_key(patterns: Iterable[str], path: str) -> str | None:
     """The first pattern that matches `path` or its end, as PEFT's `get_pattern_key` does."""
     return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", path)), None)
+
+
+def invoked_at(ids: Sequence[int], invocation: Sequence[int]) -> int | None:
+    """Where the last `invocation` in `ids` begins: there PEFT lets the adapter begin, too. None if there is none."""
+    width = len(invocation)
+    starts = range(len(ids) - width, -1, -1)
+    return next((at for at in starts if tuple(ids[at : at + width]) == tuple(invocation)), None)
 
 
 @dataclass(frozen=True)

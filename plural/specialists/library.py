@@ -15,7 +15,14 @@ from pathlib import Path
 from plural.errors import SpecialistError, StorageError, unknown_name
 from plural.specialists.adapter import AdapterWeights
 from plural.specialists.card import CARD_FILE, NAME_PATTERN, Card
-from plural.specialists.peft_files import CONFIG_FILE, WEIGHTS_FILE, adapter_digest, read_adapter, write_file
+from plural.specialists.peft_files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    adapter_digest,
+    read_adapter,
+    read_invocation,
+    write_file,
+)
 from plural.specialists.shape import BaseShape
 
 _FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
@@ -47,6 +54,11 @@ class Specialist:
     @property
     def digest(self) -> str:
         return self.card.digest
+
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        """The tokens from which on it acts; empty for one that acts on everything it reads."""
+        return read_invocation(self.path)
 
     def verify(self) -> None:
         """Raises SpecialistError unless the adapter on disk is the one that the card describes."""

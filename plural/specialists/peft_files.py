@@ -33,6 +33,8 @@ _MEANING = (
     "r", "lora_alpha", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
     "rank_pattern", "alpha_pattern", "use_rslora",
 )  # fmt: skip
+# Part of the meaning where it is given: an activated adapter.
+_INVOCATION = "alora_invocation_tokens"
 # Read by training or by PEFT's own book-keeping only.
 _NEUTRAL = (
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
@@ -55,6 +57,11 @@ def read_adapter(path: Path, shape: BaseShape) -> AdapterWeights:
     pairs = _pair(tensors, config, shape, path / WEIGHTS_FILE)
     _check_effect(pairs, config, path)
     return AdapterWeights(files.digest, config, pairs)
+
+
+def read_invocation(path: Path) -> tuple[int, ...]:
+    """The tokens from which on the adapter acts; empty for one that acts on all. Raises SpecialistError as reading."""
+    return _invocation(_read_config(path), path / CONFIG_FILE)
 
 
 def adapter_digest(path: Path) -> str:
@@ -91,6 +98,7 @@ def write_adapter(
         "rank_pattern": dict(config.rank_pattern),
         "alpha_pattern": dict(config.alpha_pattern),
         "use_rslora": config.use_rslora,
+        **({_INVOCATION: list(config.invocation)} if config.invocation else {}),
     }
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -127,6 +135,8 @@ class _Files:
         for key in ("target_modules", "exclude_modules"):
             if isinstance(meaning[key], list):
                 meaning[key] = sorted(meaning[key])
+        if self.config.get(_INVOCATION) is not None:
+            meaning[_INVOCATION] = self.config[_INVOCATION]
         found = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
         found.update(hashlib.sha256(self.weights).digest())
         return f"sha256:{found.hexdigest()}"
@@ -142,17 +152,21 @@ def _read_files(path: Path) -> _Files:
                 )
             raise SpecialistError(f"{path} has no {name}.", hint="An adapter is a directory as PEFT saves it.")
     try:
-        content = (path / CONFIG_FILE).read_bytes()
-        weights = (path / WEIGHTS_FILE).read_bytes()
+        return _Files(_read_config(path), (path / WEIGHTS_FILE).read_bytes())
     except OSError as error:
         raise SpecialistError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
     try:
-        config = json.loads(content)
+        config = json.loads((path / CONFIG_FILE).read_bytes())
+    except OSError as error:
+        raise SpecialistError(f"{path / CONFIG_FILE} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise SpecialistError(f"{path / CONFIG_FILE} is not JSON: {error}.", hint="Fetch it again.") from error
     if not isinstance(config, dict):
         raise SpecialistError(f"{path / CONFIG_FILE} holds {type(config).__name__}, not an object.")
-    return _Files(config, weights)
+    return config
 
 
 def _read_tensors(content: bytes, source: Path) -> dict[str, Array]:
@@ -200,7 +214,20 @@ def _resolve(raw: Mapping[str, Any], shape: BaseShape, source: Path) -> AdapterC
     assert isinstance(rank, int)
     assert isinstance(alpha, int | float)
     targets = _targets(raw, shape, source)
-    return AdapterConfig(rank, float(alpha), targets, rank_pattern, alpha_pattern, bool(raw.get("use_rslora")))
+    return AdapterConfig(
+        rank, float(alpha), targets, rank_pattern, alpha_pattern, bool(raw.get("use_rslora")), _invocation(raw, source)
+    )
+
+
+def _invocation(raw: Mapping[str, Any], source: Path) -> tuple[int, ...]:
+    asked = raw.get(_INVOCATION)
+    if asked is None:
+        return ()
+    if not isinstance(asked, list) or not asked or not all(type(token) is int and token >= 0 for token in asked):
+        raise SpecialistError(
+            f"{source}: {_INVOCATION} is {asked!r:.80}; it must be token ids.", hint="Leave it out for a plain LoRA."
+        )
+    return tuple(asked)
 
 
 def _refuse_unsupported(raw: Mapping[str, Any], source: Path) -> None:
@@ -218,7 +245,8 @@ def _refuse_unsupported(raw: Mapping[str, Any], source: Path) -> None:
             hint="Convert it to a plain LoRA when saving (path_initial_model_for_weight_conversion).",
         )
     for key, value in raw.items():
-        if key not in _MEANING and key not in _NEUTRAL and key != "bias" and value not in (None, False, [], {}):
+        known = (*_MEANING, *_NEUTRAL, _INVOCATION, "bias")
+        if key not in known and value not in (None, False, [], {}):
             raise SpecialistError(
                 f"{source}: {key} is {value!r:.60}, which is not supported.", hint="Train a plain LoRA."
             )

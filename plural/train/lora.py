@@ -54,12 +54,13 @@ class Lora:
                     ],
                 )
 
-    def __call__(self, layer: int, group: Group, x_TI: Tensor, y_TO: Tensor) -> Tensor:
+    def __call__(self, layer: int, group: Group, x_TI: Tensor, y_TO: Tensor, acts_T1: Tensor | None = None) -> Tensor:
+        """`acts_T1` is 1 for the tokens it acts on and 0 for others; None means all."""
         held = self._groups.get((layer, group))
         if held is None:
             return y_TO
         slices, b = zip(*held.b, strict=True)
-        return _AddLora.apply(x_TI, y_TO, held.a_SI, slices, self.scale, *b)  # type: ignore[no-untyped-call, no-any-return]
+        return _AddLora.apply(x_TI, y_TO, acts_T1, held.a_SI, slices, self.scale, *b)  # type: ignore[no-untyped-call, no-any-return]
 
     def parameters(self) -> list[Tensor]:
         return [tensor for _, tensor in self.named()]
@@ -109,15 +110,24 @@ class _AddLora(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_TI: Tensor, y_TO: Tensor, a_SI: Tensor, slices: tuple[slice, ...], scale: float, *b: Tensor
+        ctx: Any,
+        x_TI: Tensor,
+        y_TO: Tensor,
+        acts_T1: Tensor | None,
+        a_SI: Tensor,
+        slices: tuple[slice, ...],
+        scale: float,
+        *b: Tensor,
     ) -> Tensor:
         h_TS = torch.mm(x_TI, a_SI.T)
+        if acts_T1 is not None:
+            h_TS *= acts_T1
         rank = a_SI.shape[0] // len(b)
         for i, (where, b_OR) in enumerate(zip(slices, b, strict=True)):
             y_TO[:, where].addmm_(h_TS[:, i * rank : (i + 1) * rank], b_OR.T, alpha=scale)
         ctx.mark_dirty(y_TO)
         ctx.save_for_backward(x_TI, h_TS, a_SI, *b)
-        ctx.slices, ctx.scale, ctx.rank = slices, scale, rank
+        ctx.slices, ctx.scale, ctx.rank, ctx.acts_T1 = slices, scale, rank, acts_T1
         return y_TO
 
     @staticmethod
@@ -131,6 +141,8 @@ class _AddLora(torch.autograd.Function):
             part = slice(i * rank, (i + 1) * rank)
             grad_b.append(torch.mm(grad_TO[:, where].T, h_TS[:, part]).mul_(scale))
             grad_h_TS[:, part] = torch.mm(grad_TO[:, where], b_OR).mul_(scale)
+        if ctx.acts_T1 is not None:
+            grad_h_TS *= ctx.acts_T1
         grad_a_SI = torch.mm(grad_h_TS.T, x_TI)
         grad_x_TI = torch.mm(grad_h_TS, a_SI) if ctx.needs_input_grad[0] else None
-        return grad_x_TI, grad_TO, grad_a_SI, None, None, *grad_b
+        return grad_x_TI, grad_TO, None, grad_a_SI, None, None, *grad_b

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,19 @@ from torch import Tensor
 
 from plural.errors import DataError, PromptError, SettingsError
 from plural.models.base import Base
-from plural.train.data import Example, Examples
+from plural.specialists import invoked_at
+from plural.train.data import Examples
 from plural.train.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids, and for each whether it is part of an answer."""
+    """Token ids, and for each whether it is part of an answer. The adapter acts from position `offset` on."""
 
     ids: tuple[int, ...]
     learn: tuple[bool, ...]
+    prompt: str = ""
+    offset: int = 0
 
     @property
     def answer_tokens(self) -> int:
@@ -29,12 +33,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Pack:
-    """Rows one after another: `ids` T. `at` are the A places whose next token is learned, `following` those tokens."""
+    """Rows one after another: `ids` T. `at` are the A places whose next token is learned, `following` those tokens.
+
+    `acts_T1` is 1 where the adapter acts and 0 elsewhere; None where it acts everywhere.
+    """
 
     ids: Tensor
     lengths: tuple[int, ...]
     at: Tensor
     following: Tensor
+    acts_T1: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,11 @@ class Split:
     holdout: tuple[Row, ...]
 
 
-def encode(base: Base, examples: Examples, instructions: str) -> list[Row]:
-    """Raises DataError naming every line whose row is longer than the context or that the template refuses."""
+def encode(base: Base, examples: Examples, instructions: str, invocation: Sequence[int] = ()) -> list[Row]:
+    """A row for each example; with `invocation`, for each assistant turn, which then is all that is learned of it.
+
+    Raises DataError naming every line whose row is longer than the context or that the template refuses.
+    """
     rows: list[Row] = []
     problems: list[tuple[int, str]] = []
     for example in examples.rows:
@@ -55,20 +66,40 @@ def encode(base: Base, examples: Examples, instructions: str) -> list[Row]:
             continue
         if len(ids) > base.context:
             problems.append((example.line, f"has {len(ids)} tokens; the context of {base.name} is {base.context}"))
-        rows.append(Row(tuple(ids), tuple(learn)))
+        row = Row(tuple(ids), tuple(learn), example.prompt)
+        rows += _turns(row, invocation) if invocation else [row]
     if problems:
         raise DataError(str(examples.source), problems)
     return rows
 
 
-def split(examples: Sequence[Example], rows: Sequence[Row], settings: TrainSettings) -> Split:
+def _turns(row: Row, invocation: Sequence[int]) -> Iterator[Row]:
+    """What an activated adapter has read and written at the end of each turn: the turns before are the base's."""
+    for start, stop in _runs(row.learn):
+        offset = invoked_at(row.ids[:start], invocation)
+        assert offset is not None  # the template opens every assistant turn with it
+        learn = (False,) * start + (True,) * (stop - start)
+        yield Row(row.ids[:stop], learn, row.prompt, offset)
+
+
+def _runs(learn: Sequence[bool]) -> Iterator[tuple[int, int]]:
+    """(start, stop) of every run of True."""
+    at = 0
+    for value, run in itertools.groupby(learn):
+        length = len(list(run))
+        if value:
+            yield at, at + length
+        at += length
+
+
+def split(rows: Sequence[Row], settings: TrainSettings) -> Split:
     """Holds out whole prompts, drawn by the seed. Raises SettingsError when nothing would be left to train on."""
-    prompts = list(dict.fromkeys(example.prompt for example in examples))
+    prompts = list(dict.fromkeys(row.prompt for row in rows))
     random.Random(settings.seed).shuffle(prompts)
     wanted = max(1, min(settings.holdout_rows, round(settings.holdout * len(rows)))) if settings.holdout else 0
     sizes: dict[str, int] = {}
-    for example in examples:
-        sizes[example.prompt] = sizes.get(example.prompt, 0) + 1
+    for row in rows:
+        sizes[row.prompt] = sizes.get(row.prompt, 0) + 1
     held: set[str] = set()
     count = 0
     for prompt in prompts[:-1]:  # one is always left to train on
@@ -76,10 +107,8 @@ def split(examples: Sequence[Example], rows: Sequence[Row], settings: TrainSetti
             break
         held.add(prompt)
         count += sizes[prompt]
-    pairs = list(zip(examples, rows, strict=True))
     found = Split(
-        tuple(row for example, row in pairs if example.prompt not in held),
-        tuple(row for example, row in pairs if example.prompt in held),
+        tuple(row for row in rows if row.prompt not in held), tuple(row for row in rows if row.prompt in held)
     )
     if wanted and not held:
         raise SettingsError(
@@ -122,7 +151,9 @@ def _pack(rows: Sequence[Row], device: torch.device) -> Pack:
     ids: list[int] = []
     at: list[int] = []
     following: list[int] = []
+    acts: list[bool] = []
     for row in rows:
+        acts += (place >= row.offset for place in range(len(row.ids)))
         for place in range(1, len(row.ids)):
             if row.learn[place]:
                 at.append(len(ids) + place - 1)
@@ -133,4 +164,5 @@ def _pack(rows: Sequence[Row], device: torch.device) -> Pack:
         tuple(len(row.ids) for row in rows),
         torch.tensor(at, device=device, dtype=torch.long),
         torch.tensor(following, device=device, dtype=torch.long),
+        None if all(acts) else torch.tensor(acts, device=device, dtype=torch.float32)[:, None],
     )

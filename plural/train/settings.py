@@ -23,6 +23,9 @@ class TrainSettings(BaseModel):
     rank: int = Field(default=8, ge=1, le=512, description="LoRA rank.")
     alpha: float | None = Field(default=None, gt=0, description="LoRA alpha; none is twice the rank.")
     targets: tuple[str, ...] = Field(default=MODULES, min_length=1, description="Linears that get an update.")
+    activated: bool = Field(
+        default=False, description="Whether it acts from the assistant's turn on only (aLoRA); a higher rank helps."
+    )
     learning_rate: float = Field(default=2e-3, gt=0, lt=1, description="Peak learning rate of AdamW.")
     epochs: float | None = Field(
         default=None, gt=0, description="Passes over the data at most; none is 3, or what 40 steps need."

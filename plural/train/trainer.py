@@ -6,6 +6,7 @@ for event in train(base, read_examples(path), TrainSettings(), out):
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 import time
@@ -70,12 +71,12 @@ class _Run:
         self.out, self.work = out, out.with_name(f".{out.name}.training")
         self.settings, self.base_name = settings, base.name
         self.duplicates = examples.duplicates
-        encoded = rows.encode(base, examples, instructions)
-        self.split = rows.split(examples.rows, encoded, settings)
+        invocation = base.chat.invocation() if settings.activated else ()
+        self.split = rows.split(rows.encode(base, examples, instructions, invocation), settings)
         self.steps = settings.steps(len(self.split.train))
         self.compute = choose_compute(settings.compute, base.decoder.device)
         self.decoder: Decoder = training_decoder(base.decoder, self.compute)
-        adapter = AdapterConfig(settings.rank, settings.resolved_alpha(), settings.targets)
+        adapter = AdapterConfig(settings.rank, settings.resolved_alpha(), settings.targets, invocation=invocation)
         self.lora = Lora(base.config, adapter, seed=settings.seed, device=base.decoder.device)
         self.names = [name for name, _ in self.lora.named()]
         self.optimiser = torch.optim.AdamW(
@@ -184,8 +185,8 @@ class _Run:
 
     def _loss(self, pack: rows.Pack) -> Tensor:
         """Summed over the answer tokens, in nats. The head is computed for those only."""
-        attend = PackedAttend(pack.lengths)
-        x_TH = self.decoder.hidden(pack.ids, attend.positions(pack.ids.device), attend, self.lora)
+        attend, delta = PackedAttend(pack.lengths), functools.partial(self.lora, acts_T1=pack.acts_T1)
+        x_TH = self.decoder.hidden(pack.ids, attend.positions(pack.ids.device), attend, delta)
         return F.cross_entropy(self.decoder.logits(x_TH[pack.at]), pack.following, reduction="sum")
 
     @torch.no_grad()

@@ -47,6 +47,7 @@ class TrainOrder:
     kind: Literal["skill", "planner"] = "skill"
     examples: tuple[str, ...] = ()
     rank: int | None = None
+    activated: bool = False
     learning_rate: float | None = None
     epochs: float | None = None
     seed: int = 0
@@ -87,7 +88,12 @@ def train_specialist(order: TrainOrder) -> Iterator[Stage]:
     settings = read_settings(base=order.base, library=order.library)
     _check_name_is_free(order, settings)
     chosen = TrainSettings.of(
-        rank=order.rank, learning_rate=order.learning_rate, epochs=order.epochs, seed=order.seed, compute=order.compute
+        rank=order.rank,
+        activated=order.activated,
+        learning_rate=order.learning_rate,
+        epochs=order.epochs,
+        seed=order.seed,
+        compute=order.compute,
     )
     examples = read_examples(order.data)
     rows = Task.read(order.data, order.checker).rows

@@ -14,15 +14,14 @@ from pydantic import BaseModel
 from plural.engine import Engine
 from plural.engine.chat import ChatPlural, to_messages
 from plural.errors import ContractError, PromptError, SettingsError
-from plural.types import Grammar, Message, Sampling
+from plural.types import AdapterRef, Grammar, Message, Sampling
+
+from .tiny import tiny_adapter
 
 
 @pytest.fixture(scope="module")
 def model(base: Any) -> Iterator[ChatPlural]:
-    def none(digest: str) -> Any:
-        raise AssertionError(digest)
-
-    engine = Engine(base.decoder, base.tokenizer, none)
+    engine = Engine(base.decoder, base.tokenizer, {"random": tiny_adapter(1, 4, config=base.config)}.__getitem__)
     yield ChatPlural(engine=engine, base=base, model_name="base", sampling=Sampling(max_tokens=12))
     engine.check()
     engine.close()
@@ -127,6 +126,19 @@ async def test_vectors_are_of_unit_length_and_tell_texts_apart(model: ChatPlural
         return sum(x * y for x, y in zip(a, b, strict=True))
 
     assert dot(lamp, light) > dot(lamp, tax)
+
+
+def test_an_activated_specialist_reads_what_the_base_has_read(model: ChatPlural) -> None:
+    invocation = model.base.chat.invocation()
+    assert model.base.chat.text([Message("user", "?")]).endswith(model.base.tokenizer.decode(invocation))
+    acting = model.model_copy(update={"adapter": AdapterRef("random"), "invocation": invocation})
+    question = "Which of these is a bird: a stone, a robin, a boat, a cloud? Say why, and say it in few words."
+    base, said = model.invoke(question), acting.invoke(question)
+    assert said.content != base.content
+    asked = said.usage_metadata["input_tokens"]
+    assert said.usage_metadata["input_token_details"]["cache_read"] == (asked - len(invocation)) // 16 * 16 >= 32
+    with pytest.raises(PromptError, match="is invoked by"):
+        acting.model_copy(update={"invocation": (5, 5, 5)}).invoke(question)
 
 
 @pytest.mark.parametrize("options", [{"temprature": 0.1}, {"tool_choice": "other", "tools": [{"name": "f"}]}])

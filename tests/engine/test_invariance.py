@@ -30,7 +30,12 @@ ADAPTERS = (
     tiny_adapter(3, rank=8, modules=("q_proj", "down_proj")),
     tiny_adapter(4, rank=1, modules=("v_proj",)),
 )
-REFS = (None, *(AdapterRef(a.digest) for a in ADAPTERS), AdapterRef(ADAPTERS[0].digest, 0.5))
+REFS = (
+    None,
+    *(AdapterRef(a.digest) for a in ADAPTERS),
+    AdapterRef(ADAPTERS[0].digest, 0.5),
+    *(AdapterRef(a.digest, offset=offset) for a in ADAPTERS[1:3] for offset in (16, 30)),
+)
 
 
 # ------------------------------------------------------------------------------------------------------- kernels

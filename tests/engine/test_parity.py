@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,23 @@ TOKENS = 10
 ADAPTERS: dict[str, dict[str, Any]] = {
     "all": {"r": 16, "lora_alpha": 32, "target_modules": list(MODULES)},
     "some": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], "use_rslora": True},
+    "activated": {"r": 16, "lora_alpha": 32, "target_modules": list(MODULES)},
     "ranks": {"r": 8, "target_modules": list(MODULES), "rank_pattern": {"gate_proj": 3, "k_proj": 12}},
 }
 
 
 @pytest.fixture(scope="module")
-def wrapped(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, dict[str, Path]]]:
+def wrapped(
+    base: Any, reference: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Any, dict[str, Path]]]:
     """transformers' Llama with peft's adapters, random in A and B, and the directories that peft wrote."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
     torch.manual_seed(0)
     model: PeftModel | None = None
     for name, options in ADAPTERS.items():
-        config = LoraConfig(task_type="CAUSAL_LM", **options)
+        invocation = list(base.chat.invocation()) if name == "activated" else None
+        config = LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=invocation, **options)
         if model is None:
             model = get_peft_model(reference, config, adapter_name=name)
         else:
@@ -56,24 +61,31 @@ def their_answer(model: Any, prompt: list[int], answer: list[int]) -> list[tuple
     return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
 
 
+def worn(ref: AdapterRef | None, name: str | None, before: list[int]) -> AdapterRef | None:
+    return replace(ref, offset=len(before)) if ref is not None and name == "activated" else ref
+
+
 async def test_base_and_adapters_equal_transformers_and_peft(base: Any, wrapped: Any) -> None:
     model, directories = wrapped
     weights = {found.digest: found for found in (read_adapter(path, base.shape) for path in directories.values())}
     refs = dict(zip(ADAPTERS, map(AdapterRef, weights), strict=True))
+    prompts = {prompt: (*base.tokenizer.encode(prompt), *base.chat.invocation()) for prompt in PROMPTS}
     engine = Engine(base.decoder, base.tokenizer, weights.__getitem__, EngineSettings(step_tokens=32), start=False)
     cases = [(prompt, name) for prompt in PROMPTS for name in (None, *ADAPTERS)]
     sampling = Sampling(max_tokens=TOKENS, ignore_eos=True)
     ours = await drive(
         engine,
         *(
-            collect(engine, Request(tuple(base.tokenizer.encode(prompt)), sampling, refs.get(name)))
+            collect(
+                engine, Request(prompts[prompt], sampling, worn(refs.get(name), name, base.tokenizer.encode(prompt)))
+            )
             for prompt, name in cases
         ),
     )
     outputs = set()
     for (prompt, name), events in zip(cases, ours, strict=True):
         assert not isinstance(events, BaseException), events
-        ids, answer = base.tokenizer.encode(prompt), [event.token_id for event in events]
+        ids, answer = list(prompts[prompt]), [event.token_id for event in events]
         if name is None:
             with model.disable_adapter():
                 expected = their_answer(model, ids, answer)

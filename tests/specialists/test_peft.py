@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from plural.specialists import AdapterConfig, BaseShape, read_adapter, write_adapter
+from plural.specialists import AdapterConfig, BaseShape, adapter_digest, invoked_at, read_adapter, write_adapter
+from plural.specialists.peft_files import read_invocation
 
 from .adapters import MODULES, random_weights
 
@@ -85,3 +87,25 @@ def test_peft_loads_what_we_write(
         ours = merged(ids).logits
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     assert (theirs.abs() > 0.01).any()
+
+
+def test_an_activated_adapter_keeps_the_tokens_that_invoke_it(shape: BaseShape, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    plain, activated, other = (
+        AdapterConfig(4, 8, tuple(MODULES), invocation=tokens) for tokens in ((), (7, 8), (7, 9))
+    )
+    weights = random_weights(plain)
+    for name, config in (("plain", plain), ("activated", activated), ("other", other)):
+        write_adapter(tmp_path / name, replace(weights, config=config), base_name="tiny")
+        assert read_adapter(tmp_path / name, shape).config == config
+        assert read_invocation(tmp_path / name) == config.invocation
+    assert LoraConfig.from_pretrained(str(tmp_path / "activated")).alora_invocation_tokens == [7, 8]
+    assert len({adapter_digest(tmp_path / name) for name in ("plain", "activated", "other")}) == 3
+
+
+def test_the_last_invocation_counts() -> None:
+    assert invoked_at([1, 7, 8, 2, 7, 8, 7], [7, 8]) == 4
+    assert invoked_at([7, 8], [7, 8]) == 0
+    assert invoked_at([8, 7], [7, 8]) is None
+    assert invoked_at([7], [7, 8]) is None

@@ -52,7 +52,11 @@ def losses(model: Any, start: AdapterWeights, rows: Sequence[Row], settings: Tra
     tuned = get_peft_model(
         model,
         LoraConfig(
-            task_type="CAUSAL_LM", r=config.rank, lora_alpha=int(config.alpha), target_modules=list(config.targets)
+            task_type="CAUSAL_LM",
+            r=config.rank,
+            lora_alpha=int(config.alpha),
+            target_modules=list(config.targets),
+            alora_invocation_tokens=list(config.invocation) or None,
         ),
     )
     with torch.no_grad():

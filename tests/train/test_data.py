@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plural.errors import DataError, SettingsError
@@ -93,13 +94,33 @@ def test_only_answers_are_learned(tiny: Base, examples: Examples) -> None:
     assert row.answer_tokens == len(learned)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_an_activated_adapter_learns_each_turn_from_a_row_of_its_own(tiny: Base, tmp_path: Path) -> None:
+    """When it serves the second turn, the first is history, which the base reads."""
+    turns = [
+        {"role": role, "content": text}
+        for role, text in (("user", "1"), ("assistant", "one"), ("user", "2"), ("assistant", "two"))
+    ]
+    read = read_examples(write(tmp_path, {"messages": turns}, GOOD))
+    invocation = tiny.chat.invocation()
+    rows = encode(tiny, read, "", invocation)[:2]
+    said = [tiny.tokenizer.decode([i for i, learn in zip(row.ids, row.learn, strict=True) if learn]) for row in rows]
+    assert said == ["one", "two"]
+    for row in rows:
+        assert row.ids[row.offset : row.offset + len(invocation)] == invocation
+        assert row.learn.index(True) == row.offset + len(invocation)
+    assert rows[1].ids[: len(rows[0].ids)] == rows[0].ids
+    (pack,) = packs(rows, 10_000, torch.device("cpu"))
+    assert pack.acts_T1 is not None
+    acting = [place >= row.offset for row in rows for place in range(len(row.ids))]
+    assert pack.acts_T1[:, 0].tolist() == acting
+
+
+@settings(max_examples=30, deadline=None)
 @given(prompts=st.lists(st.integers(0, 6), min_size=4, max_size=40), share=st.floats(0.01, 0.5), seed=st.integers(0, 9))
-def test_a_prompt_is_never_on_both_sides(tmp_path: Path, prompts: list[int], share: float, seed: int) -> None:
-    read = read_examples(write(tmp_path, *({"prompt": str(p), "answer": str(i)} for i, p in enumerate(prompts))))
-    rows = [Row((p, i), (False, True)) for i, p in enumerate(prompts)]
+def test_a_prompt_is_never_on_both_sides(prompts: list[int], share: float, seed: int) -> None:
+    rows = [Row((p, i), (False, True), str(p)) for i, p in enumerate(prompts)]
     try:
-        found = split(read.rows, rows, TrainSettings(holdout=share, seed=seed))
+        found = split(rows, TrainSettings(holdout=share, seed=seed))
     except SettingsError:
         assert len(set(prompts)) == 1
         return
@@ -118,8 +139,6 @@ def test_every_epoch_is_every_row_once(count: int, rows_a_step: int, seed: int) 
 
 
 def test_packs_hold_every_row_and_no_more_tokens_than_allowed() -> None:
-    import torch
-
     rows = [Row(tuple(range(n)), (False,) + (True,) * (n - 1)) for n in (3, 4, 9, 2, 2, 2)]
     made = list(packs(rows, 7, torch.device("cpu")))
     assert [pack.lengths for pack in made] == [(3, 4), (9,), (2, 2, 2)]

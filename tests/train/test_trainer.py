@@ -31,19 +31,21 @@ def curve(events: list[Any]) -> list[float]:
 def compare(base: Base, examples: Examples, settings: TrainSettings, out: Path, steps: int) -> float:
     """The largest relative difference between our loss and the reference's."""
     ours = curve(list(train(base, examples, settings, out)))
-    adapter = AdapterConfig(settings.rank, settings.resolved_alpha(), settings.targets)
+    invocation = base.chat.invocation() if settings.activated else ()
+    adapter = AdapterConfig(settings.rank, settings.resolved_alpha(), settings.targets, invocation=invocation)
     start = Lora(base.config, adapter, seed=settings.seed, device=base.decoder.device).weights()
-    theirs = reference.losses(reference.as_transformers(base), start, encode(base, examples, ""), settings, steps)
+    rows = encode(base, examples, "", invocation)
+    theirs = reference.losses(reference.as_transformers(base), start, rows, settings, steps)
     assert len(ours) == len(theirs) == steps
     assert abs(theirs[-1] - theirs[0]) > 0.05 * theirs[0]
     return max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("tokens_at_once", [2048, 50])
+@pytest.mark.parametrize(("tokens_at_once", "activated"), [(2048, False), (50, False), (2048, True), (50, True)])
 def test_the_curve_is_peft_and_transformers_on_a_tiny_base(
-    tiny: Base, examples: Examples, tmp_path: Path, tokens_at_once: int
+    tiny: Base, examples: Examples, tmp_path: Path, tokens_at_once: int, activated: bool
 ) -> None:
-    settings = TrainSettings(**QUICK, holdout=0, max_steps=20, tokens_at_once=tokens_at_once)
+    settings = TrainSettings(**QUICK, holdout=0, max_steps=20, tokens_at_once=tokens_at_once, activated=activated)
     assert compare(tiny, examples, settings, tmp_path / "out", 20) < 1e-4
 
 
@@ -117,7 +119,7 @@ def held_out_loss(base: Base, examples: Examples, settings: TrainSettings, weigh
 
     lora = Lora(base.config, weights.config, seed=1, device=base.decoder.device)
     lora.load(weights)
-    held = split(examples.rows, encode(base, examples, "Add."), settings).holdout
+    held = split(encode(base, examples, "Add."), settings).holdout
     (pack,) = packs(held, 10_000, base.decoder.device)
     attend = PackedAttend(pack.lengths)
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,17 @@ def test_forty_examples_become_a_specialist_with_a_scorecard(
     assert {who: scores[0]["n"] for who, scores in card["scores"].items()} == {"base": 4, "specialist": 4}
     assert "echo" in plural("list")[1]
     assert "Adds small numbers." in plural("show", "echo")[1]
+
+
+def test_a_specialist_can_be_trained_to_act_on_the_answer_only(plural: Plural, home: Path) -> None:
+    code, _, problems = plural("train", "rows.jsonl", "--name", "late", "--activated", "--epochs", "1", "--json")
+    assert code == 0, problems
+    folder = home / "library" / "late"
+    assert json.loads((folder / "adapter_config.json").read_text())["alora_invocation_tokens"]
+    assert json.loads((folder / "specialist.json").read_text())["lineage"]["settings"]["activated"] is True
+    code, _, problems = plural("ask", "--to", "late", "3 and 3?", "--json")
+    assert code == 0, problems
+    shutil.rmtree(folder)
 
 
 @pytest.mark.usefixtures("trained")
