@@ -49,8 +49,9 @@ unit: setup
 quick: setup  ## the tests that need no base model, with fewer examples; QUICK="PATHS" chooses some
 	@HYPOTHESIS_PROFILE=quick $(PYTEST) -m "not real" $(QUICK)
 
-bench: setup  ## time the engine's step: torch, native fp32, native int8
+bench: setup  ## time the engine's step (torch, native fp32, native int8) and the hand-over between specialists
 	@$(BIN)/python benchmarks/step.py
+	@$(BIN)/python benchmarks/handover.py
 
 # CPU torch, found locally or at TORCH_INDEX, must be what is resolved: the default one brings CUDA's packages into the lock.
 lock: setup  ## resolve pyproject.toml anew into requirements.lock
