@@ -1,8 +1,9 @@
 """Times the hand-over: eight specialists take turns on one growing transcript, activated and as plain LoRAs.
 
-    python benchmarks/handover.py                  to 2,048 tokens, rank 16 on every linear
-    python benchmarks/handover.py --tokens 512
+    python benchmarks/handover.py                  to 2,048 tokens, 32 more a turn, rank 16 on every linear
+    python benchmarks/handover.py --tokens 512 --grows 64
 
+An activated specialist still reads what was added since the last turn, so the ratio is about tokens to `--grows`.
 The two engines take turns, so that a slow moment of the machine meets both. The adapters are random: how well an
 activated one answers is not asked here. The last line is JSON.
 """
@@ -35,12 +36,13 @@ async def first_token(engine: Engine, request: Request) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--tokens", type=int, default=2048, help="the transcript at the last turn; half of it at the first"
-    )
+    parser.add_argument("--tokens", type=int, default=2048, help="the transcript at the last turn")
+    parser.add_argument("--grows", type=int, default=32, help="tokens that it grows by from turn to turn")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--dtype", choices=["fp32", "int8"], default="fp32")
     given = parser.parse_args()
+    if given.tokens < SPECIALISTS * given.grows:
+        parser.error(f"--tokens {given.tokens} has no room for {SPECIALISTS} turns of --grows {given.grows}")
     base = load_base()
     adapters = {one.digest: one for one in (random_adapter(base.config, s, given.rank) for s in range(SPECIALISTS))}
     dice, invocation = random.Random(0), base.chat.invocation()
@@ -53,7 +55,7 @@ def main() -> None:
     print(f"{base.name}, {given.dtype}, rank {given.rank}; seconds to the first token")
     print(f"{'transcript':>12}{'activated':>12}{'plain':>12}")
     for turn, digest in enumerate(adapters):
-        length = given.tokens // 2 + given.tokens // 2 * turn // (SPECIALISTS - 1)
+        length = given.tokens - given.grows * (SPECIALISTS - 1 - turn)
         for kind, engine in engines.items():
             ref = AdapterRef(digest, offset=length if kind == "activated" else 0)
             request = Request((*words[:length], *invocation), Sampling(max_tokens=ANSWER, ignore_eos=True), ref)
@@ -72,7 +74,8 @@ def main() -> None:
             f"{kind}: {stats.computed} tokens computed, {stats.pages_cached / one:.2f} of the pages of one transcript"
         )
     result = {kind: {"ttft": taken[kind], "computed": counted[kind].computed} for kind in engines}
-    print(json.dumps({"benchmark": "handover", "tokens": given.tokens, "dtype": given.dtype, "ratio": ratio, **result}))
+    asked = {"tokens": given.tokens, "grows": given.grows, "dtype": given.dtype}
+    print(json.dumps({"benchmark": "handover", **asked, "ratio": ratio, **result}))
 
 
 if __name__ == "__main__":
