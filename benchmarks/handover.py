@@ -3,7 +3,7 @@
     python benchmarks/handover.py                  to 2,048 tokens, 32 more a turn, rank 16 on every linear
     python benchmarks/handover.py --tokens 512 --grows 64
 
-An activated specialist still reads what was added since the last turn, so the ratio is about tokens to `--grows`.
+An activated specialist still reads what was added since the last turn: `--grows` bounds what can be gained.
 The two engines take turns, so that a slow moment of the machine meets both. The adapters are random: how well an
 activated one answers is not asked here. The last line is JSON.
 """

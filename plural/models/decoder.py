@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from plural.models.config import DecoderConfig, Group
+from plural.models.config import GROUPS, DecoderConfig, Group
 from plural.models.ops import Ops, TorchOps
 from plural.models.rope import rope_table
 
@@ -61,7 +61,7 @@ class DecoderWeights:
 
     def map_linears(self, change: Callable[[Tensor], Tensor]) -> DecoderWeights:
         """Other linears, the head among them; the embedding stays, even where the head was tied to it."""
-        names = ("qkv_OI", "o_OI", "gate_up_OI", "down_OI")
+        names = [f"{group}_OI" for group in GROUPS]
         layers = tuple(
             replace(layer, **{name: change(getattr(layer, name)) for name in names}) for layer in self.layers
         )

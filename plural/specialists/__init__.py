@@ -3,7 +3,7 @@
 from plural.specialists.adapter import AdapterConfig, AdapterWeights, invoked_at
 from plural.specialists.card import Card, Contract, Lineage
 from plural.specialists.library import Library, Specialist, check_name
-from plural.specialists.peft_files import adapter_digest, read_adapter, write_adapter
+from plural.specialists.peft_files import adapter_digest, read_adapter, read_invocation, write_adapter
 from plural.specialists.shape import BaseShape
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "check_name",
     "invoked_at",
     "read_adapter",
+    "read_invocation",
     "write_adapter",
 ]

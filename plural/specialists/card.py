@@ -40,7 +40,10 @@ class Lineage(_Strict):
 
 
 class Card(_Strict):
-    """`digest` is the adapter's, `base` that of the base it was trained on. The router learns from `examples`."""
+    """`digest` is the adapter's, `base` that of the base it was trained on. The router learns from `examples`.
+
+    `invocation` is the adapter's own: the tokens from which on it acts; empty for one that acts on all it reads.
+    """
 
     schema_version: Literal[1] = 1
     name: str = Field(pattern=rf"^{NAME_PATTERN}$")
@@ -52,6 +55,7 @@ class Card(_Strict):
     kind: Literal["skill", "planner"] = "skill"
     output: Contract | None = None
     tools: tuple[str, ...] = ()
+    invocation: tuple[int, ...] = ()
     examples: tuple[str, ...] = ()
     scores: dict[Literal["base", "specialist"], tuple[Score, ...]] = Field(default_factory=dict)
     lineage: Lineage | None = None

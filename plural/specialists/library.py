@@ -55,14 +55,9 @@ class Specialist:
     def digest(self) -> str:
         return self.card.digest
 
-    @property
-    def invocation(self) -> tuple[int, ...]:
-        """The tokens from which on it acts; empty for one that acts on everything it reads."""
-        return read_invocation(self.path)
-
     def verify(self) -> None:
         """Raises SpecialistError unless the adapter on disk is the one that the card describes."""
-        self._check_digest(adapter_digest(self.path))
+        self._check(adapter_digest(self.path), read_invocation(self.path))
 
     def load(self, shape: BaseShape) -> AdapterWeights:
         """The adapter's weights. Raises SpecialistError for another base, changed files, or as `read_adapter`."""
@@ -73,14 +68,20 @@ class Specialist:
                 hint="Open that base, or train the specialist anew on this one.",
             )
         weights = read_adapter(self.path, shape)
-        self._check_digest(weights.digest)
+        self._check(weights.digest, weights.config.invocation)
         return weights
 
-    def _check_digest(self, actual: str) -> None:
+    def _check(self, actual: str, invocation: tuple[int, ...]) -> None:
         if actual != self.card.digest:
             raise SpecialistError(
                 f"The adapter in {self.path} is {actual}, but its card is of {self.card.digest}.",
                 hint="Its files were changed: fetch or train it again.",
+            )
+        said = self.card.invocation
+        if invocation != said:
+            raise SpecialistError(
+                f"The adapter in {self.path} is invoked by {list(invocation)}, by its card {list(said)}.",
+                hint="Write into the card's invocation what adapter_config.json has in alora_invocation_tokens.",
             )
 
 

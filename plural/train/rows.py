@@ -12,7 +12,6 @@ from torch import Tensor
 
 from plural.errors import DataError, PromptError, SettingsError
 from plural.models.base import Base
-from plural.specialists import invoked_at
 from plural.train.data import Examples
 from plural.train.settings import TrainSettings
 
@@ -61,23 +60,25 @@ def encode(base: Base, examples: Examples, instructions: str, invocation: Sequen
     for example in examples.rows:
         try:
             ids, learn = base.chat.encode_example(example.messages, example.tools, instructions=instructions)
+            row = Row(tuple(ids), tuple(learn), example.prompt)
+            turns = list(_turns(row, tuple(invocation))) if invocation else [row]
         except PromptError as error:
             problems.append((example.line, str(error)))
             continue
         if len(ids) > base.context:
             problems.append((example.line, f"has {len(ids)} tokens; the context of {base.name} is {base.context}"))
-        row = Row(tuple(ids), tuple(learn), example.prompt)
-        rows += _turns(row, invocation) if invocation else [row]
+        rows += turns
     if problems:
         raise DataError(str(examples.source), problems)
     return rows
 
 
-def _turns(row: Row, invocation: Sequence[int]) -> Iterator[Row]:
+def _turns(row: Row, invocation: tuple[int, ...]) -> Iterator[Row]:
     """What an activated adapter has read and written at the end of each turn: the turns before are the base's."""
     for start, stop in _runs(row.learn):
-        offset = invoked_at(row.ids[:start], invocation)
-        assert offset is not None  # the template opens every assistant turn with it
+        offset = start - len(invocation)
+        if row.ids[offset:start] != invocation:
+            raise PromptError("The chat template opens this turn otherwise than others.", hint="Train a plain LoRA.")
         learn = (False,) * start + (True,) * (stop - start)
         yield Row(row.ids[:stop], learn, row.prompt, offset)
 

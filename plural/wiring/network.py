@@ -180,7 +180,7 @@ class Network:
             base=self.base_model,
             model_name=card.name if card else BASE,
             adapter=AdapterRef(card.digest) if card else None,
-            invocation=specialist.invocation if specialist else (),
+            invocation=card.invocation if card else (),
             instructions=card.instructions if card else instructions,
             grammar=Grammar(card.output.kind, card.output.source) if card and card.output else None,
             sampling=Sampling(max_tokens=self.settings.max_tokens),

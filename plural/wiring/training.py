@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from plural import sync
 from plural.errors import SpecialistError
 from plural.evals import ChatAnswerer, Row, ScoreCard, Task, score
-from plural.specialists import Card, Contract, Lineage, Specialist, adapter_digest, check_name
+from plural.specialists import Card, Contract, Lineage, Specialist, adapter_digest, check_name, read_invocation
 from plural.specialists.card import CARD_FILE
 from plural.wiring.network import Network
 from plural.wiring.settings import Settings, read_settings, shelf
@@ -129,6 +129,7 @@ def train_specialist(order: TrainOrder) -> Iterator[Stage]:
         kind=order.kind,
         output=order.output,
         tools=order.tools,
+        invocation=read_invocation(trained.path),
         examples=_examples(order, rows),
         lineage=lineage,
         licence=order.licence,

@@ -37,12 +37,12 @@ def test_logits_equal_transformers_prompt_by_prompt(base, reference):
     chat = base.chat.encode([Message("user", "What is 12345 plus 6?")])
     sequences = [base.tokenizer.encode(prompt) for prompt in PROMPTS] + [chat]
     logits = [ours(base, [ids])[0] for ids in sequences]
-    for attention in ("sdpa", "eager"):
-        reference.set_attn_implementation(attention)
+    for dtype, attention in ((torch.float64, "eager"), (torch.float32, "sdpa"), (torch.float32, "eager")):
+        reference.to(dtype).set_attn_implementation(attention)
         with torch.inference_mode():
             expected = [reference(torch.tensor([ids])).logits[0] for ids in sequences]
-        worst = [float((a - b).abs().max()) for a, b in zip(logits, expected, strict=True)]
-        print(f"largest logit difference, {attention}:", " ".join(f"{one:.1e}" for one in worst))
+        worst = [float((a.double() - b).abs().max()) for a, b in zip(logits, expected, strict=True)]
+        print(f"largest logit difference from {dtype}, {attention}:", " ".join(f"{one:.1e}" for one in worst))
         assert max(worst) < 1e-4
 
 

@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from plural.specialists import AdapterConfig, BaseShape, adapter_digest, invoked_at, read_adapter, write_adapter
-from plural.specialists.peft_files import read_invocation
+from plural.specialists import (
+    AdapterConfig,
+    BaseShape,
+    adapter_digest,
+    invoked_at,
+    read_adapter,
+    read_invocation,
+    write_adapter,
+)
 
 from .adapters import MODULES, random_weights
 

@@ -98,10 +98,17 @@ def test_a_specialist_can_be_trained_to_act_on_the_answer_only(plural: Plural, h
     code, _, problems = plural("train", "rows.jsonl", "--name", "late", "--activated", "--epochs", "1", "--json")
     assert code == 0, problems
     folder = home / "library" / "late"
-    assert json.loads((folder / "adapter_config.json").read_text())["alora_invocation_tokens"]
-    assert json.loads((folder / "specialist.json").read_text())["lineage"]["settings"]["activated"] is True
+    card = json.loads((folder / "specialist.json").read_text())
+    assert card["lineage"]["settings"]["activated"] is True
+    assert (
+        card["invocation"] == json.loads((folder / "adapter_config.json").read_text())["alora_invocation_tokens"] != []
+    )
     code, _, problems = plural("ask", "--to", "late", "3 and 3?", "--json")
     assert code == 0, problems
+    (folder / "specialist.json").write_text(json.dumps(card | {"invocation": []}))
+    code, out, _ = plural("ask", "--to", "late", "3 and 3?", "--json")
+    assert code != 0
+    assert "is invoked by" in out
     shutil.rmtree(folder)
 
 
