@@ -8,12 +8,14 @@ UV      = $(BIN)/uv pip install -q --python $(BIN)/python
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 # On Linux without a local CPU wheel: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu (the default index brings CUDA).
 TORCH_INDEX ?=
+BENCHES = step roofline quality tax serving slora overload handover coldstart
+export PLURAL_PEERS ?= $(HOME)/.cache/plural/peers
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiled modules are kept, whatever the caller's shell says: without them every start compiles torch anew.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit quick bench lock clean
+.PHONY: help setup demo test lint types imports unit quick slow bench peers lock clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -46,12 +48,17 @@ imports: setup
 unit: setup
 	@$(PYTEST)
 
+slow: setup  ## the tests that take minutes each, which make test leaves out
+	@$(PYTEST) --slow -m slow
+
 quick: setup  ## the tests that need no base model, with fewer examples; QUICK="PATHS" chooses some
 	@HYPOTHESIS_PROFILE=quick $(PYTEST) -m "not real" $(QUICK)
 
-bench: setup  ## time the engine's step (torch, native fp32, native int8) and the hand-over between specialists
-	@$(BIN)/python benchmarks/step.py
-	@$(BIN)/python benchmarks/handover.py
+bench: setup  ## time the engine: step, LoRA tax, serving beside other engines, S-LoRA's workload, overload, hand-over, cold start
+	@$(foreach one,$(BENCHES),$(BIN)/python benchmarks/$(one).py && ) true
+
+peers: setup  ## make the environments of the engines that bench compares with (vLLM, peft, llama.cpp) in PLURAL_PEERS
+	@benchmarks/peers/install.sh $(BIN)/uv $(PLURAL_PEERS) $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 
 # CPU torch, found locally or at TORCH_INDEX, must be what is resolved: the default one brings CUDA's packages into the lock.
 lock: setup  ## resolve pyproject.toml anew into requirements.lock

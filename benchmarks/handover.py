@@ -16,7 +16,7 @@ import random
 import statistics
 import time
 
-from step import random_adapter
+from adapters import random_adapter
 
 from plural import sync
 from plural.engine import Engine, EngineSettings, Request
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048, help="the transcript at the last turn")
     parser.add_argument("--grows", type=int, default=32, help="tokens that it grows by from turn to turn")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--dtype", choices=["fp32", "int8"], default="fp32")
+    parser.add_argument("--dtype", choices=["fp32", "bf16", "int8", "q4"], default="fp32")
     given = parser.parse_args()
     if given.tokens < SPECIALISTS * given.grows:
         parser.error(f"--tokens {given.tokens} has no room for {SPECIALISTS} turns of --grows {given.grows}")

@@ -1,4 +1,4 @@
-"""Times one decode step of the real base: torch's kernels, native fp32, native int8, side by side.
+"""Times one decode step of the real base: torch's kernels and the native ones with every kind of weights.
 
     python benchmarks/step.py                      rows 1, 8, 32; 0, 1 and 8 adapters of rank 16 on every linear
     python benchmarks/step.py --rounds 50 --context 512
@@ -14,42 +14,18 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+from adapters import random_adapter
 
 from plural.engine.kernels.interface import Kernels, Segment, Span
 from plural.engine.kernels.native import Kind, NativeKernels, instruction_set
+from plural.engine.kernels.pages import Pages, page_bytes
 from plural.engine.kernels.torch_kernels import TorchKernels
 from plural.models.base import load_base
-from plural.models.config import MODULES, DecoderConfig
 
 PAGE = 16
-
-
-@dataclass(frozen=True)
-class RandomAdapter:
-    digest: str
-    tensors: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]
-
-    def scale_of(self, module: str, layer: int | None = None) -> float:
-        del module, layer
-        return 1.0
-
-
-def random_adapter(config: DecoderConfig, seed: int, rank: int) -> RandomAdapter:
-    chance = np.random.default_rng(seed)
-
-    def halves(rows: int, columns: int) -> np.ndarray:
-        return (chance.standard_normal((rows, columns), np.float32) * 0.01).astype(np.float16).astype(np.float32)
-
-    tensors = {
-        (layer, module): (halves(rank, config.in_features(module)), halves(config.out_features(module), rank))
-        for layer in range(config.num_layers)
-        for module in MODULES
-    }
-    return RandomAdapter(f"random-{seed}", tensors)
 
 
 def main() -> None:
@@ -70,15 +46,24 @@ def main() -> None:
 
     def stepper(kernels: Kernels) -> Callable[[int, int], None]:
         forward = kernels.forward(base.decoder)
-        kv = kernels.new_pages(config, 32 * held, PAGE, torch.float32, cpu)
-        packed = [kernels.pack(config, adapter, torch.float32, cpu) for adapter in adapters]
+        parcels = [
+            kernels.pack(config, one, page_bytes(config, PAGE, torch.float32), torch.float32) for one in adapters
+        ]
+        first = np.cumsum([1 + 32 * held, *(parcel.pages for parcel in parcels)])
+        memory = Pages(config, int(first[-1]), PAGE, torch.float32, cpu)
+        packed = [
+            kernels.place(parcel, memory, range(at, at + parcel.pages))
+            for parcel, at in zip(parcels, first, strict=False)
+        ]
 
         def step(rows: int, worn: int) -> None:
             spans = [Span(r, r + 1, given.context, range(1 + r * held, 1 + (r + 1) * held)) for r in range(rows)]
             cuts = [rows * i // max(worn, 1) for i in range(worn + 1)]
             segments = [Segment(cuts[i], cuts[i + 1], packed[i], 1.0) for i in range(worn)]
             with torch.inference_mode():
-                forward([1000 + r for r in range(rows)], [given.context - 1] * rows, range(rows), kv, spans, segments)
+                forward(
+                    [1000 + r for r in range(rows)], [given.context - 1] * rows, range(rows), memory, spans, segments
+                )
 
         return step
 

@@ -65,6 +65,10 @@ BaseOption = Annotated[
 LibraryOption = Annotated[
     Path | None, typer.Option(help="Your library of specialists. Default: ~/.local/share/plural.")
 ]
+MemoryOption = Annotated[str | None, typer.Option(help="What the process may hold in all, as 4GB.")]
+DtypeOption = Annotated[
+    str | None, typer.Option(help="How the engine holds the base's linears; auto: as it is best measured.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for programs.")]
 
 
@@ -98,11 +102,11 @@ def _complain(error: PluralError) -> None:
 
 
 @contextmanager
-def _network(base: Path | None, library: Path | None) -> Iterator[Network]:
+def _network(base: Path | None, library: Path | None, **settings: Any) -> Iterator[Network]:
     """Opens the network, with a progress bar for whatever takes longer than a moment, and closes it."""
     from plural.wiring.network import Network
 
-    with _bars() as report, Network.open(base=base, library=library, progress=report) as network:
+    with _bars() as report, Network.open(base=base, library=library, progress=report, **settings) as network:
         report("", 1.0)
         yield network
 
@@ -143,11 +147,15 @@ def ask(
     ],
     base: BaseOption = None,
     library: LibraryOption = None,
-    to: Annotated[str | None, typer.Option(help="Skip the router and ask this specialist (or 'base').")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="Skip the router and ask this specialist, 'base', or a mixture: a:0.7+b:0.3.")
+    ] = None,
+    memory: MemoryOption = None,
+    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the network: it picks the specialists, calls tools and answers, and shows how."""
-    with _network(base, library) as network:
+    with _network(base, library, memory=memory, dtype=dtype) as network:
         for question in questions:
             request = sys.stdin.read().strip() if question == "-" else question
             if not as_json:
@@ -159,11 +167,13 @@ def ask(
 def chat(
     base: BaseOption = None,
     library: LibraryOption = None,
-    to: Annotated[str | None, typer.Option(help="Talk to this specialist (or 'base') only.")] = None,
+    to: Annotated[str | None, typer.Option(help="Talk to this specialist (or 'base', or a:0.7+b:0.3) only.")] = None,
+    memory: MemoryOption = None,
+    dtype: DtypeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Talk to the network; it keeps the conversation. An empty line or Ctrl-D ends it."""
-    with _network(base, library) as network:
+    with _network(base, library, memory=memory, dtype=dtype) as network:
         conversation = network.conversation(to=to)
         interactive = sys.stdin.isatty()
         if interactive and not as_json:

@@ -15,6 +15,7 @@ PluralError
 │   └── LimitError           steps, tokens or seconds are used up
 └── MachineError         the machine or Plural itself: retry, free something, or report it
     ├── PoolError            a request that the memory pool can never hold
+    ├── DeadlineError        a request whose first token could not have come in time
     ├── NumericError         NaN or infinity where numbers must be
     ├── StorageError         a file could not be written; nothing was published
     └── EngineStopped        the engine was closed while a request was waiting
@@ -98,6 +99,10 @@ class MachineError(PluralError):
 
 
 class PoolError(MachineError):
+    pass
+
+
+class DeadlineError(MachineError):
     pass
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from plural.errors import GrammarError, SettingsError
 
@@ -115,6 +115,10 @@ class AdapterRef:
     digest: str
     scale: float = 1.0
     offset: int = 0
+
+
+# Adapters that act together, each at its scale: what they add is added up. None at all is the base.
+Mixture: TypeAlias = tuple[AdapterRef, ...]
 
 
 @dataclass(frozen=True, slots=True)

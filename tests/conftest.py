@@ -18,10 +18,16 @@ hypothesis.settings.register_profile("quick", deadline=None, max_examples=10)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that are marked slow, too")
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that read the real base say so by their fixture; `-m "not real"` leaves them out. One worker runs all of
     them, so that base and reference are loaded once; any other file is one worker's, too."""
+    if not config.getoption("--slow"):
+        items[:] = [item for item in items if item.get_closest_marker("slow") is None]
     for item in items:
         real = "base" in getattr(item, "fixturenames", ())
         if real:

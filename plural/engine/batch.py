@@ -22,10 +22,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of one job lie next to each other, and so do the jobs that wear the same adapter at the same scale.
+    """Rows of one job lie next to each other, and so do the jobs that wear the same adapters at the same scales.
 
-    `spans` are those of `work`, in order. `worn` says which rows (start, stop) wear what, `states` which rows' hidden
-    states an EmbedJob takes. Rows before the offset of a job's adapter wear nothing.
+    `spans` are those of `work`, in order. `worn` says which rows (start, stop) wear what, in the order in which it is
+    added, `states` which rows' hidden states an EmbedJob takes. Rows before the offset of an adapter do not wear it.
     """
 
     work: tuple[Work, ...]
@@ -44,6 +44,7 @@ def build_batch(work: Sequence[Work]) -> Batch:
     worn: list[tuple[AdapterRef, int, int]] = []
     wanted: list[Wanted] = []
     states: list[tuple[EmbedJob, int, int]] = []
+    latest = 0  # how many of `worn` are one job's
     ordered = tuple(sorted(work, key=_dress))
     for one in ordered:
         job, row = one.job, len(ids)
@@ -53,16 +54,20 @@ def build_batch(work: Sequence[Work]) -> Batch:
         wanted += (Wanted(job, at, row + at - one.start) for at in job.wanted(one.start, one.stop))
         if isinstance(job, EmbedJob):
             states.append((job, row, len(ids)))
-        if job.worn is None or job.worn.offset >= one.stop:
-            continue
-        acting, dress = row + max(0, job.worn.offset - one.start), replace(job.worn, offset=0)
-        if worn and (worn[-1][0], worn[-1][2]) == (dress, acting):
-            worn[-1] = (dress, worn[-1][1], len(ids))
+        acting = [
+            (replace(ref, offset=0), row + max(0, ref.offset - one.start), len(ids))
+            for ref in job.worn
+            if ref.offset < one.stop
+        ]
+        # The rows of the job before may be worn on, if they wear the very same: in a mixture the order counts.
+        before = worn[-len(acting) :] if latest == len(acting) else []
+        if acting and [(ref, stop) for ref, _, stop in before] == [(ref, start) for ref, start, _ in acting]:
+            worn[-len(acting) :] = [(ref, start, len(ids)) for ref, start, _ in before]
         else:
-            worn.append((dress, acting, len(ids)))
+            worn += acting
+            latest = len(acting)
     return Batch(ordered, ids, positions, tuple(spans), tuple(worn), tuple(wanted), tuple(states))
 
 
-def _dress(work: Work) -> tuple[str, float]:
-    worn = work.job.worn
-    return ("", 0.0) if worn is None else (worn.digest, worn.scale)
+def _dress(work: Work) -> list[tuple[str, float]]:
+    return [(ref.digest, ref.scale) for ref in work.job.worn]

@@ -7,7 +7,7 @@ implements `protocols.Chooser` and `protocols.Embedder`, for which LangChain has
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from plural import sync
 from plural.engine.engine import Engine
-from plural.engine.request import Request
+from plural.engine.request import Request, mixture
 from plural.errors import ContractError, PromptError, SettingsError
 from plural.models.base import Base
 from plural.models.chat import ChatFormat
@@ -34,6 +34,7 @@ from plural.types import (
     Decision,
     Grammar,
     Message,
+    Mixture,
     Role,
     Sampling,
     TokenEvent,
@@ -47,9 +48,11 @@ _SAMPLING = frozenset(Sampling.__dataclass_fields__)
 
 
 class ChatPlural(BaseChatModel):
-    """`sampling` holds the defaults; every field of `Sampling` can be given per call or with `bind`.
+    """`sampling` holds the defaults; every field of `Sampling` can be given per call or with `bind`, and so can
+    `priority` and `deadline` (see `Request`).
 
-    An adapter with `invocation` tokens is activated: it acts from where the last of them begin in each prompt.
+    An adapter whose digest is in `invocations` is activated: it acts from where the last of those tokens begin in each
+    prompt. Several adapters are a mixture, each at its scale.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -57,8 +60,8 @@ class ChatPlural(BaseChatModel):
     engine: Engine
     base: Base
     model_name: str
-    adapter: AdapterRef | None = None
-    invocation: tuple[int, ...] = ()
+    adapter: AdapterRef | Mixture | None = None
+    invocations: Mapping[str, tuple[int, ...]] = {}
     instructions: str = ""
     grammar: Grammar | None = None
     sampling: Sampling = Sampling()
@@ -70,7 +73,8 @@ class ChatPlural(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model_name": self.model_name, "adapter": self.adapter and self.adapter.digest}
+        worn = [(ref.digest, ref.scale) for ref in mixture(self.adapter)]
+        return {"model_name": self.model_name, "adapters": worn}
 
     def bind_tools(
         self,
@@ -185,6 +189,7 @@ class ChatPlural(BaseChatModel):
         tools = tuple(_tool_spec(tool) for tool in options.pop("tools", None) or ())
         choice: str = options.pop("tool_choice", None) or "auto"
         grammar: Grammar | None = options.pop("grammar", self.grammar)
+        order = {name: options.pop(name) for name in ("priority", "deadline") if name in options}
         unknown = sorted(set(options) - _SAMPLING)
         if unknown:
             raise SettingsError(f"{self.model_name} does not know the option {', '.join(unknown)}.")
@@ -198,18 +203,23 @@ class ChatPlural(BaseChatModel):
         elif tools and grammar is None and not chosen["stop"]:  # a grammar says where its answer ends, as stop does
             grammar = self.base.chat.tool_grammar(tools, "none")
         prompt = self.base.chat.encode(to_messages(messages), tools, instructions=self.instructions)
-        return tools, choice, Request(tuple(prompt), Sampling(**chosen), self._worn(prompt), grammar)
+        return tools, choice, Request(tuple(prompt), Sampling(**chosen), self._worn(prompt), grammar, **order)
 
-    def _worn(self, prompt: Sequence[int]) -> AdapterRef | None:
-        if self.adapter is None or not self.invocation:
-            return self.adapter
-        offset = invoked_at(prompt, self.invocation)
+    def _worn(self, prompt: Sequence[int]) -> Mixture:
+        return tuple(replace(ref, offset=self._invoked(ref.digest, prompt)) for ref in mixture(self.adapter))
+
+    def _invoked(self, digest: str, prompt: Sequence[int]) -> int:
+        """From where on the adapter acts."""
+        invocation = self.invocations.get(digest)
+        if not invocation:
+            return 0
+        offset = invoked_at(prompt, invocation)
         if offset is None:
             raise PromptError(
-                f"The prompt has nowhere the tokens {list(self.invocation)} that {self.model_name} is invoked by.",
+                f"The prompt has nowhere the tokens {list(invocation)} that {self.model_name} is invoked by.",
                 hint="It was trained with another chat template.",
             )
-        return replace(self.adapter, offset=offset)
+        return offset
 
     def _chunk(self, text: str, event: TokenEvent, split: _CallSplitter, logprob: float) -> ChatGenerationChunk:
         info: dict[str, Any] = {}

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from plural.engine import sampler
 from plural.engine.adapter_pool import AdapterPool
@@ -21,8 +24,10 @@ from plural.engine.batch import Batch, build_batch
 from plural.engine.grammar import GrammarCompiler
 from plural.engine.kernels.choice import best_kernels
 from plural.engine.kernels.interface import AdapterWeights, Kernels, Packed
-from plural.engine.kv_cache import KVCache
-from plural.engine.request import Drawn, EmbedJob, GenerateJob, Job, PromptJob, Request, ScoreJob, Sink
+from plural.engine.kernels.pages import Pages, Parcel, held_bytes, page_bytes
+from plural.engine.page_pool import PagePool
+from plural.engine.queue import WaitingQueue
+from plural.engine.request import Drawn, EmbedJob, GenerateJob, Job, PromptJob, Request, ScoreJob, Sink, mixture, share
 from plural.engine.runner import Result, Runner
 from plural.engine.scheduler import Plan, Scheduler
 from plural.engine.settings import EngineSettings
@@ -39,12 +44,16 @@ from plural.errors import (
 )
 from plural.models.decoder import Decoder
 from plural.models.tokenizer import Detokenizer, Tokenizer
-from plural.types import AdapterRef, Decision, Option, TokenEvent
+from plural.types import AdapterRef, Decision, Mixture, Option, TokenEvent
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Counted, not timed, since the engine started. `cached` are tokens found in the prefix cache."""
+    """Counted, not timed, since the engine started. `cached` are tokens found in the prefix cache.
+
+    `pages_used` are those of requests under way and their adapters, `pages_cached` keys and values that nobody uses
+    now; `adapters` are those that have pages.
+    """
 
     steps: int
     computed: int
@@ -57,6 +66,7 @@ class EngineStats:
     pages: int
     pages_used: int
     pages_cached: int
+    page_bytes: int
     adapters: tuple[str, ...]
 
 
@@ -86,19 +96,29 @@ class Engine:
         self.context = decoder.config.max_positions
         self._vocabulary = min(tokenizer.vocab_size, decoder.config.vocab_size)
         machine = kernels or best_kernels(decoder, self.settings)
-        self._adapters: AdapterPool[Packed] = AdapterPool(
-            lambda digest: machine.pack(decoder.config, adapters(digest), decoder.dtype, decoder.device),
-            self.settings.adapter_slots,
+        size, dtype, device = self.settings.page_size, decoder.dtype, decoder.device
+        each = page_bytes(decoder.config, size, dtype)
+        forward = machine.forward(decoder)
+        num_pages = self.settings.num_pages(each, held_bytes(device))
+        self._pages = PagePool(num_pages, size, prefix_cache=self.settings.prefix_cache)
+        memory = Pages(decoder.config, num_pages, size, dtype, device)
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plural-loader")
+        self._adapters: AdapterPool[Parcel, Packed] = AdapterPool(
+            self._pages,
+            lambda digest: machine.pack(decoder.config, adapters(digest), each, dtype),
+            lambda parcel, pages: machine.place(parcel, memory, pages),
+            self._loader,
+            self._wake_up,
         )
-        self._cache = KVCache(self.settings.num_pages, self.settings.page_size, prefix_cache=self.settings.prefix_cache)
-        self._scheduler = Scheduler(self.settings, self._cache, self._adapters)
-        self._runner = Runner(decoder, machine, self._adapters, self.settings)
+        self._scheduler = Scheduler(self.settings, self._pages, self._adapters)
+        self._runner = Runner(forward, memory, self._adapters.__getitem__)
         self._grammars = GrammarCompiler(tokenizer)
         self._steps = 0
         self._submitted = 0
         self._closed = False
         # `_wake` guards the inbox and `_closed`; `_stepping` guards everything the engine's thread owns.
         self._inbox: deque[Job] = deque()
+        self._news = False
         self._wake = threading.Condition()
         self._stepping = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -119,9 +139,11 @@ class Engine:
                 return bool(plan.failed)
             try:
                 batch = build_batch(plan.work)
+                self._clean()
+                begun = time.monotonic()
                 result = self._runner.run(batch)
                 self._weed(batch, result)
-                self._scheduler.commit(plan)
+                self._scheduler.commit(plan, time.monotonic() - begun)
                 self._deliver(batch, result)
             except Exception as error:  # noqa: BLE001 - whatever went wrong, nobody may be left waiting
                 self._fail(plan, error)
@@ -134,7 +156,7 @@ class Engine:
         fine = sampler.finite(result.states_TH)
         for work, span in zip(batch.work, batch.spans, strict=True):
             if not all(fine[span.start : span.stop]):
-                self._runner.clear_pages(work.job.pages[work.start // self.settings.page_size :])
+                self._runner.memory.clear(work.job.pages[work.start // self.settings.page_size :])
                 self._end(work.job, _not_finite(work.job))
 
     def _deliver(self, batch: Batch, result: Result) -> None:
@@ -160,13 +182,11 @@ class Engine:
             elif isinstance(job, ScoreJob):
                 self._score(job, wanted.position, logprobs_RV[row])
             elif isinstance(job, PromptJob):
-                self._branch(job, wanted.position, logprobs_RV[row])
+                self._branch(job, row, wanted.position, logits_RV, logprobs_RV)
         if drawing:
             self._draw(drawing, logits_RV, logprobs_RV)
 
-    def _draw(
-        self, drawing: Sequence[tuple[int, GenerateJob]], logits_RV: torch.Tensor, logprobs_RV: torch.Tensor
-    ) -> None:
+    def _draw(self, drawing: Sequence[tuple[int, GenerateJob]], logits_RV: Tensor, logprobs_RV: Tensor) -> None:
         rows, jobs = zip(*drawing, strict=True)
         if len(rows) < len(logits_RV):
             logits_RV, logprobs_RV = logits_RV[list(rows)], logprobs_RV[list(rows)]
@@ -187,18 +207,26 @@ class Engine:
         if not all([job.sink(event) for event in events]):
             self._scheduler.finish(job)
 
-    def _score(self, job: ScoreJob, position: int, logprobs_V: torch.Tensor) -> None:
+    def _score(self, job: ScoreJob, position: int, logprobs_V: Tensor) -> None:
         ids = sorted(job.targets(position))
         job.logprobs[position] = float(torch.logsumexp(logprobs_V[ids].double(), dim=0))
         if job.remaining == 0 and position + 1 == len(job.tokens):
             self._end(job, job.score)
 
-    def _branch(self, parent: PromptJob, position: int, logprobs_V: torch.Tensor) -> None:
-        for child in parent.children:
-            self._score(child, position, logprobs_V)
-        copies = self._scheduler.fork(parent, [child for child in parent.children if not child.cancelled])
-        self._runner.copy_pages(copies)
-        self._end(parent, None)
+    def _branch(self, parent: PromptJob, row: int, position: int, logits_RV: Tensor, logprobs_RV: Tensor) -> None:
+        """Tells the children of a prompt what may follow it; when it is all read, they go on from there."""
+        whole = position + 1 == len(parent.tokens)
+        if whole:
+            copies = self._scheduler.fork(parent, [child for child in parent.children if _is_wanted(child)])
+            self._clean()
+            self._runner.memory.copy(copies)
+        for job in parent.family:
+            if isinstance(job, ScoreJob) and _is_wanted(job):
+                self._score(job, position, logprobs_RV[row])
+            elif isinstance(job, GenerateJob) and _is_wanted(job) and job.remaining == 0:
+                self._draw([(row, job)], logits_RV, logprobs_RV)
+        if whole:
+            self._end(parent, None)
 
     # ---------------------------------------------------------------------------------------------- the callers' side
     async def generate(self, request: Request) -> AsyncIterator[TokenEvent]:
@@ -211,8 +239,7 @@ class Engine:
         box = _Mailbox()
         job = await self._generate_job(request, box.put)
         begun = job.forced(self.tokenizer.eos_ids)
-        whole = bool(begun) and begun[-1].finish is not None
-        job.done = whole
+        whole = job.done = _is_whole(begun)
         if not whole:
             self._submit(job)
         try:
@@ -226,38 +253,59 @@ class Engine:
         finally:
             self._cancel([job])
 
+    async def samples(self, request: Request, n: int) -> AsyncIterator[tuple[int, TokenEvent]]:
+        """`n` answers to one request: (which, its event), each answer's events as `generate` gives them. Each has a
+        seed of its own, the first the request's. The prompt is read once; the answers share its pages, and copy only
+        the last one, which they write on."""
+        if n < 1:
+            raise SettingsError(f"n is {n}; it must be at least 1.")
+        box = _Mailbox()
+        jobs = [await self._generate_job(_nth(request, which), box.tagged(which)) for which in range(n)]
+        begun = [job.forced(self.tokenizer.eos_ids) for job in jobs]
+        for job, events in zip(jobs, begun, strict=True):
+            job.done = _is_whole(events)
+        missing = sum(not job.done for job in jobs)
+        parent = PromptJob(request.prompt, jobs)
+        if missing:
+            self._submit(parent)
+        try:
+            for which, events in enumerate(begun):
+                for event in events:
+                    yield which, event
+            while missing:
+                said = await box.get()
+                assert isinstance(said, tuple)
+                yield said
+                missing -= said[1].finish is not None
+        finally:
+            self._cancel([parent, *jobs])
+
     async def choose(
-        self, prompt: Sequence[int], options: Sequence[str], adapter: AdapterRef | None = None
+        self, prompt: Sequence[int], options: Sequence[str], adapter: AdapterRef | Mixture | None = None
     ) -> Decision[str]:
         """P(option, then end of turn | prompt) of every option from the logits, normalised over the options.
 
-        An option is read as its own tokens, the ones a model writes after its prompt. Raises what `generate` raises,
-        and GrammarError for options that are empty or alike.
+        An option is read as its own tokens, the ones a model writes after its prompt; what several begin with is read
+        once. Raises what `generate` raises, and GrammarError for options that are empty or alike.
         """
         if not options or len(set(options)) != len(options) or not all(options):
             raise GrammarError(f"Options must be non-empty and differ from each other, got {list(options)!r}.")
         if not self.tokenizer.eos_ids:
             raise PromptError("The base has no end-of-turn token, so no answer has an end.", hint="Use a chat model.")
-        _check_offset(adapter)
+        adapters = mixture(adapter)
         answers = [self.tokenizer.encode(option) for option in options]
         longest = max(map(len, answers))
         self._check_prompt(prompt, longest)
         self._check_pool(len(prompt) + longest)
         boxes = [_Mailbox() for _ in options]
         ends = self.tokenizer.eos_ids
-        children = [
-            ScoreJob(prompt, answer, ends, adapter, box.put) for answer, box in zip(answers, boxes, strict=True)
-        ]
-
-        def failed(result: object) -> bool:
-            return result is None or all([box.put(result) for box in boxes])
-
-        parent = PromptJob(prompt, children, adapter, failed)
-        self._submit(parent)
+        leaves = [ScoreJob(prompt, answer, ends, adapters, box.put) for answer, box in zip(answers, boxes, strict=True)]
+        first = share(leaves, len(prompt))
+        self._submit(first)
         try:
             scores = [_a_float(await box.get()) for box in boxes]
         finally:
-            self._cancel([parent, *children])
+            self._cancel([first, *(first.family if isinstance(first, PromptJob) else ())])
         highest = max(scores)
         weights = [math.exp(score - highest) for score in scores]
         ranked = sorted(
@@ -292,19 +340,29 @@ class Engine:
             preempted=counters.preempted,
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
-            pages=self._cache.num_pages,
-            pages_used=self._cache.used,
-            pages_cached=self._cache.cached,
+            pages=self._pages.num_pages,
+            pages_used=self._pages.used,
+            pages_cached=self._pages.cached,
+            page_bytes=self._runner.memory.page_bytes,
             adapters=self._adapters.resident,
         )
+
+    def pin(self, digest: str) -> None:
+        """Loads an adapter and keeps it until `unpin`; blocks meanwhile. Raises what loading it raises, and PoolError
+        when there is no room for it."""
+        parcel = self._adapters.load(digest)
+        with self._stepping:
+            self._adapters.pin(digest, parcel)
+
+    def unpin(self, digest: str) -> None:
+        with self._stepping:
+            self._adapters.unpin(digest)
 
     def check(self) -> None:
         """Every page is free, cached or held by a running job, and so are adapters. Raises MachineError."""
         with self._stepping:
             self._take_inbox()
-            self._scheduler.check()
-            running = [job.adapter.digest for job in self._scheduler.running if job.adapter is not None]
-            self._adapters.check(running)
+            self._scheduler.check(self._adapters.users)
 
     def close(self) -> None:
         """Stops the thread after its step; whoever waits gets EngineStopped. May be called again."""
@@ -313,6 +371,7 @@ class Engine:
             self._wake.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+        self._loader.shutdown(cancel_futures=True)
         with self._stepping:
             stopped = EngineStopped("The engine was closed.")
             while self._inbox:
@@ -324,17 +383,25 @@ class Engine:
     def _work(self) -> None:
         if self.settings.threads is not None:
             torch.set_num_threads(self.settings.threads)
+        busy = False
         while True:
             with self._wake:
-                while not (self._closed or self._inbox or self._scheduler.has_work):
+                # Whoever waits for an adapter is told of it by `_wake_up`.
+                while not (self._closed or self._inbox or self._news or busy):
                     self._wake.wait()
                 if self._closed:
                     return
+                self._news = False
             try:
-                self.step()
+                busy = self.step() and self._scheduler.has_work
             except Exception as error:  # noqa: BLE001 - the books are wrong: end everybody rather than hang them
                 self._abandon(error)
                 return
+
+    def _wake_up(self) -> None:
+        with self._wake:
+            self._news = True
+            self._wake.notify()
 
     def _submit(self, *jobs: Job) -> None:
         with self._wake:
@@ -367,6 +434,10 @@ class Engine:
         self._scheduler.finish(job)
         job.sink(result)
 
+    def _clean(self) -> None:
+        """Before anything is written into pages that were an adapter's: what is masked there must be finite."""
+        self._runner.memory.clear(self._pages.soiled())
+
     def _fail(self, plan: Plan, error: Exception) -> None:
         wrapped = _as_machine_error(error)
         for work in plan.work:
@@ -379,13 +450,12 @@ class Engine:
             jobs = [*self._inbox, *self._scheduler.running, *self._scheduler.waiting]
             self._inbox.clear()
             self._scheduler.running.clear()
-            self._scheduler.waiting.clear()
+            self._scheduler.waiting = WaitingQueue()
         for job in jobs:
             job.sink(_as_machine_error(error))
 
     async def _generate_job(self, request: Request, sink: Sink) -> GenerateJob:
         self._check_prompt(request.prompt, 1)
-        _check_offset(request.adapter)
         max_tokens = min(request.sampling.max_tokens, self.context - len(request.prompt))
         self._check_pool(len(request.prompt) + max_tokens)
         grammar = None
@@ -411,7 +481,7 @@ class Engine:
                 raise PromptError(f"Token id {token} is not in the vocabulary of {self._vocabulary}.")
 
     def _check_pool(self, tokens: int) -> None:
-        room = self._cache.num_pages * self._cache.page_size
+        room = self._pages.num_pages * self._pages.page_size
         # One token more: that is how much room a job is let in with.
         if tokens + 1 > room:
             raise PoolError(
@@ -435,6 +505,10 @@ class _Mailbox:
             return False
         return True
 
+    def tagged(self, tag: int) -> Sink:
+        """Puts (tag, item) in, and errors as they are."""
+        return lambda item: self.put(item if isinstance(item, BaseException) else (tag, item))
+
     async def get(self) -> object:
         """The next result. Raises it if it is an error."""
         item = await self._items.get()
@@ -443,9 +517,18 @@ class _Mailbox:
         return item
 
 
-def _check_offset(adapter: AdapterRef | None) -> None:
-    if adapter is not None and adapter.offset < 0:
-        raise SettingsError(f"The adapter's offset is {adapter.offset}.", hint="It is a position: 0 or more.")
+def _is_wanted(job: Job) -> bool:
+    return job.wanted_by if isinstance(job, PromptJob) else not (job.cancelled or job.done)
+
+
+def _is_whole(events: Sequence[TokenEvent]) -> bool:
+    return bool(events) and events[-1].finish is not None
+
+
+def _nth(request: Request, number: int) -> Request:
+    """The request as one of several samples: alike but for its random numbers."""
+    seed = request.sampling.seed
+    return request if seed is None else replace(request, sampling=replace(request.sampling, seed=seed + number))
 
 
 def _as_machine_error(error: Exception) -> PluralError:
@@ -462,7 +545,7 @@ def _a_float(result: object) -> float:
 
 
 def _not_finite(job: Job) -> NumericError:
-    worn = f"adapter {job.worn.digest[:12]}" if job.worn else "the base"
+    worn = " and ".join(f"adapter {ref.digest[:12]}" for ref in job.worn) or "the base"
     return NumericError(f"NaN or infinity came out of {worn} after {job.num_computed} tokens.")
 
 

@@ -6,24 +6,54 @@ with the rows it computes is its own affair; the scheduler only sees tokens stil
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from plural.engine.grammar import GrammarState
+from plural.engine.page_pool import ROOT, page_hash
 from plural.engine.text import TextStream
-from plural.types import AdapterRef, FinishReason, Grammar, Sampling, TokenEvent, Usage
+from plural.errors import SettingsError
+from plural.types import AdapterRef, FinishReason, Grammar, Mixture, Sampling, TokenEvent, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation. `prompt` is token ids; `adapter` is what the tokens are read and written with."""
+    """One generation. `prompt` is token ids; `adapter` is what the tokens are read and written with: one, or several of
+    which each has its scale, or none. Requests of a higher `priority` come first. With a `deadline`, seconds until the
+    first token must be there, a request that cannot meet it is ended early with DeadlineError.
+    """
 
     prompt: tuple[int, ...]
     sampling: Sampling = field(default_factory=Sampling)
-    adapter: AdapterRef | None = None
+    adapter: AdapterRef | Mixture | None = None
     grammar: Grammar | None = None
+    priority: int = 0
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.deadline is not None and not (math.isfinite(self.deadline) and self.deadline > 0):
+            raise SettingsError(f"deadline is {self.deadline}; it must be seconds, more than 0.")
+
+
+def mixture(adapter: AdapterRef | Mixture | None) -> Mixture:
+    """In the order in which adapters are added, which is part of the result. Raises SettingsError for what cannot
+    act."""
+    refs = (adapter,) if isinstance(adapter, AdapterRef) else tuple(adapter or ())
+    for ref in refs:
+        if ref.offset < 0:
+            raise SettingsError(f"The adapter's offset is {ref.offset}.", hint="It is a position: 0 or more.")
+        if not math.isfinite(ref.scale):
+            raise SettingsError(f"The adapter's scale is {ref.scale}.", hint="It is a number.")
+    digests = [ref.digest for ref in refs]
+    if len(set(digests)) < len(digests):
+        raise SettingsError(
+            f"An adapter is named twice in a mixture: {digests}.", hint="Give it the sum of its scales."
+        )
+    return tuple(sorted(refs, key=lambda ref: ref.digest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +69,56 @@ class Drawn:
 Sink = Callable[[object], bool]
 
 
-class Job:
-    """One row of tokens in the engine."""
+# The flow of all requests with a deadline: what they are promised is a time, so the earliest due goes first, whosoever.
+DATED = "dated"
 
-    def __init__(self, tokens: Sequence[int], adapter: AdapterRef | None, sink: Sink) -> None:
+
+class Job:
+    """One row of tokens in the engine. `worn` are those of its adapters that change anything: at scale zero none
+    does."""
+
+    priority = 0
+    # When its first result must be there, on time.monotonic's clock.
+    due: float | None = None
+
+    def __init__(self, tokens: Sequence[int], adapters: Mixture, sink: Sink) -> None:
         self.tokens = list(tokens)
-        self.adapter = adapter
+        self.adapters = adapters
+        self.flow = "+".join(ref.digest for ref in adapters)
+        self.worn = tuple(ref for ref in adapters if ref.scale)
         self.sink = sink
         self.pages: list[int] = []
         self.num_computed = 0
-        self.hashes: list[bytes] = []
+        self.num_registered = 0
+        self._hashes: list[bytes] = []
         # Tokens found in the prefix cache when the job was first let in; -1 until then.
         self.cached = -1
-        self.skipped = 0
+        # Tokens that its flow was charged (see queue.py).
+        self.num_charged = 0
         self.cancelled = False
         self.done = False
 
     @property
-    def worn(self) -> AdapterRef | None:
-        """The adapter that changes anything: at scale zero that is none."""
-        return self.adapter if self.adapter is not None and self.adapter.scale != 0 else None
-
-    @property
     def remaining(self) -> int:
         return len(self.tokens) - self.num_computed
+
+    @property
+    def most(self) -> int:
+        """How many tokens it may come to have."""
+        return len(self.tokens)
+
+    @property
+    def need(self) -> int:
+        """How many tokens may still be computed for it."""
+        return self.most - self.num_computed
+
+    def hashes(self, size: int) -> Sequence[bytes]:
+        """What identifies each of its full pages of `size` tokens."""
+        while (len(self._hashes) + 1) * size <= len(self.tokens):
+            end = (len(self._hashes) + 1) * size
+            parent = self._hashes[-1] if self._hashes else ROOT
+            self._hashes.append(page_hash(parent, self.tokens[end - size : end], end, self.worn))
+        return self._hashes
 
     @property
     def cacheable(self) -> bool:
@@ -81,7 +137,7 @@ class Job:
     def restart(self) -> None:
         """Everything has to be computed again; what was already handed out stays."""
         self.num_computed = 0
-        self.hashes = []
+        self.num_registered = 0
 
 
 class GenerateJob(Job):
@@ -90,13 +146,21 @@ class GenerateJob(Job):
     def __init__(
         self, request: Request, max_tokens: int, text: TextStream, grammar: GrammarState | None, sink: Sink
     ) -> None:
-        super().__init__(request.prompt, request.adapter, sink)
+        super().__init__(request.prompt, mixture(request.adapter), sink)
+        self.priority = request.priority
+        if request.deadline is not None:
+            self.due = time.monotonic() + request.deadline
+            self.flow = DATED
         self.sampling = request.sampling
         self.max_tokens = max_tokens
         self.num_prompt = len(request.prompt)
         self.text = text
         self.grammar = grammar
         self.random = random.Random(request.sampling.seed)
+
+    @property
+    def most(self) -> int:
+        return self.num_prompt + self.max_tokens
 
     @property
     def output(self) -> list[int]:
@@ -123,6 +187,7 @@ class GenerateJob(Job):
 
     def _take(self, drawn: Drawn, eos_ids: frozenset[int]) -> TokenEvent:
         token = drawn.token
+        self.due = None  # it has come in time
         self.tokens.append(token)
         finish: FinishReason | None = None
         text = ""
@@ -148,9 +213,9 @@ class ScoreJob(Job):
     """Log-probability of `tokens[start:]` and then of one of the `ends`, given what comes before."""
 
     def __init__(
-        self, prompt: Sequence[int], answer: Sequence[int], ends: frozenset[int], adapter: AdapterRef | None, sink: Sink
+        self, prompt: Sequence[int], answer: Sequence[int], ends: frozenset[int], adapters: Mixture, sink: Sink
     ) -> None:
-        super().__init__([*prompt, *answer], adapter, sink)
+        super().__init__([*prompt, *answer], adapters, sink)
         self.num_prompt = len(prompt)
         self.ends = ends
         self.logprobs: dict[int, float] = {}
@@ -169,20 +234,54 @@ class ScoreJob(Job):
 
 
 class PromptJob(Job):
-    """Reads the prompt that several `ScoreJob`s share; they become its children when it is read."""
+    """Reads the tokens that several jobs share; they go on from there when those are read.
 
-    def __init__(
-        self, prompt: Sequence[int], children: Sequence[ScoreJob], adapter: AdapterRef | None, sink: Sink
-    ) -> None:
-        super().__init__(prompt, adapter, sink)
+    Logits are wanted from position `first` on, or of the last token only. Errors are told to all that wait for it.
+    """
+
+    def __init__(self, tokens: Sequence[int], children: Sequence[Job], first: int | None = None) -> None:
+        super().__init__(tokens, children[0].adapters, self._tell)
         self.children = tuple(children)
+        self.priority, self.due, self.flow = children[0].priority, children[0].due, children[0].flow
+        self._first = len(self.tokens) - 1 if first is None else first
+
+    @property
+    def first_wanted(self) -> int:
+        return self._first
+
+    @property
+    def family(self) -> list[Job]:
+        """All that come after it, those that come after them included."""
+        below = [job.family for job in self.children if isinstance(job, PromptJob)]
+        return [*self.children, *(job for each in below for job in each)]
+
+    @property
+    def wanted_by(self) -> bool:
+        """Does anybody wait for it still?"""
+        return any(not (job.cancelled or job.done) for job in self.family if not isinstance(job, PromptJob))
+
+    def _tell(self, result: object) -> bool:
+        return result is None or all([job.sink(result) for job in self.family if not isinstance(job, PromptJob)])
+
+
+def share(leaves: Sequence[ScoreJob], start: int) -> Job:
+    """The job that reads what the first tokens of all `leaves`, alike up to `start`, have in common, and then lets them
+    go their ways, again together as far as they are alike."""
+    if len(leaves) == 1:
+        return leaves[0]
+    least, most = min(leaf.tokens for leaf in leaves), max(leaf.tokens for leaf in leaves)
+    end = next((at for at in range(start, len(least)) if least[at] != most[at]), len(least))
+    groups: dict[int, list[ScoreJob]] = {}
+    for leaf in leaves:
+        groups.setdefault(leaf.tokens[end] if len(leaf.tokens) > end else -1, []).append(leaf)
+    return PromptJob(least[:end], [share(group, end) for group in groups.values()], leaves[0].num_prompt - 1)
 
 
 class EmbedJob(Job):
     """Mean of the last hidden states of all tokens: every row is needed, so nothing can come from the cache."""
 
     def __init__(self, tokens: Sequence[int], sink: Sink) -> None:
-        super().__init__(tokens, None, sink)
+        super().__init__(tokens, (), sink)
         self.states: list[Any] = []
 
     @property

@@ -1,17 +1,15 @@
-"""Runs one batch through the decoder. Holds the KV pool; knows nothing of requests' lives."""
+"""Runs one batch through the decoder. Holds the pages' memory; knows nothing of requests' lives."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from plural.engine.adapter_pool import AdapterPool
 from plural.engine.batch import Batch
-from plural.engine.kernels.interface import Kernels, Packed, Segment
-from plural.engine.settings import EngineSettings
-from plural.models.decoder import Decoder
+from plural.engine.kernels.interface import Forward, Packed, Segment
+from plural.engine.kernels.pages import Pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,24 +21,15 @@ class Result:
 
 
 class Runner:
-    def __init__(
-        self, decoder: Decoder, kernels: Kernels, adapters: AdapterPool[Packed], settings: EngineSettings
-    ) -> None:
-        self.forward = kernels.forward(decoder)
-        self.kernels = kernels
-        self.adapters = adapters
-        self.kv = kernels.new_pages(
-            decoder.config, settings.num_pages, settings.page_size, decoder.dtype, decoder.device
-        )
+    """`packed` are the adapters that can be worn, by digest."""
+
+    def __init__(self, forward: Forward, memory: Pages, packed: Callable[[str], Packed]) -> None:
+        self.forward = forward
+        self.memory = memory
+        self.packed = packed
 
     def run(self, batch: Batch) -> Result:
-        segments = [Segment(start, stop, self.adapters[ref.digest], ref.scale) for ref, start, stop in batch.worn]
+        segments = [Segment(start, stop, self.packed(ref.digest), ref.scale) for ref, start, stop in batch.worn]
         rows = [wanted.row for wanted in batch.wanted]
-        states_TH, logits_RV = self.forward(batch.ids, batch.positions, rows, self.kv, batch.spans, segments)
+        states_TH, logits_RV = self.forward(batch.ids, batch.positions, rows, self.memory, batch.spans, segments)
         return Result(logits_RV, states_TH)
-
-    def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
-        self.kernels.copy_pages(self.kv, pairs)
-
-    def clear_pages(self, pages: Sequence[int]) -> None:
-        self.kernels.clear_pages(self.kv, pages)

@@ -2,32 +2,46 @@
 
 There is no prefill and no decode, only tokens still to compute and a budget of tokens for one step. Whoever has one
 token left goes first, so that nobody's stream waits for somebody's long prompt; prompts share what is left in chunks.
+In which order those who wait are let in is the queue's affair (queue.py, and docs/scheduling.md).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from plural.engine.kv_cache import ROOT, KVCache, page_hash
+from plural.engine.adapter_pool import ON_THEIR_WAY
+from plural.engine.deadlines import doomed
+from plural.engine.page_pool import PagePool
+from plural.engine.queue import WaitingQueue
 from plural.engine.request import Job
 from plural.engine.settings import EngineSettings
-from plural.errors import PluralError
+from plural.errors import DeadlineError, MachineError, PluralError, PoolError
 
-# A job passed over this often is waited for: nothing behind it is let in before it.
-PATIENCE = 64
+# Of the measured speed this share is remembered from step to step: some twenty steps count, and so many must be known.
+MEMORY = 0.95
+MEASURED = 20
 
 
-class AdapterSlots(Protocol):
-    """Where adapters are kept resident; a slot in use is not given to another adapter."""
+class Adapters(Protocol):
+    """Where adapters are kept, and how they come (see adapter_pool.py)."""
 
-    def acquire(self, digest: str) -> bool:
-        """False when every slot is in use now. Raises what loading raises."""
-        ...
+    @property
+    def pinned_pages(self) -> Mapping[str, int]: ...
+
+    def pages_for(self, digest: str) -> int | None: ...
+
+    def acquire(self, digest: str) -> bool: ...
 
     def release(self, digest: str) -> None: ...
+
+    def collect(self) -> None: ...
+
+    def want(self, digest: str) -> None: ...
+
+    def forget_all_but(self, wanted: Container[str]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,25 @@ class Counters:
 
 
 @dataclass(slots=True)
+class _Pace:
+    """How fast the engine was of late."""
+
+    tokens: float = 0.0
+    seconds: float = 0.0
+    steps: int = 0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self.steps += 1
+        self.tokens = MEMORY * self.tokens + tokens
+        self.seconds = MEMORY * self.seconds + seconds
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second; 0 as long as nothing is known."""
+        return self.tokens / self.seconds if self.steps >= MEASURED else 0.0
+
+
+@dataclass(slots=True)
 class _Draft:
     budget: int
     work: list[Work] = field(default_factory=list)
@@ -70,35 +103,53 @@ class _Draft:
 
 
 class Scheduler:
-    def __init__(self, settings: EngineSettings, cache: KVCache, adapters: AdapterSlots) -> None:
+    """`clock` gives seconds, as time.monotonic does."""
+
+    def __init__(
+        self, settings: EngineSettings, pages: PagePool, adapters: Adapters, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.settings = settings
-        self.cache = cache
+        self.pages = pages
         self.adapters = adapters
-        self.waiting: deque[Job] = deque()
+        self.clock = clock
+        self.waiting: WaitingQueue[Job] = WaitingQueue()
         self.running: list[Job] = []
         self.counters = Counters()
+        # Pages that running jobs have begun to fill, by what will be in them.
+        self._filling: dict[bytes, Job] = {}
+        self._pace = _Pace()
 
     @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
     def add(self, job: Job) -> None:
-        self.waiting.append(job)
+        self.waiting.add(job)
 
     def schedule(self) -> Plan:
         """Running jobs first, then as many waiting ones as fit."""
+        self.adapters.collect()
+        failed = list(self._give_up())
+        self._make_way()
         draft = _Draft(self.settings.step_tokens)
-        for job in sorted(self.running, key=lambda job: job.remaining > 1):
-            if draft.budget and job in self.running and self._make_room(job, draft):
+        for job in sorted(self.running, key=lambda job: (job.remaining > 1, -job.priority)):
+            if job not in self.running:
+                continue  # it gave way to one before it
+            self._charge(job)
+            if draft.budget and self._make_room(job, draft):
                 draft.add(job)
-        failed = () if draft.preempted else tuple(self._admit(draft))
-        return Plan(tuple(draft.work), failed)
+        if not draft.preempted:
+            failed += self._admit(draft)
+        return Plan(tuple(draft.work), tuple(failed))
 
-    def commit(self, plan: Plan) -> None:
-        """The plan's tokens have their keys and values now; full pages become known to the prefix cache.
+    def commit(self, plan: Plan, seconds: float = 0.0) -> None:
+        """The plan's tokens have their keys and values now, after so many seconds; full pages become known to the
+        prefix cache.
 
         Jobs that were finished since the plan was made have no part in it.
         """
+        if seconds:
+            self._pace.add(sum(work.stop - work.start for work in plan.work), seconds)
         for work in plan.work:
             if work.job.done:
                 continue
@@ -110,20 +161,21 @@ class Scheduler:
         """Lets children start where the parent stands. They share its full pages and get copies of its last,
         unfinished one: returns those copies as (from page, to page). A child that finds no page waits its turn."""
         copies: list[tuple[int, int]] = []
-        full = parent.num_computed // self.cache.page_size
+        full = parent.num_computed // self.pages.page_size
         for child in children:
-            own = self.cache.take(len(parent.pages) - full)
+            own = self.pages.take(len(parent.pages) - full)
             if own is None:
-                self.waiting.append(child)
+                self.waiting.add(child)
                 continue
-            if child.adapter is not None:
-                self.adapters.acquire(child.adapter.digest)  # resident: the parent holds it
-            self.cache.share(parent.pages[:full])
+            for ref in child.adapters:
+                self.adapters.acquire(ref.digest)  # it is here: the parent wears it
+            self.pages.share(parent.pages[:full])
             copies += zip(parent.pages[full:], own, strict=True)
             child.pages = [*parent.pages[:full], *own]
             child.num_computed = parent.num_computed
-            child.hashes = list(parent.hashes)
-            self.running.append(child)
+            child.num_registered = full
+            child.cached = parent.cached
+            self._start(child)
         return copies
 
     def finish(self, job: Job) -> None:
@@ -131,22 +183,27 @@ class Scheduler:
         job.done = True
         if job in self.running:
             self.running.remove(job)
+            self.waiting.remove(job)
             self._give_back(job)
             self.counters.finished += 1
         elif job in self.waiting:
             self.waiting.remove(job)
 
-    def check(self) -> None:
-        """Raises MachineError when pages are lost or held by nobody."""
-        self.cache.check([job.pages for job in self.running])
+    def check(self, users: Iterable[str] = ()) -> None:
+        """Raises MachineError when pages are lost, or held by nobody. `users` hold an adapter besides the jobs."""
+        worn = [ref.digest for job in self.running for ref in job.adapters]
+        self.pages.check([job.pages for job in self.running], [*worn, *users])
+        self.waiting.check()
+        if any(job not in self.running for job in self._filling.values()):
+            raise MachineError("A page is waited for that nobody fills.")
 
     # ---------------------------------------------------------------------------------------------------- inside
     def _make_room(self, job: Job, draft: _Draft) -> bool:
-        """Pages for what `job` computes in this step; the latest arrivals lose theirs if there are none."""
+        """Pages for what `job` computes in this step; without any, the latest of the lowest priority lose theirs."""
         upto = job.num_computed + min(job.remaining, draft.budget)
         planned = {id(work.job) for work in draft.work}
         while not self._grow(job, upto):
-            victim = next(other for other in reversed(self.running) if id(other) not in planned)
+            victim = _last(other for other in self.running if id(other) not in planned)
             self._preempt(victim)
             draft.preempted = True
             if victim is job:
@@ -154,10 +211,10 @@ class Scheduler:
         return True
 
     def _grow(self, job: Job, upto: int) -> bool:
-        missing = self.cache.pages_for(upto) - len(job.pages)
+        missing = self.pages.pages_for(upto) - len(job.pages)
         if missing <= 0:
             return True
-        taken = self.cache.take(missing)
+        taken = self.pages.take(missing)
         if taken is None:
             return False
         job.pages += taken
@@ -167,61 +224,180 @@ class Scheduler:
         self.running.remove(job)
         self._give_back(job)
         job.restart()
-        self.waiting.appendleft(job)
+        self.waiting.put_back(job)
         self.counters.preempted += 1
 
+    def _make_way(self) -> None:
+        """The first that waits does not wait for anybody of a lower priority: they give way, the latest first."""
+        first = next(self.waiting.walk(), None)
+        while first is not None and self._is_kept_out(first):
+            lower = [job for job in self.running if job.priority < first.priority]
+            if not lower:
+                return
+            self._preempt(_last(lower))
+
+    def _is_kept_out(self, job: Job) -> bool:
+        here = [ref.digest for ref in job.adapters if self.pages.pages_of(ref.digest)]
+        return len(self.running) >= self.settings.max_running or self._lacks_room(job, here)
+
+    def _give_up(self) -> Iterable[tuple[Job, PluralError]]:
+        """Ends those early whose first token cannot come in time, the fewest that are possible. As long as the pace is
+        not known that is only those that are due."""
+        rate, now = self._pace.rate, self.clock()
+        if all(job.due is None for job in self.waiting):
+            return
+        late = [job for job in self.waiting if job.due is not None and job.due <= now]
+        if rate:
+            late = doomed(list(self.waiting), rate, now + self._first_place() / rate)
+        for job in late:
+            self.waiting.remove(job)
+            job.done = True
+            yield job, DeadlineError("The first token could not have come in time.", hint="Ask again later.")
+
+    def _first_place(self) -> float:
+        """How many tokens it takes until the next job begins. `doomed` thinks of jobs one after another; where places
+        are free, that many begin at once, and on the average each gets half of its work done beside those after it."""
+        free = self.settings.max_running - len(self.running)
+        if free > 0:
+            return -free * sum(job.need for job in self.waiting) / len(self.waiting) / 2
+        return min(job.need for job in self.running) * len(self.running)
+
+    def _start(self, job: Job) -> None:
+        self.running.append(job)
+        self.waiting.admit(job)
+        job.num_charged = len(job.tokens)
+
+    def _charge(self, job: Job) -> None:
+        """The tokens that came up since it was let in."""
+        self.waiting.charge(job, len(job.tokens) - job.num_charged)
+        job.num_charged = len(job.tokens)
+
     def _give_back(self, job: Job) -> None:
-        self.cache.release(job.pages)
+        for chained in job.hashes(self.pages.page_size)[job.num_registered :]:
+            if self._filling.get(chained) is job:
+                del self._filling[chained]
+        for ref in job.adapters:  # before its pages: an adapter is copied in again sooner than a prefix is computed
+            self.adapters.release(ref.digest)
+        self.pages.release(job.pages)
         job.pages = []
-        if job.adapter is not None:
-            self.adapters.release(job.adapter.digest)
 
     def _admit(self, draft: _Draft) -> Iterable[tuple[Job, PluralError]]:
-        """Lets in every waiting job that fits, in order; one that does not fit now blocks nobody, up to a point."""
-        for job in list(self.waiting):
-            if not draft.budget or len(self.running) >= self.settings.max_running:
-                return
+        """Lets in every waiting job that fits, in order; one that does not fit now blocks nobody, up to a point.
+
+        Adapters of those that must wait for more keep their pages until all others were looked at, so that two that
+        need much cannot take turns in evicting each other's.
+        """
+        wanted: set[str] = set()
+        kept: list[str] = []
+        ahead = 0
+        for job in self.waiting.walk():
+            if not draft.budget or len(self.running) >= self.settings.max_running or not self.pages.available:
+                ahead += 1
+                if ahead > ON_THEIR_WAY:
+                    break
+                self.waiting.defer(job)
+                self._want(job, wanted)
+                continue
             try:
-                fits = job.adapter is None or self.adapters.acquire(job.adapter.digest)
+                self._check_room(job)
+                worn = self._dress(job)
             except PluralError as error:
                 self.waiting.remove(job)
                 job.done = True
                 yield job, error
                 continue
-            if fits and self._enter(job):
+            if len(worn) == len(job.adapters) and self._enter(job):
                 draft.add(job)
                 continue
-            if fits and job.adapter is not None:
-                self.adapters.release(job.adapter.digest)
-            job.skipped += 1
-            if job.skipped > PATIENCE:
-                return
+            self._want(job, wanted)
+            kept += worn
+            if not self._lacks_room(job, worn):
+                self.waiting.defer(job)  # it waits for an adapter that is on its way, or for a prefix
+        for digest in kept:
+            self.adapters.release(digest)
+        self.adapters.forget_all_but(wanted)
+
+    def _want(self, job: Job, wanted: set[str]) -> None:
+        """Lets the job's adapters come: at once, so that nobody behind it takes the pages that were made free for
+        it."""
+        for ref in job.adapters:
+            wanted.add(ref.digest)
+            self.adapters.want(ref.digest)
+
+    def _check_room(self, job: Job) -> None:
+        """Raises PoolError if the job and its adapters never fit. Not all may be known yet: then it is asked again."""
+        others = {ref.digest: self.adapters.pages_for(ref.digest) or 0 for ref in job.adapters}
+        needed = self.pages.pages_for(job.most + 1) + sum({**self.adapters.pinned_pages, **others}.values())
+        if needed > self.pages.num_pages:
+            raise PoolError(
+                f"The request may come to {job.most} tokens; with its adapters, and those that are pinned, it takes "
+                f"{needed} pages, the pool has {self.pages.num_pages}.",
+                hint="Raise memory, or ask for fewer tokens.",
+            )
+
+    def _dress(self, job: Job) -> list[str]:
+        """Acquires those of the job's adapters that are here. Raises what loading one of them raised."""
+        worn: list[str] = []
+        try:
+            for ref in job.adapters:
+                if self.adapters.acquire(ref.digest):
+                    worn.append(ref.digest)
+        except PluralError:
+            for digest in worn:
+                self.adapters.release(digest)
+            raise
+        return worn
+
+    def _lacks_room(self, job: Job, worn: Sequence[str]) -> bool:
+        """Is it memory that the job waits for, not an adapter under way or a prefix? What is known of its prefix counts
+        as used now, not to be evicted meanwhile."""
+        known = self.pages.match(self._prefix(job))
+        own = self.pages.pages_for(len(job.tokens) + 1) - len(known)
+        missing = (self.adapters.pages_for(ref.digest) or 0 for ref in job.adapters if ref.digest not in worn)
+        lacks = own + sum(missing) > self.pages.available
+        self.pages.release(known)
+        return lacks
 
     def _enter(self, job: Job) -> bool:
-        """Finds the job's known prefix and takes pages for all its tokens and one more."""
-        pages: Sequence[int] = ()
-        if job.cacheable:
-            # At least one token is computed: its logits are not in the cache.
-            pages = self.cache.match(job.tokens[: len(job.tokens) - 1], job.worn)
-        found = len(pages) * self.cache.page_size
-        own = self.cache.take(self.cache.pages_for(len(job.tokens) + 1) - len(pages))
-        if own is None:
-            self.cache.release(pages)
+        """Finds the job's known prefix and takes pages for all its tokens and one more. A page that somebody is about
+        to fill is waited for."""
+        size = self.pages.page_size
+        hashes = self._prefix(job)
+        pages = self.pages.match(hashes)
+        if len(pages) < len(hashes) and hashes[len(pages)] in self._filling:
+            self.pages.release(pages)
             return False
-        self.waiting.remove(job)
-        self.running.append(job)
+        own = self.pages.take(self.pages.pages_for(len(job.tokens) + 1) - len(pages))
+        if own is None:
+            self.pages.release(pages)
+            return False
         job.pages = [*pages, *own]
-        job.num_computed = found
+        job.num_registered = len(pages)
+        job.num_computed = found = len(pages) * size
+        for chained in hashes[len(pages) :]:
+            self._filling.setdefault(chained, job)
+        self._start(job)
         self.counters.cached += found
         if job.cached < 0:
             job.cached = found
         return True
 
+    def _prefix(self, job: Job) -> Sequence[bytes]:
+        """What the job need not compute if it is known: all but its last token, whose logits are not in the cache."""
+        if not (job.cacheable and self.pages.prefix_cache):
+            return ()
+        size = self.pages.page_size
+        return job.hashes(size)[: (len(job.tokens) - 1) // size]
+
     def _register(self, job: Job) -> None:
-        size = self.cache.page_size
-        while (len(job.hashes) + 1) * size <= job.num_computed:
-            at = len(job.hashes)
-            end = (at + 1) * size
-            chained = page_hash(job.hashes[-1] if at else ROOT, job.tokens[at * size : end], end, job.worn)
-            job.hashes.append(chained)
-            self.cache.register(job.pages[at], chained)
+        hashes = job.hashes(self.pages.page_size)
+        for at in range(job.num_registered, job.num_computed // self.pages.page_size):
+            self.pages.register(job.pages[at], hashes[at])
+            if self._filling.get(hashes[at]) is job:
+                del self._filling[hashes[at]]
+            job.num_registered += 1
+
+
+def _last(jobs: Iterable[Job]) -> Job:
+    """Of the lowest priority the latest."""
+    return min(reversed(list(jobs)), key=lambda job: job.priority)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from plural.errors import SpecialistError
 
-Array = NDArray[np.float32]
+Array = NDArray[np.float16] | NDArray[np.float32]
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -67,7 +67,10 @@ def invoked_at(ids: Sequence[int], invocation: Sequence[int]) -> int | None:
 
 @dataclass(frozen=True)
 class AdapterWeights:
-    """`tensors` maps (layer, module) to (a_RI, b_OR), float32, before the scale. A layer or module may be absent."""
+    """`tensors` maps (layer, module) to (a_RI, b_OR), before the scale, float16 where it is stored so, else float32.
+
+    A layer or module may be absent.
+    """
 
     digest: str
     config: AdapterConfig

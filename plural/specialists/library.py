@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ from plural.specialists.shape import BaseShape
 _FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
 _STAGING = ".staging"
 _REPLACED = ".replaced"
+# Versions that were replaced, by digest: requests that were sent before finish on them.
+_RETIRED = ".retired"
+_RETIRED_SECONDS = 3600.0
 
 
 def check_name(name: str) -> str:
@@ -114,10 +118,16 @@ class Library:
         return Specialist(path, card)
 
     def by_digest(self, digest: str) -> Specialist:
-        """The specialist whose adapter has this digest. Raises SpecialistError if there is none."""
+        """The specialist whose adapter has this digest, also one that was replaced within the last hour.
+
+        Raises SpecialistError if there is none.
+        """
         for specialist in self:
             if specialist.digest == digest:
                 return specialist
+        retired = self._retired(digest)
+        if (retired / CARD_FILE).is_file():
+            return Specialist(retired, Card.read(retired))
         raise SpecialistError(
             f"No specialist in {self.root} has the adapter {digest}.", hint="It was removed or replaced."
         )
@@ -162,7 +172,7 @@ class Library:
             raise unknown_name("specialist", name, self.names())
         try:
             with self._writing():
-                for path in (self.root / name, self.root / _REPLACED / name):
+                for path in (self.root / name, self.root / _REPLACED / name, *self._versions_of(name)):
                     if path.exists():
                         # Gone at once for every reader, then deleted file by file.
                         shutil.rmtree(path.rename(self.root / f"{_STAGING}-{secrets.token_hex(4)}"))
@@ -200,6 +210,9 @@ class Library:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for left in self.root.glob(f"{_STAGING}-*"):
                 shutil.rmtree(left, ignore_errors=True)
+            for old in (self.root / _RETIRED).glob("*"):
+                if time.time() - old.stat().st_mtime > _RETIRED_SECONDS:
+                    shutil.rmtree(old, ignore_errors=True)
             yield
 
     def _copy(self, staged: Path, card: Card) -> Path:
@@ -232,7 +245,28 @@ class Library:
             shutil.rmtree(copied, ignore_errors=True)
             raise
         _sync_folder(self.root)
-        shutil.rmtree(aside, ignore_errors=True)
+        if aside.exists():
+            self._retire(aside)
+
+    def _retire(self, folder: Path) -> None:
+        """Keeps a replaced version for a while; one whose card cannot be read goes at once."""
+        try:
+            kept = self._retired(Card.read(folder).digest)
+            kept.parent.mkdir(exist_ok=True)
+            shutil.rmtree(kept, ignore_errors=True)
+            folder.rename(kept)
+            os.utime(kept)  # an hour from now on
+        except (OSError, SpecialistError):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _versions_of(self, name: str) -> Iterator[Path]:
+        for folder in (self.root / _RETIRED).glob("*"):
+            with contextlib.suppress(SpecialistError):
+                if Card.read(folder).name == name:
+                    yield folder
+
+    def _retired(self, digest: str) -> Path:
+        return self.root / _RETIRED / digest.removeprefix("sha256:")
 
 
 def _sync_folder(folder: Path) -> None:

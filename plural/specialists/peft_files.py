@@ -174,16 +174,17 @@ def _read_tensors(content: bytes, source: Path) -> dict[str, Array]:
         found = deserialize(content)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise SpecialistError(f"{source} is damaged or cut off: {error}.", hint="Fetch or train it again.") from error
-    return {name: _as_float32(name, entry, source) for name, entry in found}
+    return {name: _as_array(name, entry, source) for name, entry in found}
 
 
-def _as_float32(name: str, entry: Mapping[str, Any], source: Path) -> Array:
+def _as_array(name: str, entry: Mapping[str, Any], source: Path) -> Array:
     data, dtype = entry["data"], entry["dtype"]
+    flat: Array
     match dtype:
         case "F32":
-            flat = np.frombuffer(data, dtype="<f4").astype(np.float32)
+            flat = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
         case "F16":
-            flat = np.frombuffer(data, dtype="<f2").astype(np.float32)
+            flat = np.frombuffer(data, dtype="<f2").astype(np.float16, copy=False)
         case "BF16":
             # bfloat16 is the upper half of a float32.
             flat = (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from plural import sync
 from plural.agents import Agent, toolbox
-from plural.errors import PromptError, unknown_name
+from plural.errors import PromptError, SettingsError, unknown_name
 from plural.specialists import Library, Specialist
 from plural.teams import Planner, Router, work
 from plural.types import AdapterRef, Event, Grammar, Message, RunFinished, Sampling, Usage
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Told what is being done and the share of it that is done, in [0, 1]; nothing is being done when `what` is empty.
 Progress = Callable[[str, float], None]
 BASE = "base"
+# A mixture's name: "sql:0.7+polite:0.3". Neither can be part of a specialist's.
+MIXED, WEIGHT = "+", ":"
 
 
 def _quiet(_what: str, _done: float) -> None:
@@ -96,7 +98,7 @@ class Network:
             loaded.decoder,
             loaded.tokenizer,
             lambda digest: library_.by_digest(digest).load(shape),
-            EngineSettings(**chosen.model_dump(include={"threads", "dtype", "max_running", "kv_tokens"})),
+            EngineSettings(**chosen.model_dump(include={"threads", "dtype", "max_running", "memory"})),
         )
         return cls(loaded, library_, engine, chosen, progress)
 
@@ -123,10 +125,30 @@ class Network:
         """A specialist as a LangChain chat model, its answers drawn under its contract."""
         return self.model(self.library.get(name))
 
+    def mixture(self, weights: Mapping[str, float]) -> ChatPlural:
+        """Several specialists as one chat model: what their adapters add to the base, each times its weight, is added
+        up.
+
+        Instructions and output contract are those of the one with the largest weight (of several, the first named).
+        """
+        if not weights:
+            raise SettingsError("A mixture names no specialist.", hint="Name at least one, with its weight.")
+        members = {name: self.library.get(name) for name in weights}
+        leading = self.model(members[max(weights, key=lambda name: weights[name])])
+        return leading.model_copy(
+            update={
+                "model_name": MIXED.join(f"{name}{WEIGHT}{weight:g}" for name, weight in weights.items()),
+                "adapter": tuple(AdapterRef(members[name].digest, weight) for name, weight in weights.items()),
+                "invocations": {one.digest: one.card.invocation for one in members.values() if one.card.invocation},
+            }
+        )
+
     def agent(self, name: str) -> Agent:
-        """A specialist (or "base") as an agent with the tools its card names."""
+        """A specialist (or "base", or a mixture as "sql:0.7+polite:0.3") as an agent with the tools its card names."""
         if name == BASE:
             return Agent(BASE, model=self.base)
+        if MIXED in name or WEIGHT in name:
+            return Agent(name, model=self.mixture(_weights(name)))
         card = self.library.get(name).card
         tools = [toolbox.TOOLS[tool] for tool in card.tools]
         return Agent(name, model=self.specialist(name), tools=tools, description=card.purpose)
@@ -151,7 +173,8 @@ class Network:
     ) -> AsyncIterator[Event]:
         if not request.strip():
             raise PromptError("The request is empty.", hint="Say what you want.")
-        if to is not None and to not in (BASE, *self.names()):
+        mixed = to is not None and (MIXED in to or WEIGHT in to)
+        if to is not None and not mixed and to not in (BASE, *self.names()):
             raise unknown_name("specialist", to, [BASE, *self.names()])
         names = [to] if to else [*self.names(), BASE]
         events = work(
@@ -180,7 +203,7 @@ class Network:
             base=self.base_model,
             model_name=card.name if card else BASE,
             adapter=AdapterRef(card.digest) if card else None,
-            invocation=card.invocation if card else (),
+            invocations={card.digest: card.invocation} if card and card.invocation else {},
             instructions=card.instructions if card else instructions,
             grammar=Grammar(card.output.kind, card.output.source) if card and card.output else None,
             sampling=Sampling(max_tokens=self.settings.max_tokens),
@@ -237,6 +260,20 @@ class Conversation:
             if isinstance(event, RunFinished):
                 self.messages += [Message("user", request), Message("assistant", event.answer)]
             yield event
+
+
+def _weights(name: str) -> dict[str, float]:
+    """Of "sql:0.7+polite:0.3", or "sql+polite", each of which then acts in full."""
+    weights: dict[str, float] = {}
+    for member in name.split(MIXED):
+        one, _, weight = member.strip().partition(WEIGHT)
+        try:
+            weights[one] = float(weight or 1)
+        except ValueError:
+            raise SettingsError(
+                f"{weight!r} in {name!r} is no weight.", hint="Write a mixture as sql:0.7+polite:0.3."
+            ) from None
+    return weights
 
 
 @functools.lru_cache(maxsize=4)

@@ -27,11 +27,15 @@ class Settings(BaseSettings):
     starter: bool = Field(default=True, description="Whether the starter library stands under yours.")
     device: str = Field(default="cpu", description="Where the base lives: cpu, cuda, cuda:1.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine; none is one a core.")
-    dtype: Literal["auto", "fp32", "int8"] = Field(
-        default="auto", description="How the engine computes the base's linears; auto is fp32, the exact one."
+    dtype: Literal["auto", "fp32", "bf16", "int8", "q4"] = Field(
+        default="auto",
+        description="How the engine holds the base's linears: fp32 (exact; auto is this), bf16, int8, or q4, "
+        "which keeps a GGUF's own 4-bit blocks.",
     )
     max_running: int = Field(default=32, ge=1, description="Requests worked on at once.")
-    kv_tokens: int = Field(default=32_768, ge=64, description="Tokens that the KV cache holds, over all requests.")
+    memory: str | int | None = Field(
+        default=None, description="What the process may hold in all: 4GB. Without it, pages for 32,768 tokens."
+    )
     max_tokens: int = Field(default=256, ge=1, description="New tokens of one answer at most.")
     max_steps: int = Field(default=6, ge=1, description="Steps of one plan at most.")
 

@@ -81,14 +81,22 @@ def trained(skill: Skill, base: Base, work: Path, max_steps: int | None) -> Card
 class Examiner:
     """Scores the base and one specialist on the held-out rows of its skill, through one engine."""
 
-    def __init__(self, skill: Skill, base: Base, card: Card, library: Library, rows: int | None) -> None:
+    def __init__(
+        self,
+        skill: Skill,
+        base: Base,
+        card: Card,
+        library: Library,
+        rows: int | None,
+        settings: EngineSettings | None = None,
+    ) -> None:
         self._skill = skill
         self._rows = rows
         self._base = base
         self._card = card
         shape = base.shape
         self.engine = Engine(
-            base.decoder, base.tokenizer, lambda digest: library.by_digest(digest).load(shape), EngineSettings()
+            base.decoder, base.tokenizer, lambda digest: library.by_digest(digest).load(shape), settings
         )
 
     def model(self, *, specialist: bool) -> ChatPlural:

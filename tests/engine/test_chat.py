@@ -131,17 +131,23 @@ async def test_vectors_are_of_unit_length_and_tell_texts_apart(model: ChatPlural
 def test_an_activated_specialist_reads_what_the_base_has_read(model: ChatPlural) -> None:
     invocation = model.base.chat.invocation()
     assert model.base.chat.text([Message("user", "?")]).endswith(model.base.tokenizer.decode(invocation))
-    acting = model.model_copy(update={"adapter": AdapterRef("random"), "invocation": invocation})
+    acting = model.model_copy(update={"adapter": AdapterRef("random"), "invocations": {"random": invocation}})
     question = "Which of these is a bird: a stone, a robin, a boat, a cloud? Say why, and say it in few words."
     base, said = model.invoke(question), acting.invoke(question)
     assert said.content != base.content
     asked = said.usage_metadata["input_tokens"]
     assert said.usage_metadata["input_token_details"]["cache_read"] == (asked - len(invocation)) // 16 * 16 >= 32
     with pytest.raises(PromptError, match="is invoked by"):
-        acting.model_copy(update={"invocation": (5, 5, 5)}).invoke(question)
+        acting.model_copy(update={"invocations": {"random": (5, 5, 5)}}).invoke(question)
 
 
-@pytest.mark.parametrize("options", [{"temprature": 0.1}, {"tool_choice": "other", "tools": [{"name": "f"}]}])
+def test_a_call_may_say_how_urgent_it_is(model: ChatPlural) -> None:
+    assert model.bind(priority=3, deadline=600.0).invoke("Hi").content == model.invoke("Hi").content
+
+
+@pytest.mark.parametrize(
+    "options", [{"temprature": 0.1}, {"deadline": -1.0}, {"tool_choice": "other", "tools": [{"name": "f"}]}]
+)
 def test_an_unknown_option_is_an_error(model: ChatPlural, options: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
         model.bind(**options).invoke("Hi")

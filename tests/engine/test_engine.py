@@ -10,15 +10,25 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from plural.engine import Engine, EngineSettings, Request
-from plural.engine.kernels.interface import KVPages, Segment, Span
+from plural.engine.kernels.interface import Segment, Span
+from plural.engine.kernels.pages import Pages
 from plural.engine.kernels.torch_kernels import TorchKernels
 from plural.engine.scheduler import Plan, Scheduler
-from plural.errors import EngineStopped, GrammarError, MachineError, PoolError, PromptError, SettingsError
+from plural.errors import (
+    EngineStopped,
+    GrammarError,
+    MachineError,
+    PoolError,
+    PromptError,
+    SettingsError,
+    SpecialistError,
+)
 from plural.models.decoder import Attend, Delta
 from plural.types import AdapterRef, Sampling
 
@@ -60,7 +70,7 @@ async def settled(engine: Engine) -> None:
     for _ in range(2000):
         engine.check()
         stats = engine.stats()
-        if not (stats.running or stats.waiting):
+        if not (stats.running or stats.waiting or stats.pages_used):
             break
         await asyncio.sleep(0.005)
     engine.check()
@@ -132,40 +142,59 @@ async def test_a_caller_whose_loop_died_is_nobodys_trouble(engine: Engine) -> No
     assert await collect(engine, request())
 
 
-async def test_random_submits_and_cancels_leave_the_pool_empty() -> None:
-    """More than 500 requests that come, stream, and go away at any moment, in a pool that is too small for them."""
-    engine = tiny_engine(Shelf({"a": tiny_adapter(1), "b": tiny_adapter(2, rank=8)}), start=False, kv_tokens=16 * 24)
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+async def test_random_submits_cancels_and_publications_leave_the_pool_empty(count: int) -> None:
+    """Requests that come, stream, and go away at any moment, in a pool that is too small for them, wearing adapters of
+    which new versions are published and old ones removed all the time."""
+    shelf = Shelf({"a": tiny_adapter(1), "b": tiny_adapter(2, rank=8)})
+    engine = tiny_engine(shelf, start=False, kv_tokens=16 * 30)
     dice = random.Random(0)
+    done = dict.fromkeys(("submit", "cancel", "publish", "remove"), 0)
+    lost = 0
     tasks: list[asyncio.Task[Any]] = []
-    submitted = cancelled = 0
 
     def submit() -> asyncio.Task[Any]:
         kind = dice.random()
         prompt = tuple(dice.randrange(3) for _ in range(dice.randrange(1, 80)))
-        adapter = dice.choice([None, AdapterRef("a"), AdapterRef("b")])
+        names = dice.sample(sorted(shelf.adapters), dice.choice([0, 1, 1, min(2, len(shelf.adapters))]))
+        adapter = tuple(AdapterRef(name, dice.choice([1.0, 0.5]), dice.choice([0, 20])) for name in names)
         if kind < 0.1:
             return asyncio.ensure_future(engine.choose(prompt, ["yes", "no", "maybe not"], adapter))
         if kind < 0.2:
             return asyncio.ensure_future(engine.embed([prompt, prompt]))
         return asyncio.ensure_future(collect(engine, request(dice.randrange(1, 20), prompt, adapter)))
 
-    while submitted < 520 or tasks:
-        if submitted < 520 and dice.random() < 0.7:
+    while sum(done.values()) < count or tasks:
+        going, roll = sum(done.values()) < count, dice.random()
+        if going and roll < 0.7:
             tasks.append(submit())
-            submitted += 1
+            done["submit"] += 1
+        elif going and roll < 0.8:
+            done["publish"] += 1
+            shelf.put(replace(tiny_adapter(done["publish"] % 7 + 10, rank=2), digest=f"version {done['publish']}"))
+        elif going and roll < 0.9 and len(shelf.adapters) > 1:
+            del shelf.adapters[dice.choice(sorted(shelf.adapters))]
+            done["remove"] += 1
         if tasks and dice.random() < 0.25:
             tasks.pop(dice.randrange(len(tasks))).cancel()
-            cancelled += 1
+            done["cancel"] += 1
         await asyncio.sleep(0)
         engine.step()
         engine.check()
-        tasks = [task for task in tasks if not task.done() or task.result() is None]
-    for _ in range(3):
-        await asyncio.sleep(0)
+        for task in [task for task in tasks if task.done()]:
+            tasks.remove(task)
+            if isinstance(error := task.exception(), SpecialistError):
+                lost += 1  # removed before it was ever loaded
+            else:
+                assert error is None, error
+    while engine.stats().pages_used:  # an adapter that nobody waits for any more is on its way
+        await asyncio.sleep(0.001)
+        engine.step()
     engine.check()
     stats = engine.stats()
     assert (stats.pages_used, stats.running, stats.waiting) == (0, 0, 0)
-    assert cancelled > 50
+    assert all(done.values()), done
+    assert lost < done["submit"] / 4
     assert stats.preempted > 0
 
 
@@ -232,6 +261,40 @@ async def test_choose_reads_the_prompt_once() -> None:
     assert engine.stats().steps == 2
 
 
+async def test_choose_reads_once_what_options_begin_with() -> None:
+    engine = tiny_engine(start=False, prefix_cache=False)
+    options = ["turn on", "turn off", "turn", "turn on again", "stop"]
+    [shared] = await drive(engine, engine.choose(PROMPT, options))
+    read = ["turn", " o", "n", " again", "ff", "stop"]
+    assert engine.stats().computed == len(PROMPT) + sum(map(len, read))
+    engine.check()
+    assert engine.stats().pages_used == 0
+    assert not isinstance(shared, BaseException)
+    alone = {option: await choice_logprob(option) for option in options}
+    total = sum(math.exp(logprob) for logprob in alone.values())
+    for option in shared.options:
+        assert option.probability == pytest.approx(math.exp(alone[option.value]) / total, rel=1e-3)
+
+
+async def choice_logprob(option: str) -> float:
+    """By definition, from the plain decoder."""
+    engine = tiny_engine(start=False)
+    answer = engine.tokenizer.encode(option)
+    logprobs_TV = reference_logprobs(tiny_decoder(), [*PROMPT, *answer])[len(PROMPT) - 1 :]
+    told = sum(float(logprobs_TV[i, token]) for i, token in enumerate(answer))
+    return told + float(logprobs_TV[-1, sorted(engine.tokenizer.eos_ids)].logsumexp(0))
+
+
+async def test_choosing_in_a_pool_that_is_too_small_for_all_options_waits() -> None:
+    options = ["turn on", "turn off", "turn on again", "turn it"]
+    [roomy] = await drive(engine := tiny_engine(start=False), engine.choose(PROMPT, options))
+    small = tiny_engine(start=False, kv_tokens=16 * 5)
+    [same] = await drive(small, small.choose(PROMPT, options))
+    assert same == roomy
+    small.check()
+    assert small.stats().pages_used == 0
+
+
 @pytest.mark.parametrize("options", [[], ["a", "a"], ["a", ""]])
 async def test_options_must_be_options(engine: Engine, options: list[str]) -> None:
     with pytest.raises(GrammarError, match="differ"):
@@ -252,10 +315,10 @@ class Breaking(TorchKernels):
 
     broken = False
 
-    def bind(self, kv: KVPages, spans: Sequence[Span], segments: Sequence[Segment]) -> tuple[Attend, Delta | None]:
+    def bind(self, memory: Pages, spans: Sequence[Span], segments: Sequence[Segment]) -> tuple[Attend, Delta | None]:
         if self.broken:
             raise RuntimeError("the device is lost")
-        return super().bind(kv, spans, segments)
+        return super().bind(memory, spans, segments)
 
 
 async def test_a_step_that_fails_ends_its_requests_and_the_engine_goes_on() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from plural.engine import Engine, EngineSettings, Request
 from plural.engine.kernels import native
 from plural.engine.kernels.interface import Span
+from plural.engine.kernels.pages import Pages
 from plural.engine.kernels.torch_kernels import TorchKernels, product
 from plural.models.config import DecoderConfig
 from plural.models.decoder import Decoder
@@ -29,12 +30,19 @@ ADAPTERS = (
     tiny_adapter(2, rank=16),
     tiny_adapter(3, rank=8, modules=("q_proj", "down_proj")),
     tiny_adapter(4, rank=1, modules=("v_proj",)),
+    tiny_adapter(5, rank=64, modules=("o_proj", "up_proj")),  # more ranks than a page holds
 )
 REFS = (
     None,
     *(AdapterRef(a.digest) for a in ADAPTERS),
     AdapterRef(ADAPTERS[0].digest, 0.5),
     *(AdapterRef(a.digest, offset=offset) for a in ADAPTERS[1:3] for offset in (16, 30)),
+    (AdapterRef(ADAPTERS[2].digest, 0.7), AdapterRef(ADAPTERS[0].digest, 0.3)),
+    (
+        AdapterRef(ADAPTERS[0].digest, 0.3),
+        AdapterRef(ADAPTERS[3].digest, -1.5, offset=20),
+        AdapterRef(ADAPTERS[2].digest),
+    ),
 )
 
 
@@ -56,8 +64,8 @@ def test_a_row_of_logits_does_not_see_how_many_are_wanted() -> None:
     kernels, rows = TorchKernels(), range(33)
 
     def logits(wanted: Sequence[int]) -> torch.Tensor:
-        kv = kernels.new_pages(config, 3, 16, torch.float32, torch.device("cpu"))
-        return kernels.forward(decoder)(rows, rows, wanted, kv, [Span(0, 33, 33, [1, 2, 3])], [])[1]
+        memory = Pages(config, 3, 16, torch.float32, torch.device("cpu"))
+        return kernels.forward(decoder)(rows, rows, wanted, memory, [Span(0, 33, 33, [1, 2, 3])], [])[1]
 
     every = logits(rows)
     assert torch.equal(logits([0]), every[:1])
@@ -77,9 +85,8 @@ def test_attention_of_a_row_does_not_see_chunks_padding_or_neighbours(heads: int
     tables = [list(range(1, 45)), list(range(45, 89)), list(range(89, 120))]
 
     def attend(chunk: int, others: bool) -> torch.Tensor:
-        kv = kernels.new_pages(config, 120, size, torch.float32, cpu)
-        for pages in (*kv.keys, *kv.values):
-            pages[:, 1:] = torch.randn_like(pages[:, 1:])  # what earlier owners left
+        memory = Pages(config, 120, size, torch.float32, cpu)
+        memory.kv[1:] = torch.randn_like(memory.kv[1:])  # what earlier owners left
         outs = []
         for start in range(0, length, chunk):
             stop = min(start + chunk, length)
@@ -89,7 +96,7 @@ def test_attention_of_a_row_does_not_see_chunks_padding_or_neighbours(heads: int
                 spans += [Span(stop - start, stop - start + 1, 700, tables[1])]
                 spans += [Span(stop - start + 1, stop - start + 6, 100, tables[2])]
                 rows += [(torch.randn(6, heads, 64), torch.randn(6, 3, 64), torch.randn(6, 3, 64))]
-            attend_step, _ = kernels.bind(kv, spans, [])
+            attend_step, _ = kernels.bind(memory, spans, [])
             outs.append(attend_step(0, *(torch.cat(part) for part in zip(*rows, strict=True)))[: stop - start])
         return torch.cat(outs)
 
@@ -134,14 +141,14 @@ requests = st.tuples(st.integers(0, 4), st.integers(0, len(REFS) - 1), st.boolea
 @given(
     st.lists(requests, min_size=1, max_size=10),
     st.sampled_from([10, 13, 32, 512]),
-    st.sampled_from([8, 16, 100]),
+    st.sampled_from([34, 48, 140]),
     st.integers(1, 10),
     st.booleans(),
 )
 def test_any_mix_is_bit_equal_to_each_alone(
     mix: list[tuple[int, int, bool, int]], step_tokens: int, pages: int, running: int, cached: bool
 ) -> None:
-    """Base and adapters of any rank and target, greedy and sampled, chunked, cached, preempted."""
+    """Base, adapters of any rank and target and mixtures of them, greedy and sampled, chunked, cached, preempted."""
     engine = tiny_engine(
         shelf(),
         start=False,
@@ -149,7 +156,6 @@ def test_any_mix_is_bit_equal_to_each_alone(
         kv_tokens=16 * pages,
         max_running=running,
         prefix_cache=cached,
-        adapter_slots=3,
     )
 
     async def main() -> list[Any]:
@@ -162,8 +168,9 @@ def test_any_mix_is_bit_equal_to_each_alone(
 
 
 def test_preemption_was_really_tried() -> None:
-    mix = [(2, which, False, 20) for which in (0, 1, 0, 2)]
-    engine = tiny_engine(shelf(), start=False, kv_tokens=16 * 8)
+    mix = [(2, which, False, 20) for which in (0, 1, 0, 1)]
+    engine = tiny_engine(shelf(), start=False, kv_tokens=16 * 14)
+    engine.pin(ADAPTERS[0].digest)
 
     async def main() -> list[Any]:
         return await drive(engine, *(collect(engine, request(*one)) for one in mix))
@@ -179,7 +186,7 @@ async def test_choose_and_embed_do_not_see_the_others() -> None:
     options = ["yes", "no", "perhaps", "a"]
     quiet = tiny_engine(shelf(), start=False)
     [decision, vectors] = await drive(quiet, quiet.choose(prompt, options, REFS[1]), quiet.embed([prompt, prompt[:7]]))
-    busy = tiny_engine(shelf(), start=False, step_tokens=11, max_running=3, kv_tokens=16 * 10)
+    busy = tiny_engine(shelf(), start=False, step_tokens=11, max_running=3, kv_tokens=16 * 34)
     noise = [collect(busy, request(kind, kind, False, 20)) for kind in range(5)]
     results = await drive(busy, busy.choose(prompt, options, REFS[1]), busy.embed([prompt, prompt[:7]]), *noise)
     assert results[0] == decision

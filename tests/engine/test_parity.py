@@ -13,7 +13,7 @@ import torch
 from plural.engine import Engine, EngineSettings, Request
 from plural.models.config import MODULES
 from plural.specialists.peft_files import read_adapter
-from plural.types import AdapterRef, Sampling
+from plural.types import AdapterRef, Mixture, Sampling
 
 from .tiny import collect, drive
 
@@ -47,8 +47,9 @@ def wrapped(
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
+    model.add_weighted_adapter(["all", "some"], [0.7, -0.3], "mixture", combination_type="cat")
     root = tmp_path_factory.mktemp("adapters")
-    model.save_pretrained(root, save_embedding_layers=False)
+    model.save_pretrained(root, save_embedding_layers=False, selected_adapters=list(ADAPTERS))
     yield model.eval(), {name: root / name for name in ADAPTERS}
     model.unload()
 
@@ -61,8 +62,12 @@ def their_answer(model: Any, prompt: list[int], answer: list[int]) -> list[tuple
     return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
 
 
-def worn(ref: AdapterRef | None, name: str | None, before: list[int]) -> AdapterRef | None:
-    return replace(ref, offset=len(before)) if ref is not None and name == "activated" else ref
+def worn(refs: dict[str, AdapterRef], name: str | None, before: list[int]) -> AdapterRef | Mixture | None:
+    if name is None:
+        return None
+    if name == "mixture":
+        return (replace(refs["all"], scale=0.7), replace(refs["some"], scale=-0.3))
+    return replace(refs[name], offset=len(before)) if name == "activated" else refs[name]
 
 
 async def test_base_and_adapters_equal_transformers_and_peft(base: Any, wrapped: Any) -> None:
@@ -71,14 +76,12 @@ async def test_base_and_adapters_equal_transformers_and_peft(base: Any, wrapped:
     refs = dict(zip(ADAPTERS, map(AdapterRef, weights), strict=True))
     prompts = {prompt: (*base.tokenizer.encode(prompt), *base.chat.invocation()) for prompt in PROMPTS}
     engine = Engine(base.decoder, base.tokenizer, weights.__getitem__, EngineSettings(step_tokens=32), start=False)
-    cases = [(prompt, name) for prompt in PROMPTS for name in (None, *ADAPTERS)]
+    cases = [(prompt, name) for prompt in PROMPTS for name in (None, *ADAPTERS, "mixture")]
     sampling = Sampling(max_tokens=TOKENS, ignore_eos=True)
     ours = await drive(
         engine,
         *(
-            collect(
-                engine, Request(prompts[prompt], sampling, worn(refs.get(name), name, base.tokenizer.encode(prompt)))
-            )
+            collect(engine, Request(prompts[prompt], sampling, worn(refs, name, base.tokenizer.encode(prompt))))
             for prompt, name in cases
         ),
     )

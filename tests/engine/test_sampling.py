@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from plural.engine import Engine, Request
 from plural.engine.request import GenerateJob
 from plural.engine.sampler import draw, log_probabilities
 from plural.engine.text import TextStream
+from plural.errors import SettingsError
 from plural.models.tokenizer import Detokenizer
 from plural.types import Sampling, TokenEvent
 
@@ -177,3 +179,49 @@ async def test_end_of_turn_ends_unless_it_is_ignored(engine: Engine) -> None:
     assert stopped[-1].finish == "stop"
     assert text_of(stopped) == TOKENIZER.decode([event.token_id for event in stopped[:-1]])
     assert drawn(await generate(other, max_tokens=60)) == drawn(plain)
+
+
+# ------------------------------------------------------------------------------------------------- several samples
+async def samples(engine: Engine, request: Request, n: int) -> list[list[tuple[int, float]]]:
+    async def every() -> list[tuple[int, TokenEvent]]:
+        return [said async for said in engine.samples(request, n)]
+
+    [said] = await drive(engine, every())
+    if isinstance(said, BaseException):
+        raise said
+    return [drawn([event for which, event in said if which == number]) for number in range(n)]
+
+
+@pytest.mark.parametrize("length", [1, 16, 40])
+async def test_samples_are_as_if_asked_for_one_by_one_and_read_the_prompt_once(length: int) -> None:
+    prompt, sampling = tuple(range(length)), Sampling(max_tokens=5, temperature=1.0, seed=7, ignore_eos=True)
+    engine = tiny_engine(start=False)
+    answers = await samples(engine, Request(prompt, sampling), 4)
+    assert engine.stats().computed == length + 4 * 4  # nobody reads the last token drawn
+    engine.check()
+    assert engine.stats().pages_used == 0
+    for number, answer in enumerate(answers):
+        alone = tiny_engine(start=False)
+        one = Request(prompt, replace(sampling, seed=7 + number))
+        [events] = await drive(alone, collect(alone, one))
+        assert not isinstance(events, BaseException)
+        assert answer == drawn(events)
+    assert len({str(answer) for answer in answers}) > 1
+
+
+async def test_samples_that_find_no_room_wait_and_those_not_wanted_cost_nothing() -> None:
+    prompt, sampling = tuple(range(40)), Sampling(max_tokens=20, temperature=1.0, seed=3, ignore_eos=True)
+    engine = tiny_engine(start=False, kv_tokens=16 * 6)
+    answers = await samples(engine, Request(prompt, sampling), 5)
+    roomy = tiny_engine(start=False)
+    assert answers == await samples(roomy, Request(prompt, sampling), 5)
+    stream = engine.samples(Request(prompt, sampling), 3)
+    [first] = await drive(engine, anext(stream))
+    assert isinstance(first, tuple)
+    await stream.aclose()  # type: ignore[attr-defined]
+    while engine.step():
+        pass
+    engine.check()
+    assert (engine.stats().pages_used, engine.stats().running, engine.stats().waiting) == (0, 0, 0)
+    with pytest.raises(SettingsError, match="n is 0"):
+        await samples(engine, Request(prompt, sampling), 0)

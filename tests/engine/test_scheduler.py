@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plural.engine.kv_cache import KVCache
+from plural.engine.page_pool import PagePool
+from plural.engine.queue import PATIENCE
 from plural.engine.request import Job
-from plural.engine.scheduler import PATIENCE, Plan, Scheduler
+from plural.engine.scheduler import MEASURED, Plan, Scheduler
 from plural.engine.settings import EngineSettings
+from plural.errors import DeadlineError
 from plural.types import AdapterRef
 
 
 class Slots:
-    """Adapter slots without adapters."""
+    """Adapter slots without adapters: they take no pages."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.users: dict[str, int] = {}
+        self.pinned_pages: dict[str, int] = {}
+
+    def pages_for(self, digest: str) -> int:
+        return 0
+
+    def collect(self) -> None: ...
+
+    def want(self, digest: str) -> None: ...
+
+    def forget_all_but(self, wanted: Container[str]) -> None: ...
 
     def acquire(self, digest: str) -> bool:
         if digest not in self.users and len(self.users) == self.count:
@@ -33,11 +47,11 @@ class Slots:
 
 def scheduler(slots: int = 4, **options: int) -> Scheduler:
     chosen = EngineSettings(**{"max_running": 4, "step_tokens": 32, "kv_tokens": 256, **options})
-    return Scheduler(chosen, KVCache(chosen.num_pages, chosen.page_size), Slots(slots))
+    return Scheduler(chosen, PagePool(chosen.num_pages(1, 0), chosen.page_size), Slots(slots))
 
 
 def job(tokens: int, digest: str | None = None, first: int = 0) -> Job:
-    return Job(range(first, first + tokens), AdapterRef(digest) if digest else None, lambda result: True)
+    return Job(range(first, first + tokens), (AdapterRef(digest),) if digest else (), lambda result: True)
 
 
 def shares(plan: Plan) -> list[tuple[Job, int]]:
@@ -161,14 +175,125 @@ def test_everybody_finishes_and_nothing_is_left(
         assert all(count > 0 for _, count in counts)
         assert len({id(one) for one, _ in counts}) == len(counts)
         assert len(s.running) <= 4
-        assert len({one.adapter.digest for one in s.running if one.adapter}) <= slots
+        assert len({ref.digest for one in s.running for ref in one.adapters}) <= slots
         advance(s, plan)
         for one, _ in counts:
             if len(one.tokens) >= ends[one]:
                 s.finish(one)
-        s.check()
+        s.pages.check([one.pages for one in s.running])
         if not (s.has_work or todo):
             break
     assert not s.has_work
-    assert s.cache.used == 0
+    assert s.pages.used == 0
     assert s.counters.finished == len(wanted)
+
+
+# ------------------------------------------------------------------------------------------ order, priority, deadlines
+def test_the_same_prefix_is_computed_once_also_by_those_that_come_together() -> None:
+    s = scheduler(step_tokens=24, max_running=8)
+    together = [job(40) for _ in range(3)]
+    for one in together:
+        s.add(one)
+    assert shares(s.schedule()) == [(together[0], 24)]
+    while s.has_work:
+        plan = s.schedule()
+        advance(s, plan)
+        for work in plan.work:
+            if len(work.job.tokens) > 40:
+                s.finish(work.job)
+        s.check()
+    assert s.counters.computed == 40 + 8 + 8  # two pages of three are found
+
+
+def test_whoever_waits_for_a_prefix_goes_on_when_the_one_who_reads_it_leaves() -> None:
+    s = scheduler(step_tokens=24, max_running=8)
+    reader, other = job(40), job(40)
+    s.add(reader)
+    s.add(other)
+    s.commit(s.schedule())
+    assert reader in s.running
+    assert other in s.waiting
+    s.finish(reader)
+    assert shares(s.schedule()) == [(other, 24)]
+    assert other.cached == 16
+    s.check()
+
+
+def test_a_higher_priority_takes_the_place_of_a_lower_one() -> None:
+    s = scheduler(max_running=2)
+    low = [job(5), job(6)]
+    for one in low:
+        s.add(one)
+    advance(s, s.schedule())
+    high = job(7)
+    high.priority = 1
+    s.add(high)
+    advance(s, s.schedule())
+    assert s.running == [low[0], high]
+    assert list(s.waiting) == [low[1]]
+    s.finish(high)
+    s.schedule()
+    assert s.running == low
+    s.check()
+
+
+def test_a_higher_priority_takes_the_pages_of_a_lower_one() -> None:
+    s = scheduler(kv_tokens=64)
+    low, high = job(40), job(40, first=500)
+    high.priority = 1
+    s.add(low)
+    s.schedule()
+    s.add(high)
+    s.schedule()
+    assert s.running == [high]
+    s.check()
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def dated(tokens: int, due: float, first: int) -> Job:
+    one = job(tokens, first=first)
+    one.due = due
+    return one
+
+
+def test_what_cannot_come_in_time_is_ended_early_and_as_little_as_possible() -> None:
+    chosen = EngineSettings(max_running=1, step_tokens=32, kv_tokens=512)
+    clock = Clock()
+    s = Scheduler(chosen, PagePool(chosen.num_pages(1, 0), chosen.page_size), Slots(1), clock)
+    first = job(32)
+    s.add(first)
+    plan = s.schedule()
+    for _ in range(MEASURED):
+        s.commit(plan, seconds=1.0)  # 32 tokens per second
+    s.finish(first)
+    long, short, other = dated(160, 104.0, 1000), dated(32, 103.5, 2000), dated(32, 104.0, 3000)
+    for one in (long, short, other):
+        s.add(one)
+    plan = s.schedule()
+    assert [one for one, _ in plan.failed] == [long]
+    assert isinstance(plan.failed[0][1], DeadlineError)
+    assert short in s.running
+    assert list(s.waiting) == [other]
+    clock.now = 104.5
+    assert [one for one, _ in s.schedule().failed] == [other]
+    s.check()
+    assert s.running == [short]
+
+
+def test_as_long_as_the_pace_is_unknown_only_those_that_are_due_are_ended() -> None:
+    chosen = EngineSettings(max_running=1, step_tokens=32, kv_tokens=512)
+    clock = Clock()
+    s = Scheduler(chosen, PagePool(chosen.num_pages(1, 0), chosen.page_size), Slots(1), clock)
+    s.add(job(20))
+    s.commit(s.schedule(), seconds=50.0)
+    late, soon = dated(20, 99.0, 1000), dated(400, 100.5, 2000)
+    s.add(late)
+    s.add(soon)
+    assert [one for one, _ in s.schedule().failed] == [late]
+    assert list(s.waiting) == [soon]

@@ -17,7 +17,7 @@ from plural.engine import Engine, EngineSettings, Request
 from plural.errors import unknown_name
 from plural.models.attention import PackedAttend
 from plural.models.config import MODULES, DecoderConfig, Group
-from plural.models.decoder import Decoder, DecoderWeights, LayerWeights
+from plural.models.decoder import Decoder, DecoderWeights, Delta, LayerWeights
 from plural.models.tokenizer import Tokenizer
 from plural.types import TokenEvent
 
@@ -158,12 +158,17 @@ class PlainDelta:
         return y_TO
 
 
-def reference_states(decoder: Decoder, tokens: Sequence[int], adapter: TinyAdapter | None = None) -> Tensor:
+def reference_states(
+    decoder: Decoder, tokens: Sequence[int], adapter: TinyAdapter | None = None, delta: Delta | None = None
+) -> Tensor:
     """Final states of one sequence, without pages, batches or our kernels."""
     attend = PackedAttend([len(tokens)])
-    delta = PlainDelta(decoder.config, adapter) if adapter else None
+    if adapter is not None:
+        delta = PlainDelta(decoder.config, adapter)
     return decoder.hidden(torch.tensor(tokens), attend.positions(), attend, delta)
 
 
-def reference_logprobs(decoder: Decoder, tokens: Sequence[int], adapter: TinyAdapter | None = None) -> Tensor:
-    return torch.log_softmax(decoder.logits(reference_states(decoder, tokens, adapter)), dim=-1)
+def reference_logprobs(
+    decoder: Decoder, tokens: Sequence[int], adapter: TinyAdapter | None = None, delta: Delta | None = None
+) -> Tensor:
+    return torch.log_softmax(decoder.logits(reference_states(decoder, tokens, adapter, delta)), dim=-1)

@@ -90,7 +90,7 @@ def test_peft_loads_what_we_write(
         merged = loaded.unload()
         for (layer, module), (a_RI, b_OR) in read.tensors.items():
             linear = next(m for name, m in merged.named_modules() if name.endswith(module) and f".{layer}." in name)
-            linear.weight += torch.from_numpy(read.scale_of(module, layer) * b_OR @ a_RI)
+            linear.weight += torch.from_numpy(read.scale_of(module, layer) * b_OR.astype(np.float32) @ a_RI)
         ours = merged(ids).logits
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     assert (theirs.abs() > 0.01).any()

@@ -13,6 +13,8 @@ from plural.models.decoder import Decoder
 
 _log = logging.getLogger(__name__)
 
+_KINDS = {"auto": Kind.FP32, "fp32": Kind.FP32, "bf16": Kind.BF16, "int8": Kind.INT8, "q4": Kind.Q4}
+
 
 def best_kernels(decoder: Decoder, settings: EngineSettings) -> Kernels:
     """Native kernels where they can run the decoder, torch elsewhere.
@@ -21,8 +23,10 @@ def best_kernels(decoder: Decoder, settings: EngineSettings) -> Kernels:
     """
     reason = why_not(decoder)
     if reason is None:
-        return NativeKernels(Kind.INT8 if settings.dtype == "int8" else Kind.FP32, settings.threads)
-    if settings.dtype == "int8":
-        raise SettingsError(f"dtype int8 needs the native kernels, and {reason}.", hint="Use fp32, or auto.")
+        return NativeKernels(_KINDS[settings.dtype], settings.threads)
+    if _KINDS[settings.dtype] is not Kind.FP32:
+        raise SettingsError(
+            f"dtype {settings.dtype} needs the native kernels, and {reason}.", hint="Use fp32, or auto."
+        )
     _log.info("computing with torch: %s", reason)
     return TorchKernels()

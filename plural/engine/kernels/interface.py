@@ -15,15 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plural.engine.kernels.pages import Pages, Parcel
 from plural.models.config import DecoderConfig
 from plural.models.decoder import Decoder
 
-# The kernels' own form of an adapter: made by `pack`, handed back in a Segment, looked into by nobody else.
+# The kernels' own form of an adapter in pages: made by `place`, handed back in a Segment, looked into by nobody else.
 Packed: TypeAlias = Any
 
 
 class AdapterWeights(Protocol):
-    """LoRA weights as data: `tensors[layer, module]` is (a_RI, b_OR) in fp32; modules may be absent, ranks differ."""
+    """LoRA weights as data: `tensors[layer, module]` is (a_RI, b_OR), fp16 or fp32; modules may be absent, ranks
+    differ."""
 
     @property
     def digest(self) -> str: ...
@@ -34,18 +36,6 @@ class AdapterWeights(Protocol):
     def scale_of(self, module: str, layer: int | None = None) -> float:
         """What b @ a is multiplied by: alpha / r, or what rsLoRA makes of them."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class KVPages:
-    """The pool: for every layer a tensor of keys and one of values, (KV heads, pages, ...) in the kernels' own layout.
-
-    Page 0 is all zeros and nobody's. Whatever lies in a page is finite, so that what is masked adds exactly zero.
-    """
-
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    page_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +53,8 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows start..stop-1 wear one adapter, its contribution multiplied by `scale`. Rows in no segment wear none."""
+    """Rows start..stop-1 wear an adapter, its contribution multiplied by `scale`. Rows in no segment wear none, rows in
+    several wear all of them, added in the segments' order."""
 
     start: int
     stop: int
@@ -79,13 +70,14 @@ class Forward(Protocol):
         ids: Sequence[int],
         positions: Sequence[int],
         wanted: Sequence[int],
-        kv: KVPages,
+        memory: Pages,
         spans: Sequence[Span],
         segments: Sequence[Segment],
     ) -> tuple[Tensor, Tensor]:
         """One step over flat rows T: the rows' final states_TH, and logits_RV in fp32 of the `wanted` rows R.
 
-        `spans` and `segments` are in the order of their rows, and every row is in one span.
+        `spans` are in the order of their rows, and every row is in one. Whatever lies in a span's pages must be finite:
+        what is masked adds exactly zero.
         """
         ...
 
@@ -93,22 +85,15 @@ class Forward(Protocol):
 class Kernels(Protocol):
     """One machine's kernels."""
 
-    def new_pages(
-        self, config: DecoderConfig, count: int, page_size: int, dtype: torch.dtype, device: torch.device
-    ) -> KVPages:
-        """A pool of `count` pages and the null page, all zeros."""
+    def pack(self, config: DecoderConfig, weights: AdapterWeights, page_bytes: int, dtype: torch.dtype) -> Parcel:
+        """An adapter made ready for pages of `page_bytes`. May be called from any thread.
+
+        Raises NumericError on NaN or infinity, PoolError when not even one rank fits in a page.
+        """
         ...
 
-    def copy_pages(self, kv: KVPages, pairs: Sequence[tuple[int, int]]) -> None:
-        """Copies page to page, for each (from, to)."""
-        ...
-
-    def clear_pages(self, kv: KVPages, pages: Sequence[int]) -> None:
-        """Makes the pages zero."""
-        ...
-
-    def pack(self, config: DecoderConfig, weights: AdapterWeights, dtype: torch.dtype, device: torch.device) -> Packed:
-        """An adapter in the form `bind` takes. Raises NumericError on NaN or infinity."""
+    def place(self, parcel: Parcel, memory: Pages, pages: Sequence[int]) -> Packed:
+        """Copies a parcel into the adapter's pages. May be called from any thread, while steps run in other pages."""
         ...
 
     def forward(self, decoder: Decoder) -> Forward:

@@ -19,23 +19,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plural.engine.kernels.interface import AdapterWeights, Forward, KVPages, Segment, Span
+from plural.engine.kernels.interface import AdapterWeights, Segment, Span
+from plural.engine.kernels.pages import Pages, Parcel, Piece, ranks_in_a_page
 from plural.engine.kernels.program import Op, record
 from plural.engine.kernels.torch_kernels import TorchKernels, finite
-from plural.errors import MachineError
+from plural.errors import MachineError, SettingsError
 from plural.models.config import GROUPS, MODULES, DecoderConfig
 from plural.models.decoder import Decoder
 
 LIBRARY = Path(__file__).with_name("_native.so")
-ABI = 1
+ABI = 3
 VECTOR, BLOCK = 16, 32
 
 
 class Kind(IntEnum):
-    """How weights are held. U8: 256 levels between the smallest and the largest of 32 inputs of an output."""
+    """How weights are held: as numbers (FP32, BF16), or as codes of 256 (INT8) or 16 levels (Q4), every 32 inputs of an
+    output with a scale and a minimum of their own, which are multiplied by inputs in 8 bits.
+
+    A block that was quantised to no more levels before, by a GGUF's Q8_0 or Q4_1 say, keeps its codes and its scale.
+    """
 
     FP32 = 0
     INT8 = 1
+    BF16 = 2
+    Q4 = 3
+
+
+@dataclass(frozen=True)
+class Held:
+    """How one linear is held. `exact`: its weights are, to the bit, those of the base."""
+
+    kind: Kind
+    exact: bool
 
 
 # ------------------------------------------------------------------------------------------------- the C interface
@@ -92,7 +107,7 @@ class _Segment(ctypes.Structure):
 
 class _Step(ctypes.Structure):
     _fields_ = [
-        *((name, c_int64) for name in ("rows", "spans_count", "segments_count", "wanted_count", "pages_held")),
+        *((name, c_int64) for name in ("rows", "spans_count", "segments_count", "wanted_count", "page_floats")),
         *(
             (name, c_void_p)
             for name in (
@@ -102,8 +117,7 @@ class _Step(ctypes.Structure):
                 "spans",
                 "pages",
                 "segments",
-                "keys",
-                "values",
+                "memory",
                 "states",
                 "logits",
             )
@@ -125,8 +139,10 @@ def library() -> ctypes.CDLL | None:
         return None
     loaded.plural_weight_bytes.restype = c_size_t
     loaded.plural_weight_bytes.argtypes = [c_int32] * 3
-    loaded.plural_pack.restype = None
+    loaded.plural_pack.restype = c_int64
     loaded.plural_pack.argtypes = [c_int32, c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p]
+    loaded.plural_int8_rate.restype = c_int64
+    loaded.plural_int8_rate.argtypes = [c_int64]
     loaded.plural_program_new.restype = c_void_p
     loaded.plural_program_new.argtypes = [
         *(c_void_p, c_int32, c_void_p, c_int32, c_int32),
@@ -164,59 +180,76 @@ def why_not(decoder: Decoder) -> str | None:
 # -------------------------------------------------------------------------------------------------------- adapters
 @dataclass(frozen=True)
 class NativeAdapter:
-    """The table of all modules of all layers, and the arrays that it points to."""
+    """Tables of all modules of all layers. There is more than one where a module's ranks do not fit in a page: what
+    they add is added up."""
 
-    modules: Any
-    arrays: tuple[np.ndarray, ...]
+    tables: tuple[Any, ...]
 
-    @classmethod
-    def of(cls, config: DecoderConfig, weights: AdapterWeights) -> NativeAdapter:
-        modules = (_Module * (config.num_layers * len(MODULES)))()
-        columns = {module: part.start for group in GROUPS for module, part in config.slices(group).items()}
-        arrays: list[np.ndarray] = []
-        for (layer, module), (a_RI, b_OR) in weights.tensors.items():
-            finite(weights, layer, module)
-            pair: list[np.ndarray] = [np.ascontiguousarray(a_RI, np.float32), np.ascontiguousarray(b_OR.T, np.float32)]
-            halves = [array.astype(np.float16) for array in pair]
-            half = all(np.array_equal(small, array) for small, array in zip(halves, pair, strict=True))
-            if half:  # as it lies on the disk, mostly: half of the memory to read, and the same values
-                pair = halves
-            arrays += pair
-            modules[layer * len(MODULES) + MODULES.index(module)] = _Module(
-                a=pair[0].ctypes.data,
-                b=pair[1].ctypes.data,
-                rank=len(a_RI),
-                half=half,
-                column=columns[module],
-                out=len(b_OR),
-                scale=weights.scale_of(module, layer),
-            )
-        return cls(modules, tuple(arrays))
+
+@dataclass(frozen=True)
+class _Part:
+    """Some ranks of a module, in two pieces of a parcel, and what of their entry in a table is known by now."""
+
+    table: int
+    index: int
+    entry: dict[str, Any]
+
+
+def _parcel(config: DecoderConfig, weights: AdapterWeights, page_bytes: int) -> Parcel:
+    """a as rank x in and b as rank x out. What fp16 holds without loss is fp16, mostly as it lies on the disk: half of
+    the memory to read, and the same values."""
+    columns = {module: part.start for group in GROUPS for module, part in config.slices(group).items()}
+    pieces: list[Piece] = []
+    parts: list[_Part] = []
+    for (layer, module), (a_RI, b_OR) in weights.tensors.items():
+        finite(weights, layer, module)
+        half = all(_fits_half(array) for array in (a_RI, b_OR))
+        dtype = torch.float16 if half else torch.float32
+        room = ranks_in_a_page(page_bytes, max(a_RI.shape[1], len(b_OR)) * dtype.itemsize)
+        for table, first in enumerate(range(0, len(a_RI), room)):
+            a_PI, b_PO = a_RI[first : first + room], b_OR[:, first : first + room].T
+            pieces += (Piece(a_PI, dtype), Piece(b_PO, dtype))
+            entry = {
+                "rank": len(a_PI),
+                "half": half,
+                "column": columns[module],
+                "out": len(b_OR),
+                "scale": weights.scale_of(module, layer),
+            }
+            parts.append(_Part(table, layer * len(MODULES) + MODULES.index(module), entry))
+    return Parcel.of(pieces, page_bytes, (config.num_layers * len(MODULES), tuple(parts)))
+
+
+def _fits_half(array: np.ndarray) -> bool:
+    if array.dtype == np.float16:
+        return True
+    with np.errstate(over="ignore"):
+        return np.array_equal(array.astype(np.float16), array)
 
 
 # --------------------------------------------------------------------------------------------------------- kernels
 class NativeKernels(TorchKernels):
-    """Implements `Kernels` for decoders that `why_not` has nothing against. Pages are torch's, in another layout."""
+    """Implements `Kernels` for decoders that `why_not` has nothing against. In a page a KV head's keys lie as
+    [head_dim][token], values as [token][head_dim]: the 16 tokens that are scored together lie side by side."""
 
     def __init__(self, kind: Kind = Kind.FP32, threads: int | None = None) -> None:
         self.kind = kind
         self.threads = threads or torch.get_num_threads()
 
-    def new_pages(
-        self, config: DecoderConfig, count: int, page_size: int, dtype: torch.dtype, device: torch.device
-    ) -> KVPages:
-        """keys_KPDS and values_KPSD: the 16 tokens that are scored together lie side by side."""
-        plain = super().new_pages(config, count, page_size, dtype, device)
-        turned = (config.num_kv_heads, count + 1, config.head_dim, page_size)
-        return KVPages(tuple(keys.view(turned) for keys in plain.keys), plain.values, page_size)
+    def pack(self, config: DecoderConfig, weights: AdapterWeights, page_bytes: int, dtype: torch.dtype) -> Parcel:
+        return _parcel(config, weights, page_bytes)
 
-    def pack(
-        self, config: DecoderConfig, weights: AdapterWeights, dtype: torch.dtype, device: torch.device
-    ) -> NativeAdapter:
-        return NativeAdapter.of(config, weights)
+    def place(self, parcel: Parcel, memory: Pages, pages: Sequence[int]) -> NativeAdapter:
+        entries, parts = parcel.handle
+        laid = iter(parcel.lay(memory, pages))
+        tables = tuple((_Module * entries)() for _ in range(max(part.table for part in parts) + 1))
+        for part in parts:
+            a, b = next(laid).data_ptr(), next(laid).data_ptr()
+            tables[part.table][part.index] = _Module(a=a, b=b, **part.entry)
+        return NativeAdapter(tables)
 
-    def forward(self, decoder: Decoder) -> Forward:
-        return _Forward(decoder, self.kind, self.threads)
+    def forward(self, decoder: Decoder) -> NativeForward:
+        return NativeForward(decoder, self.kind, self.threads)
 
 
 class _Room:
@@ -240,9 +273,18 @@ class _Room:
         self._at = at + size
         return at
 
+    def give_back(self, address: int) -> None:
+        """Undoes the last `take`, which returned `address`."""
+        self._at = address
 
-class _Forward:
-    """A recorded decoder with its packed weights. `__call__` is not to be called by two threads at once."""
+
+class NativeForward:
+    """A recorded decoder with its packed weights. `__call__` is not to be called by two threads at once.
+
+    `held` says of every linear how it is held, by its name; `weight_bytes` is what all of them take, and what a step
+    reads. Q4 holds what it can as it is, and the others, like a head in Q8_0, as INT8. Raises SettingsError when it
+    could hold none.
+    """
 
     def __init__(self, decoder: Decoder, kind: Kind, threads: int) -> None:
         native = library()
@@ -254,8 +296,15 @@ class _Forward:
         self._recorded = record(decoder)
         self._alive: list[Any] = []  # what C points to
         self._room = _Room()
-        self._head = self._packed(decoder.weights.head_VH)
+        self.held: dict[str, Held] = {}
+        self.weight_bytes = 0
+        self._head = self._packed("head", decoder.weights.head_VH)
         self._code = (_Instruction * len(self._recorded.code))(*map(self._instruction, self._recorded.code))
+        if kind is Kind.Q4 and all(held.kind is not Kind.Q4 for held in self.held.values()):
+            raise SettingsError(
+                "dtype q4 keeps 4-bit blocks as the base's file has them, and this base has none.",
+                hint="Use int8, or a GGUF in Q4_1 or Q4_0.",
+            )
         self._program: int | None = None
         self._page_size = 0
 
@@ -263,12 +312,20 @@ class _Forward:
         if getattr(self, "_program", None):
             self._native.plural_program_free(self._program)
 
-    def _packed(self, w_OI: Tensor) -> _Weight:
+    def _packed(self, name: str, w_OI: Tensor) -> _Weight:
         outputs, inputs = w_OI.shape
-        data = self._room.take(self._native.plural_weight_bytes(self._kind, inputs, outputs))
-        stride_out, stride_in = w_OI.stride()
-        self._native.plural_pack(self._kind, w_OI.data_ptr(), inputs, outputs, stride_in, stride_out, data)
-        weight = _Weight(data, self._kind, inputs, outputs)
+        for kind in (Kind.Q4, Kind.INT8) if self._kind is Kind.Q4 else (self._kind,):
+            size = self._native.plural_weight_bytes(kind, inputs, outputs)
+            data = self._room.take(size)
+            stride_out, stride_in = w_OI.stride()
+            lossy = self._native.plural_pack(kind, w_OI.data_ptr(), inputs, outputs, stride_in, stride_out, data)
+            if kind is Kind.Q4 and lossy:
+                self._room.give_back(data)
+            else:
+                break
+        self.held[name] = Held(kind, exact=not lossy)
+        self.weight_bytes += size
+        weight = _Weight(data, kind, inputs, outputs)
         self._alive.append(weight)
         return weight
 
@@ -276,7 +333,8 @@ class _Forward:
         made = _Instruction(one.op, one.to.buffer, layer=one.layer, module=one.module, modules=one.modules)
         made.a, made.b = (value.buffer if value is not None else -1 for value in (one.a, one.b))
         if one.op is Op.LINEAR:
-            made.first = ctypes.addressof(self._packed(one.first))
+            group = next(group for group, modules in GROUPS.items() if MODULES[one.module] in modules)
+            made.first = ctypes.addressof(self._packed(f"layers.{one.layer}.{group}", one.first))
         else:
             made.first = self._pointer(one.first)
         made.second = self._pointer(one.second)
@@ -317,13 +375,13 @@ class _Forward:
         ids: Sequence[int],
         positions: Sequence[int],
         wanted: Sequence[int],
-        kv: KVPages,
+        memory: Pages,
         spans: Sequence[Span],
         segments: Sequence[Segment],
     ) -> tuple[Tensor, Tensor]:
         if self._program is None:
-            self._program = self._start(kv.page_size)
-        assert kv.page_size == self._page_size  # an engine has one pool
+            self._program = self._start(memory.page_size)
+        assert memory.page_size == self._page_size  # an engine has one pool
         config = self._decoder.config
         states_TH = torch.empty((len(ids), config.hidden_size))
         logits_RV = torch.empty((len(wanted), config.vocab_size))
@@ -331,24 +389,21 @@ class _Forward:
         pages = np.array([page for span in spans for page in span.pages], np.int32)
         starts = np.cumsum([0, *(len(span.pages) for span in spans[:-1])])
         spans_S4 = np.array([(s.start, s.stop, s.length, at) for s, at in zip(spans, starts, strict=True)], np.int32)
-        worn = (_Segment * len(segments))(
-            *(_Segment(s.start, s.stop, s.scale, 0, ctypes.addressof(s.packed.modules)) for s in segments)
-        )
-        keys, values = ((c_void_p * len(pool))(*(t.data_ptr() for t in pool)) for pool in (kv.keys, kv.values))
+        parts = [(segment, table) for segment in segments for table in segment.packed.tables]
+        worn = (_Segment * len(parts))(*(_Segment(s.start, s.stop, s.scale, 0, ctypes.addressof(t)) for s, t in parts))
         step = _Step(
             rows=len(ids),
             spans_count=len(spans),
-            segments_count=len(segments),
+            segments_count=len(parts),
             wanted_count=len(wanted),
-            pages_held=kv.keys[0].shape[1],
+            page_floats=memory.page_bytes // 4,
             ids=ids_T.ctypes.data,
             positions=positions_T.ctypes.data,
             wanted=wanted_R.ctypes.data,
             spans=spans_S4.ctypes.data,
             pages=pages.ctypes.data,
             segments=ctypes.addressof(worn),
-            keys=ctypes.addressof(keys),
-            values=ctypes.addressof(values),
+            memory=memory.memory.data_ptr(),
             states=states_TH.data_ptr(),
             logits=logits_RV.data_ptr(),
         )

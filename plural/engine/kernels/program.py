@@ -131,7 +131,7 @@ class Recorded:
 def record(decoder: Decoder) -> Recorded:
     recorder = Recorder(decoder.config)
     nothing: Any = None
-    states: Any = Decoder(decoder.config, decoder.weights, recorder).hidden(
+    states: Any = type(decoder)(decoder.config, decoder.weights, recorder).hidden(
         nothing, nothing, recorder.attend, recorder.delta
     )
     return Recorded(tuple(recorder.code), _place(recorder.code, states), states.buffer)

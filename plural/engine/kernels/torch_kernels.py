@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plural.engine.kernels.interface import AdapterWeights, Forward, KVPages, Packed, Segment, Span
-from plural.engine.kv_cache import NULL_PAGE
+from plural.engine.kernels.interface import AdapterWeights, Forward, Packed, Segment, Span
+from plural.engine.kernels.pages import Pages, Parcel, Piece, ranks_in_a_page
+from plural.engine.page_pool import NULL_PAGE
 from plural.errors import NumericError
 from plural.models.config import GROUPS, DecoderConfig, Group
 from plural.models.decoder import Attend, Decoder, Delta
@@ -57,34 +58,12 @@ class TorchKernels(TorchOps):
         y_TO = product(x_TI, w_OI.T)
         return y_TO if bias_O is None else y_TO + bias_O
 
-    def new_pages(
-        self, config: DecoderConfig, count: int, page_size: int, dtype: torch.dtype, device: torch.device
-    ) -> KVPages:
-        shape = (config.num_kv_heads, count + 1, page_size, config.head_dim)
+    def pack(self, config: DecoderConfig, weights: AdapterWeights, page_bytes: int, dtype: torch.dtype) -> Parcel:
+        return _parcel(config, weights, page_bytes, dtype)
 
-        def pool() -> Tensor:
-            if device.type == "cpu" and dtype == torch.float32:
-                return torch.from_numpy(np.zeros(shape, np.float32))  # memory is taken when a page is first written
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        layers = range(config.num_layers)
-        return KVPages(tuple(pool() for _ in layers), tuple(pool() for _ in layers), page_size)
-
-    def copy_pages(self, kv: KVPages, pairs: Sequence[tuple[int, int]]) -> None:
-        if not pairs:
-            return
-        device = kv.keys[0].device
-        source, target = (torch.tensor(side, device=device) for side in zip(*pairs, strict=True))
-        for pages_KPSD in itertools.chain(kv.keys, kv.values):
-            pages_KPSD[:, target] = pages_KPSD[:, source]
-
-    def clear_pages(self, kv: KVPages, pages: Sequence[int]) -> None:
-        index = torch.tensor(list(pages), dtype=torch.long, device=kv.keys[0].device)
-        for pages_KPSD in itertools.chain(kv.keys, kv.values):
-            pages_KPSD[:, index] = 0
-
-    def pack(self, config: DecoderConfig, weights: AdapterWeights, dtype: torch.dtype, device: torch.device) -> Packed:
-        return PackedAdapter.of(config, weights, dtype, device)
+    def place(self, parcel: Parcel, memory: Pages, pages: Sequence[int]) -> Packed:
+        laid = iter(parcel.lay(memory, pages))
+        return PackedAdapter(tuple((where, PackedGroup(next(laid), next(laid))) for where in parcel.handle))
 
     def forward(self, decoder: Decoder) -> Forward:
         weights = decoder.weights
@@ -96,11 +75,11 @@ class TorchKernels(TorchOps):
             ids: Sequence[int],
             positions: Sequence[int],
             wanted: Sequence[int],
-            kv: KVPages,
+            memory: Pages,
             spans: Sequence[Span],
             segments: Sequence[Segment],
         ) -> tuple[Tensor, Tensor]:
-            attend, delta = self.bind(kv, spans, segments)
+            attend, delta = self.bind(memory, spans, segments)
             ids_T, positions_T, rows_R = (
                 torch.tensor(each, dtype=torch.long, device=decoder.device) for each in (ids, positions, wanted)
             )
@@ -111,17 +90,16 @@ class TorchKernels(TorchOps):
 
         return step
 
-    def bind(self, kv: KVPages, spans: Sequence[Span], segments: Sequence[Segment]) -> tuple[Attend, Delta | None]:
+    def bind(self, memory: Pages, spans: Sequence[Span], segments: Sequence[Segment]) -> tuple[Attend, Delta | None]:
         """What the decoder calls in every layer of one step. All index arithmetic is done here, once."""
-        return PagedAttention.of(kv, spans), LoraDelta(tuple(segments)) if segments else None
+        return PagedAttention(memory, spans), LoraDelta(segments) if segments else None
 
 
 # ------------------------------------------------------------------------------------------------------ adapters
 @dataclass(frozen=True, slots=True)
 class PackedGroup:
-    """The adapted modules of one fused group. Ranks R are those of its modules, one after another, then zeros.
-
-    `b_RO` is block-diagonal over the group's fused outputs and has the adapter's scale in it.
+    """The adapted modules of one fused group, or some of their ranks. The ranks R are those of its modules, one after
+    another, then zeros. `b_RO` is block-diagonal over the group's fused outputs and has the adapter's scale in it.
     """
 
     a_IR: Tensor
@@ -130,20 +108,9 @@ class PackedGroup:
 
 @dataclass(frozen=True, slots=True)
 class PackedAdapter:
-    groups: dict[tuple[int, Group], PackedGroup]
+    """A group is in it several times when its ranks do not fit in one page."""
 
-    @classmethod
-    def of(
-        cls, config: DecoderConfig, weights: AdapterWeights, dtype: torch.dtype, device: torch.device
-    ) -> PackedAdapter:
-        groups: dict[tuple[int, Group], PackedGroup] = {}
-        for layer in range(config.num_layers):
-            for group in GROUPS:
-                packed = _pack_group(config, weights, layer, group)
-                if packed is not None:
-                    a_IR, b_RO = (torch.from_numpy(array).to(device, dtype) for array in packed)
-                    groups[layer, group] = PackedGroup(a_IR, b_RO)
-        return cls(groups)
+    groups: tuple[tuple[tuple[int, Group], PackedGroup], ...]
 
 
 def finite(weights: AdapterWeights, layer: int, module: str) -> None:
@@ -154,43 +121,62 @@ def finite(weights: AdapterWeights, layer: int, module: str) -> None:
         )
 
 
+def _parcel(config: DecoderConfig, weights: AdapterWeights, page_bytes: int, dtype: torch.dtype) -> Parcel:
+    pieces: list[Piece] = []
+    handle: list[tuple[int, Group]] = []
+    for layer, group in itertools.product(range(config.num_layers), GROUPS):
+        present = [module for module in GROUPS[group] if (layer, module) in weights.tensors]
+        if not present:
+            continue
+        for module in present:
+            finite(weights, layer, module)
+        widest = max(config.slices(group)[present[-1]].stop, config.in_features(present[0]))
+        room = ranks_in_a_page(page_bytes, widest * dtype.itemsize, RANK_STEP * len(present)) // len(present)
+        for first in range(0, max(len(weights.tensors[layer, module][0]) for module in present), room):
+            ranks = slice(first, first + room)
+            pieces += (Piece(array, dtype) for array in _pack_group(config, weights, layer, group, ranks))
+            handle.append((layer, group))
+    return Parcel.of(pieces, page_bytes, tuple(handle))
+
+
 def _pack_group(
-    config: DecoderConfig, weights: AdapterWeights, layer: int, group: Group
-) -> tuple[np.ndarray, np.ndarray] | None:
+    config: DecoderConfig, weights: AdapterWeights, layer: int, group: Group, ranks: slice
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `ranks` of each of the group's modules, as a_IR and b_RO of a PackedGroup."""
     slices = config.slices(group)
-    present = [module for module in GROUPS[group] if (layer, module) in weights.tensors]
-    if not present:
-        return None
-    pairs = {module: weights.tensors[layer, module] for module in present}
-    for module in pairs:
-        finite(weights, layer, module)
-    ranks = sum(len(a_RI) for a_RI, _ in pairs.values())
-    width = -(-ranks // RANK_STEP) * RANK_STEP
-    a_IR = np.zeros((config.in_features(present[0]), width), np.float32)
-    b_RO = np.zeros((width, max(part.stop for part in slices.values())), np.float32)
+    pairs = {
+        module: (a_RI[ranks], b_OR[:, ranks])
+        for module in GROUPS[group]
+        for a_RI, b_OR in [weights.tensors.get((layer, module), (None, None))]
+        if a_RI is not None and b_OR is not None
+    }
+    width = -(-sum(len(a_RI) for a_RI, _ in pairs.values()) // RANK_STEP) * RANK_STEP
+    a_IR = np.zeros((config.in_features(GROUPS[group][0]), width), np.float32)
+    b_RO = np.zeros((width, max(slices[module].stop for module in pairs)), np.float32)
     row = 0
     for module, (a_RI, b_OR) in pairs.items():
         a_IR[:, row : row + len(a_RI)] = a_RI.T
-        b_RO[row : row + len(a_RI), slices[module]] = b_OR.T * weights.scale_of(module, layer)
+        b_RO[row : row + len(a_RI), slices[module]] = b_OR.T * np.float32(weights.scale_of(module, layer))
         row += len(a_RI)
     return a_IR, b_RO
 
 
-@dataclass(frozen=True, slots=True)
 class LoraDelta:
     """Two small products for every adapter in the step; rows of an adapter lie next to each other."""
 
-    segments: tuple[Segment, ...]
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._parts: dict[tuple[int, Group], list[tuple[Segment, PackedGroup]]] = {}
+        for segment in segments:
+            for where, packed in segment.packed.groups:
+                self._parts.setdefault(where, []).append((segment, packed))
 
     def __call__(self, layer: int, group: Group, x_TI: Tensor, y_TO: Tensor) -> Tensor:
-        for segment in self.segments:
-            packed: PackedGroup | None = segment.packed.groups.get((layer, group))
-            if packed is None:
-                continue
+        for segment, packed in self._parts.get((layer, group), ()):
             low_TR = product(x_TI[segment.start : segment.stop], packed.a_IR)
             if segment.scale != 1.0:
                 low_TR = low_TR * segment.scale
-            y_TO[segment.start : segment.stop] += product(low_TR, packed.b_RO)
+            # A group may end with a module that is not adapted.
+            y_TO[segment.start : segment.stop, : packed.b_RO.shape[1]] += product(low_TR, packed.b_RO)
         return y_TO
 
 
@@ -207,38 +193,33 @@ class _Tile:
     mask_BCN: Tensor
 
 
-@dataclass(frozen=True, slots=True)
 class PagedAttention:
     """Writes the step's keys and values, then attends tile by tile."""
 
-    kv: KVPages
-    slots_T: Tensor
-    tiles: tuple[_Tile, ...]
-
-    @classmethod
-    def of(cls, kv: KVPages, spans: Sequence[Span]) -> PagedAttention:
-        device, size = kv.keys[0].device, kv.page_size
-        slots: list[np.ndarray] = []
+    def __init__(self, memory: Pages, spans: Sequence[Span]) -> None:
+        device, size = memory.kv.device, memory.page_size
+        pages, slots = [], []
         grouped: dict[tuple[int, int], list[tuple[int, int, Sequence[int]]]] = {}
         for span in spans:
             positions = np.arange(span.length - (span.stop - span.start), span.length)
-            slots.append(np.asarray(span.pages)[positions // size] * size + positions % size)
+            pages.append(np.asarray(span.pages)[positions // size])
+            slots.append(positions % size)
             for start in range(span.start, span.stop, TILE):
                 stop = min(start + TILE, span.stop)
                 length = span.length - (span.stop - stop)
                 key = (stop - start, _roomy(-(-length // size)))
                 grouped.setdefault(key, []).append((start, length, span.pages))
-        tiles = tuple(_tile(rows, pages, pieces, size, device) for (rows, pages), pieces in grouped.items())
-        return cls(kv, torch.from_numpy(np.concatenate(slots)).to(device), tiles)
+        self._kv_PL2KSD = memory.kv
+        self._pages_T, self._slots_T = (torch.from_numpy(np.concatenate(each)).to(device) for each in (pages, slots))
+        self._tiles = [_tile(rows, held, pieces, size, device) for (rows, held), pieces in grouped.items()]
 
     def __call__(self, layer: int, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-        keys_KPSD, values_KPSD = self.kv.keys[layer], self.kv.values[layer]
-        heads = keys_KPSD.shape[0]
-        keys_KPSD.view(heads, -1, keys_KPSD.shape[3]).index_copy_(1, self.slots_T, k_TKD.transpose(0, 1))
-        values_KPSD.view(heads, -1, keys_KPSD.shape[3]).index_copy_(1, self.slots_T, v_TKD.transpose(0, 1))
+        keys_PKSD, values_PKSD = self._kv_PL2KSD[:, layer, 0], self._kv_PL2KSD[:, layer, 1]
+        keys_PKSD[self._pages_T, :, self._slots_T] = k_TKD
+        values_PKSD[self._pages_T, :, self._slots_T] = v_TKD
         out_TND = torch.empty_like(q_TND)
-        for tile in self.tiles:
-            out_TND[tile.rows] = _attend(q_TND[tile.rows], keys_KPSD, values_KPSD, tile)
+        for tile in self._tiles:
+            out_TND[tile.rows] = _attend(q_TND[tile.rows], keys_PKSD, values_PKSD, tile)
         return out_TND
 
 
@@ -262,17 +243,19 @@ def _tile(
     return _Tile(rows, table, mask)
 
 
-def _attend(q_MND: Tensor, keys_KPSD: Tensor, values_KPSD: Tensor, tile: _Tile) -> Tensor:
+def _attend(q_MND: Tensor, keys_PKSD: Tensor, values_PKSD: Tensor, tile: _Tile) -> Tensor:
     """q_MND holds B pieces of C rows, M = B * C. Heads of one KV head (G of them) become rows of one product."""
     b, c, n = tile.mask_BCN.shape
-    k, d = keys_KPSD.shape[0], keys_KPSD.shape[3]
+    k, d = keys_PKSD.shape[1], keys_PKSD.shape[3]
     q_BCKGD = q_MND.view(b, c, k, -1, d)
     g = q_BCKGD.shape[3]
     q_XRD = (q_BCKGD.permute(2, 0, 1, 3, 4) * d**-0.5).reshape(k * b, c * g, d)
     if c * g == 1:
         q_XRD = q_XRD.expand(k * b, 2, d)
-    keys_XND = keys_KPSD.index_select(1, tile.pages).view(k * b, n, d)
-    values_XND = values_KPSD.index_select(1, tile.pages).view(k * b, n, d)
+    # Gathered head by head, so that a sequence's tokens lie one after another.
+    keys_XND, values_XND = (
+        cache.transpose(0, 1)[:, tile.pages].reshape(k * b, n, d) for cache in (keys_PKSD, values_PKSD)
+    )
     scores_XRN = torch.bmm(q_XRD, keys_XND.transpose(1, 2))
     if c * g == 1:
         scores_XRN += tile.mask_BCN.repeat(k, 1, 1)

@@ -44,14 +44,21 @@ inline void softmax(float *scores, int count) {
   for (int n = 0; n < whole; n += W) store(scores + n, load(scores + n) * total);
 }
 
-// out[g] = sum over tokens of weight[g][n] * value n, for G heads and C vectors of the head's width.
+// What one KV head has in one layer: token n of page p lies at p * `stride` floats from here.
+struct Cache {
+  const float *keys, *values;
+  size_t stride;
+  int page_size;
+};
+
+// out[g] = sum over tokens of weight[g][n] * value n, for G heads and C vectors of the head's width from `column` on.
 template <int G, int C>
-void mix_tile(const float *weights, size_t room, int count, const float *values, const int32_t *pages, int page_size,
-              int dim, float *out) {
+void mix_tile(const float *weights, size_t room, int count, const Cache &cache, const int32_t *pages, int dim,
+              int column, float *out) {
   V sums[G][C] = {};
-  for (int start = 0; start < count; start += page_size) {
-    const float *page = values + (size_t)pages[start / page_size] * page_size * dim;
-    const int stop = std::min(count - start, page_size);
+  for (int start = 0; start < count; start += cache.page_size) {
+    const float *page = cache.values + (size_t)pages[start / cache.page_size] * cache.stride + column;
+    const int stop = std::min(count - start, cache.page_size);
     for (int n = 0; n < stop; n++)
       for (int c = 0; c < C; c++) {
         const V v = load(page + (size_t)n * dim + c * W);
@@ -59,16 +66,14 @@ void mix_tile(const float *weights, size_t room, int count, const float *values,
       }
   }
   for (int g = 0; g < G; g++)
-    for (int c = 0; c < C; c++) store(out + (size_t)g * dim + c * W, sums[g][c]);
+    for (int c = 0; c < C; c++) store(out + (size_t)g * dim + column + c * W, sums[g][c]);
 }
 
 template <int G>
-void mix(const float *weights, size_t room, int count, const float *values, const int32_t *pages, int page_size,
-         int dim, float *out) {
+void mix(const float *weights, size_t room, int count, const Cache &cache, const int32_t *pages, int dim, float *out) {
   int c = 0;
-  for (; c + 4 * W <= dim; c += 4 * W)
-    mix_tile<G, 4>(weights, room, count, values + c, pages, page_size, dim, out + c);
-  for (; c < dim; c += W) mix_tile<G, 1>(weights, room, count, values + c, pages, page_size, dim, out + c);
+  for (; c + 4 * W <= dim; c += 4 * W) mix_tile<G, 4>(weights, room, count, cache, pages, dim, c, out);
+  for (; c < dim; c += W) mix_tile<G, 1>(weights, room, count, cache, pages, dim, c, out);
 }
 
 // Rows of one sequence under one KV head. q and out: the group's heads of the first row; `stride` floats lie between
@@ -86,23 +91,22 @@ inline size_t attention_scratch(int queries, int dim, int length) {
   return (size_t)queries * ((length + W - 1) / W * W + dim);
 }
 
-inline void attend(const Piece &piece, int group, int dim, float scale, const float *keys, const float *values,
-                   int page_size, float *scratch) {
+inline void attend(const Piece &piece, int group, int dim, float scale, const Cache &cache, float *scratch) {
   const int last = piece.seen + piece.rows - 1, queries = piece.rows * group;
   const size_t room = (size_t)(last + W - 1) / W * W;
   float *q = scratch, *scores = q + (size_t)queries * dim;
   for (int r = 0; r < piece.rows; r++)
     for (int i = 0; i < group * dim; i++) q[(size_t)r * group * dim + i] = piece.q[r * piece.q_stride + i] * scale;
   for (int n = 0; n < last; n += W) {
-    const float *page = keys + (size_t)piece.pages[n / page_size] * page_size * dim;
-    score(queries, q, dim, page + n % page_size, page_size, scores + n, room);
+    const float *page = cache.keys + (size_t)piece.pages[n / cache.page_size] * cache.stride;
+    score(queries, q, dim, page + n % cache.page_size, cache.page_size, scores + n, room);
   }
   for (int r = 0; r < piece.rows; r++) {
     float *weights = scores + (size_t)r * group * room, *out = piece.out + r * piece.out_stride;
     for (int g = 0; g < group; g++) softmax(weights + g * room, piece.seen + r);
     int g = 0;
     const auto at = [&](auto step) {
-      mix<decltype(step)::value>(weights + g * room, room, piece.seen + r, values, piece.pages, page_size, dim, out + (size_t)g * dim);
+      mix<decltype(step)::value>(weights + g * room, room, piece.seen + r, cache, piece.pages, dim, out + (size_t)g * dim);
       g += decltype(step)::value;
     };
     while (g + 3 <= group) at(std::integral_constant<int, 3>{});

@@ -30,10 +30,12 @@ int32_t plural_abi(void) { return PLURAL_ABI; }
 
 size_t plural_weight_bytes(int32_t kind, int32_t in, int32_t out) { return isa()->weight_bytes(kind, in, out); }
 
-void plural_pack(int32_t kind, const float *source, int64_t in, int64_t out, int64_t stride_in, int64_t stride_out,
-                 void *to) {
-  isa()->pack(kind, source, in, out, stride_in, stride_out, to);
+int64_t plural_pack(int32_t kind, const float *source, int64_t in, int64_t out, int64_t stride_in, int64_t stride_out,
+                    void *to) {
+  return isa()->pack(kind, source, in, out, stride_in, stride_out, to);
 }
+
+int64_t plural_int8_rate(int64_t rounds) { return isa()->int8_rate(rounds); }
 
 plural_program *plural_program_new(const plural_instruction *code, int32_t count, const int32_t *widths, int32_t buffers,
                                    int32_t states, const plural_weight *head, const plural_shape *shape,

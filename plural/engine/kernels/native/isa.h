@@ -5,7 +5,8 @@
 struct Isa {
   const char *name;
   size_t (*weight_bytes)(int32_t, int32_t, int32_t);
-  void (*pack)(int32_t, const float *, int64_t, int64_t, int64_t, int64_t, void *);
+  int64_t (*pack)(int32_t, const float *, int64_t, int64_t, int64_t, int64_t, void *);
+  int64_t (*int8_rate)(int64_t);
   void *(*program_new)(const plural_instruction *, int32_t, const int32_t *, int32_t, int32_t, const plural_weight *,
                        const plural_shape *, int32_t);
   void (*program_free)(void *);

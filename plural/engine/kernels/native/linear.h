@@ -13,10 +13,20 @@ constexpr int BLOCK = 32;  // inputs that share a scale and a minimum
 
 inline int panels(int out) { return (out + W - 1) / W; }
 
-inline size_t panel_bytes(int kind, int in) {
-  if (kind == PLURAL_F32) return (size_t)in * W * sizeof(float);
-  return (size_t)in / BLOCK * (BLOCK * W + 2 * W * sizeof(_Float16));
+// Whether inputs are multiplied as int8 codes.
+inline bool coded(int kind) { return kind == PLURAL_U8 || kind == PLURAL_U4; }
+
+// Of the codes of a block of 16 outputs.
+constexpr size_t code_bytes(int kind) { return kind == PLURAL_U4 ? BLOCK * W / 2 : BLOCK * W; }
+
+// Of 32 inputs of 16 outputs.
+constexpr size_t block_bytes(int kind) {
+  if (kind == PLURAL_F32) return BLOCK * W * sizeof(float);
+  if (kind == PLURAL_BF16) return BLOCK * W * sizeof(Bf16);
+  return code_bytes(kind) + 2 * W * sizeof(_Float16);
 }
+
+inline size_t panel_bytes(int kind, int in) { return (size_t)in / BLOCK * block_bytes(kind); }
 
 // Thread t's share of n things, in whole pieces of `grain`.
 inline std::pair<int, int> share(int n, int t, int threads, int grain = 1) {
@@ -38,10 +48,10 @@ inline V bias_of(const float *bias, int columns) {
   return v;
 }
 
-// ---------------------------------------------------------------------------------------------------------------- fp32
-// M rows by P panels.
-template <int M, int P>
-void tile_f32(const float *w, size_t panel, const float *x, int in, float *y, int out, int column, const float *bias) {
+// ----------------------------------------------------------------------------------------------------- fp32 and bf16
+// M rows by P panels of weights T, multiplied and added in fp32.
+template <int M, int P, class T>
+void tile_float(const T *w, size_t panel, const float *x, int in, float *y, int out, int column, const float *bias) {
   V sums[M][P] = {};
   for (int k = 0; k < in; k++)
     for (int p = 0; p < P; p++) {
@@ -55,27 +65,28 @@ void tile_f32(const float *w, size_t panel, const float *x, int in, float *y, in
   }
 }
 
-template <int P>
-void rows_f32(const float *w, size_t panel, const float *x, int rows, int in, float *y, int out, int column,
-              const float *bias) {
+template <int P, class T>
+void rows_float(const T *w, size_t panel, const float *x, int rows, int in, float *y, int out, int column,
+                const float *bias) {
   int r = 0;
   for (; r + 8 <= rows; r += 8)
-    tile_f32<8, P>(w, panel, x + (size_t)r * in, in, y + (size_t)r * out, out, column, bias);
+    tile_float<8, P>(w, panel, x + (size_t)r * in, in, y + (size_t)r * out, out, column, bias);
   for (; r + 4 <= rows; r += 4)
-    tile_f32<4, P>(w, panel, x + (size_t)r * in, in, y + (size_t)r * out, out, column, bias);
-  for (; r < rows; r++) tile_f32<1, P>(w, panel, x + (size_t)r * in, in, y + (size_t)r * out, out, column, bias);
+    tile_float<4, P>(w, panel, x + (size_t)r * in, in, y + (size_t)r * out, out, column, bias);
+  for (; r < rows; r++) tile_float<1, P>(w, panel, x + (size_t)r * in, in, y + (size_t)r * out, out, column, bias);
 }
 
-inline void linear_f32(const plural_weight &weight, const float *x, int rows, float *y, const float *bias, int first,
-                       int last) {
+template <class T>
+void linear_float(const plural_weight &weight, const float *x, int rows, float *y, const float *bias, int first,
+                  int last) {
   const size_t panel = (size_t)weight.in * W;
-  const float *w = (const float *)weight.data;
+  const T *w = (const T *)weight.data;
   int p = first;
-  for (; p + 2 <= last; p += 2) rows_f32<2>(w + p * panel, panel, x, rows, weight.in, y, weight.out, p * W, bias);
-  for (; p < last; p++) rows_f32<1>(w + p * panel, panel, x, rows, weight.in, y, weight.out, p * W, bias);
+  for (; p + 2 <= last; p += 2) rows_float<2>(w + p * panel, panel, x, rows, weight.in, y, weight.out, p * W, bias);
+  for (; p < last; p++) rows_float<1>(w + p * panel, panel, x, rows, weight.in, y, weight.out, p * W, bias);
 }
 
-// ---------------------------------------------------------------------------------------------------- 8-bit, block-wise
+// ---------------------------------------------------------------------------------------------------- int8 codes
 // A row's inputs as int8, block by block: x = scale * code. `total` is scale times the sum of the codes.
 struct Codes {
   int8_t *code;
@@ -86,98 +97,111 @@ inline void encode(const float *x, int in, Codes to) {
   for (int b = 0; b < in / BLOCK; b++, x += BLOCK) {
     const V first = load(x), second = load(x + W);
     const float top = largest(larger(larger(first, -first), larger(second, -second)));
-    const V inverse = splat(top > 0 ? 127.0f / top : 0.0f), magic = splat(12582912.0f);
-    float rounded[BLOCK];
-    store(rounded, fma(first, inverse, magic) - magic);
-    store(rounded + W, fma(second, inverse, magic) - magic);
-    int total = 0;
-    for (int i = 0; i < BLOCK; i++) {
-      const int code = (int)rounded[i];
-      to.code[b * BLOCK + i] = (int8_t)code;
-      total += code;
-    }
+    const V inverse = splat(top > 0 ? 127.0f / top : 0.0f), magic = splat(MAGIC);
+    const VI low = __builtin_convertvector(fma(first, inverse, magic) - magic, VI);
+    const VI high = __builtin_convertvector(fma(second, inverse, magic) - magic, VI);
+    store(to.code + b * BLOCK, low);
+    store(to.code + b * BLOCK + W, high);
     to.scale[b] = top / 127.0f;
-    to.total[b] = to.scale[b] * (float)total;
+    to.total[b] = to.scale[b] * (float)sum(low + high);
   }
 }
 
 // Four inputs of each of 16 outputs (unsigned) times four inputs of a row (signed), added to `sums`.
-inline VI dot4(VI sums, const uint8_t *weights, const int8_t *x) {
+inline VI dot4(VI sums, VB weights, const int8_t *x) {
 #if defined(__AVX512VNNI__)
   int32_t four;
   std::memcpy(&four, x, sizeof four);
-  return (VI)_mm512_dpbusd_epi32((__m512i)sums, _mm512_loadu_si512(weights), _mm512_set1_epi32(four));
+  return (VI)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, _mm512_set1_epi32(four));
 #else
+  uint8_t w[4 * W];
+  std::memcpy(w, &weights, sizeof w);
   for (int o = 0; o < W; o++)
-    sums[o] += weights[4 * o] * x[0] + weights[4 * o + 1] * x[1] + weights[4 * o + 2] * x[2] + weights[4 * o + 3] * x[3];
+    sums[o] += w[4 * o] * x[0] + w[4 * o + 1] * x[1] + w[4 * o + 2] * x[2] + w[4 * o + 3] * x[3];
   return sums;
 #endif
 }
 
-template <int M>
-void tile_u8(const uint8_t *w, Codes x, int in, float *y, int out, int column, const float *bias) {
+// Counts (below 32 * 255 * 127, 2^20) are added up in the bits of MAGIC's fraction: read as a float, they are the count
+// and MAGIC, exactly.
+inline VI start() {
+#if defined(__AVX512F__)
+  return (VI)splat(MAGIC);
+#else
+  return VI{};
+#endif
+}
+
+// scale * count, rounded once.
+inline V scaled(VI counts, V scale) {
+#if defined(__AVX512F__)
+  return fma((V)counts, scale, scale * splat(-MAGIC));  // spares the conversion
+#else
+  return __builtin_convertvector(counts, V) * scale;
+#endif
+}
+
+// M rows by P panels of codes of kind K.
+template <int M, int P, int K>
+void tile_codes(const uint8_t *w, size_t panel, Codes x, int in, float *y, int out, int column, const float *bias) {
+  constexpr size_t EIGHT = code_bytes(K) / 4;  // of 8 inputs
   const int blocks = in / BLOCK;
-  V sums[M] = {};
+  V sums[M][P] = {};
   for (int b = 0; b < blocks; b++) {
-    VI counts[M] = {};
-    for (int k = 0; k < BLOCK; k += 4, w += 4 * W)
-      for (int m = 0; m < M; m++) counts[m] = dot4(counts[m], w, x.code + (size_t)m * in + b * BLOCK + k);
-    const V scale = load((const _Float16 *)w), minimum = load((const _Float16 *)w + W);
+    VI counts[M][P];
+    for (int m = 0; m < M; m++)
+      for (int p = 0; p < P; p++) counts[m][p] = start();
+    for (int k = 0; k < BLOCK; k += 8, w += EIGHT) {
+      VB low[P], high[P];
+      for (int p = 0; p < P; p++) {
+        const uint8_t *at = w + p * panel;
+        low[p] = load(at);
+        high[p] = K == PLURAL_U4 ? low[p] >> 4 : load(at + EIGHT / 2);
+        if (K == PLURAL_U4) low[p] &= 15;
+      }
+      const int8_t *codes = x.code + b * BLOCK + k;
+      for (int m = 0; m < M; m++)
+        for (int p = 0; p < P; p++) counts[m][p] = dot4(counts[m][p], low[p], codes + (size_t)m * in);
+      for (int m = 0; m < M; m++)
+        for (int p = 0; p < P; p++) counts[m][p] = dot4(counts[m][p], high[p], codes + (size_t)m * in + 4);
+    }
+    for (int p = 0; p < P; p++) {
+      const _Float16 *halves = (const _Float16 *)(w + p * panel);
+      const V scale = load(halves), minimum = load(halves + W);
+      for (int m = 0; m < M; m++) {
+        const size_t at = (size_t)m * blocks + b;
+        sums[m][p] = fma(scaled(counts[m][p], scale), splat(x.scale[at]), sums[m][p]);
+        sums[m][p] = fma(minimum, splat(x.total[at]), sums[m][p]);
+      }
+    }
     w += 2 * W * sizeof(_Float16);
-    for (int m = 0; m < M; m++) {
-      const V product = __builtin_convertvector(counts[m], V) * scale;
-      sums[m] = fma(product, splat(x.scale[m * blocks + b]), sums[m]);
-      sums[m] = fma(minimum, splat(x.total[m * blocks + b]), sums[m]);
-    }
   }
-  const V more = bias_of(bias ? bias + column : nullptr, out - column);
-  for (int m = 0; m < M; m++) put(y + (size_t)m * out + column, bias ? sums[m] + more : sums[m], out - column);
-}
-
-inline void linear_u8(const plural_weight &weight, Codes x, int rows, float *y, const float *bias, int first,
-                      int last) {
-  const int in = weight.in, out = weight.out, blocks = in / BLOCK;
-  for (int p = first; p < last; p++) {
-    const uint8_t *w = (const uint8_t *)weight.data + p * panel_bytes(PLURAL_U8, in);
-    const auto from = [&](int r) { return Codes{x.code + (size_t)r * in, x.scale + r * blocks, x.total + r * blocks}; };
-    int r = 0;
-    for (; r + 8 <= rows; r += 8) tile_u8<8>(w, from(r), in, y + (size_t)r * out, out, p * W, bias);
-    for (; r + 4 <= rows; r += 4) tile_u8<4>(w, from(r), in, y + (size_t)r * out, out, p * W, bias);
-    for (; r < rows; r++) tile_u8<1>(w, from(r), in, y + (size_t)r * out, out, p * W, bias);
+  for (int p = 0; p < P; p++) {
+    const int at = column + p * W;
+    const V more = bias_of(bias ? bias + at : nullptr, out - at);
+    for (int m = 0; m < M; m++) put(y + (size_t)m * out + at, bias ? sums[m][p] + more : sums[m][p], out - at);
   }
 }
 
-// ------------------------------------------------------------------------------------------------------------- packing
-struct Source {
-  const float *w;
-  int64_t stride_in, stride_out, out;
-  float at(int64_t i, int64_t o) const { return o < out ? w[i * stride_in + o * stride_out] : 0.0f; }
-};
-
-inline void pack_panel_f32(Source source, int in, int column, float *to) {
-  for (int k = 0; k < in; k++)
-    for (int o = 0; o < W; o++) *to++ = source.at(k, column + o);
+template <int P, int K>
+void rows_codes(const uint8_t *w, size_t panel, Codes x, int rows, int in, float *y, int out, int column,
+                const float *bias) {
+  const size_t blocks = in / BLOCK;
+  const auto from = [&](int r) { return Codes{x.code + (size_t)r * in, x.scale + r * blocks, x.total + r * blocks}; };
+  int r = 0;
+  for (; r + 8 <= rows; r += 8) tile_codes<8, P, K>(w, panel, from(r), in, y + (size_t)r * out, out, column, bias);
+  for (; r + 4 <= rows; r += 4) tile_codes<4, P, K>(w, panel, from(r), in, y + (size_t)r * out, out, column, bias);
+  for (; r < rows; r++) tile_codes<1, P, K>(w, panel, from(r), in, y + (size_t)r * out, out, column, bias);
 }
 
-// A block's 256 levels lie evenly between its smallest and its largest weight.
-inline void pack_panel_u8(Source source, int in, int column, uint8_t *to) {
-  for (int b = 0; b < in; b += BLOCK, to += BLOCK * W + 2 * W * sizeof(_Float16)) {
-    _Float16 *scales = (_Float16 *)(to + BLOCK * W), *minima = scales + W;
-    for (int o = 0; o < W; o++) {
-      float low = source.at(b, column + o), high = low;
-      for (int k = 1; k < BLOCK; k++) {
-        low = std::min(low, source.at(b + k, column + o));
-        high = std::max(high, source.at(b + k, column + o));
-      }
-      minima[o] = (_Float16)low;
-      scales[o] = (_Float16)((high - low) / 255.0f);
-      const float scale = (float)scales[o], minimum = (float)minima[o];
-      for (int k = 0; k < BLOCK; k++) {
-        const float level = scale > 0 ? std::nearbyint((source.at(b + k, column + o) - minimum) / scale) : 0.0f;
-        to[k / 4 * 4 * W + o * 4 + k % 4] = (uint8_t)std::min(255.0f, std::max(0.0f, level));
-      }
-    }
-  }
+template <int K>
+void linear_codes(const plural_weight &weight, Codes x, int rows, float *y, const float *bias, int first, int last) {
+  const size_t panel = panel_bytes(K, weight.in);
+  const uint8_t *w = (const uint8_t *)weight.data;
+  int p = first;
+  for (; p + 2 <= last; p += 2)
+    rows_codes<2, K>(w + p * panel, panel, x, rows, weight.in, y, weight.out, p * W, bias);
+  for (; p < last; p++) rows_codes<1, K>(w + p * panel, panel, x, rows, weight.in, y, weight.out, p * W, bias);
 }
 
 // ---------------------------------------------------------------------------------------------------------------- LoRA

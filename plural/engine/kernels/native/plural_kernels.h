@@ -14,13 +14,14 @@
 extern "C" {
 #endif
 
-#define PLURAL_ABI 1
+#define PLURAL_ABI 3
 #define PLURAL_API __attribute__((visibility("default")))
 
-enum { PLURAL_F32 = 0, PLURAL_U8 = 1 };
+enum { PLURAL_F32 = 0, PLURAL_U8 = 1, PLURAL_BF16 = 2, PLURAL_U4 = 3 };
 
-/* A linear's weights in panels of 16 outputs. F32: [panel][in][16]. U8: [panel][in / 32], each block 512 codes as
- * [in / 4][16 outputs][4] and then 16 scales and 16 minima in fp16: w = scale * code + minimum. */
+/* A linear's weights in panels of 16 outputs. F32 and BF16: [panel][in][16]. U8 and U4: [panel][in / 32], each block its
+ * codes and then 16 scales and 16 minima in fp16: w = scale * code + minimum. U8: [8][16 outputs][4 inputs] bytes. U4:
+ * [4][16 outputs][4] bytes, inputs 8n..8n+3 in the lower halves and 8n+4..8n+7 in the upper ones. */
 typedef struct {
   const void *data;
   int32_t kind, in, out, unused;
@@ -61,14 +62,16 @@ typedef struct {
   const plural_module *modules; /* layers x modules_per_layer */
 } plural_segment;
 
-/* keys: per layer [kv_head][page][head_dim][token], values: [kv_head][page][token][head_dim]; `pages_held` pages each. */
+/* Segments may overlap: a row wears all that it lies in, in their order.
+ * A page has `page_floats` floats: per layer the keys [kv_head][head_dim][token], then the values
+ * [kv_head][token][head_dim]. */
 typedef struct {
-  int64_t rows, spans_count, segments_count, wanted_count, pages_held;
+  int64_t rows, spans_count, segments_count, wanted_count, page_floats;
   const int64_t *ids, *positions, *wanted;
   const plural_span *spans;
   const int32_t *pages;
   const plural_segment *segments;
-  float *const *keys, *const *values;
+  float *memory; /* page after page */
   float *states; /* rows x hidden, after the final norm */
   float *logits; /* wanted_count x vocab */
 } plural_step;
@@ -81,9 +84,15 @@ PLURAL_API const char *plural_isa(void);
 PLURAL_API int32_t plural_abi(void);
 
 PLURAL_API size_t plural_weight_bytes(int32_t kind, int32_t in, int32_t out);
-/* Packs fp32 weights, w(i, o) = source[i * stride_in + o * stride_out], into `to`. */
-PLURAL_API void plural_pack(int32_t kind, const float *source, int64_t in, int64_t out, int64_t stride_in, int64_t stride_out,
-                 void *to);
+/* Packs fp32 weights, w(i, o) = source[i * stride_in + o * stride_out], into `to`. Returns how many blocks (32 inputs of
+ * an output) are not held to the bit: codes find a block's own scale and minimum where it has some in fp16. U4 is for
+ * those alone and stops at the first block that has none. */
+PLURAL_API int64_t plural_pack(int32_t kind, const float *source, int64_t in, int64_t out, int64_t stride_in,
+                               int64_t stride_out, void *to);
+
+/* Does int8 products of what lies in registers, on one thread: what a core can do at most, for whoever wants to know how
+ * near the linears come. Returns how many multiplications and additions they were. */
+PLURAL_API int64_t plural_int8_rate(int64_t rounds);
 
 /* `widths` are the buffers' columns. `states` is the buffer whose rows `head` reads and plural_step.states receives.
  * The instructions are copied; what they point to must outlive the program. Null when out of memory. */

@@ -6,6 +6,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "pack.h"
 #include "plural_kernels.h"
 #include "threads.h"
 
@@ -28,6 +29,7 @@ struct Program {
   std::vector<std::vector<float>> buffers;
   std::vector<int8_t> codes;
   std::vector<float> scales, totals, low, picked;
+  std::vector<size_t> low_at;  // of a segment: where its rows' products with a begin in `low`
   std::vector<std::vector<float>> scratch;  // of a thread
   std::unique_ptr<std::atomic<int>[]> next;  // of an instruction: the next piece of attention to take
   int32_t widest = 0;
@@ -55,15 +57,18 @@ struct Program {
     for (int64_t s = 0; s < step.spans_count; s++) longest = std::max(longest, step.spans[s].length);
     const int queries = ROWS_AT_ONCE * shape.heads / shape.kv_heads;
     for (auto &own : scratch) grow(own, attention_scratch(queries, shape.head_dim, longest));
-    size_t ranks = 0;
-    for (int64_t s = 0; s < step.segments_count; s++)
+    size_t lows = 0;
+    low_at.resize(step.segments_count);
+    for (int64_t s = 0; s < step.segments_count; s++) {
+      const plural_segment &segment = step.segments[s];
+      int ranks = 0;
       for (const auto &one : code)
-        if (one.op == PLURAL_LINEAR) ranks = std::max(ranks, (size_t)ranks_of(one, step.segments[s]));
-    grow(low, step.rows * ranks);
-    low_width = (int)ranks;
+        if (one.op == PLURAL_LINEAR) ranks = std::max(ranks, ranks_of(one, segment));
+      low_at[s] = lows;
+      lows += (size_t)ranks * (segment.stop - segment.start);
+    }
+    grow(low, lows);
   }
-
-  int low_width = 0;
 
   const plural_module *modules_of(const plural_instruction &one, const plural_segment &segment) const {
     return segment.modules + (size_t)one.layer * shape.modules_per_layer + one.module;
@@ -180,15 +185,22 @@ struct Worker {
         if (weight) norm_row(row + h * dim, weight, dim, row + h * dim);
         rotate(row + h * dim, cos, sin, dim);
       }
+      float *to = step.memory + page * step.page_floats;
       for (int k = 0; k < shape.kv_heads; k++) {
-        const size_t base = ((size_t)k * step.pages_held + page) * size * dim;
         const float *key = row + (shape.heads + k) * dim, *value = key + shape.kv_heads * dim;
-        float *keys = step.keys[one.layer] + base + position % size;
+        float *keys = to + keys_at(one.layer, k) + position % size;
         for (int d = 0; d < dim; d++) keys[(size_t)d * size] = key[d];
-        std::memcpy(step.values[one.layer] + base + (size_t)(position % size) * dim, value, dim * sizeof(float));
+        std::memcpy(to + values_at(one.layer, k) + (size_t)(position % size) * dim, value, dim * sizeof(float));
       }
     }
   }
+
+  // Where a KV head's keys and values of a layer begin in a page.
+  size_t keys_at(int layer, int k) const {
+    const plural_shape &shape = program.shape;
+    return (size_t)(2 * layer * shape.kv_heads + k) * shape.page_size * shape.head_dim;
+  }
+  size_t values_at(int layer, int k) const { return keys_at(layer, program.shape.kv_heads + k); }
 
   void attention(const plural_instruction &one, std::atomic<int> &next) {
     const plural_shape &shape = program.shape;
@@ -200,11 +212,12 @@ struct Worker {
         for (int k = 0; k < shape.kv_heads; k++, piece++) {
           if (piece != mine) continue;
           const int count = std::min(ROWS_AT_ONCE, span.stop - r), at = k * group * dim;
-          const size_t base = (size_t)k * step.pages_held * shape.page_size * dim, out = shape.heads * dim;
+          const size_t out = shape.heads * dim;
+          const Cache cache{step.memory + keys_at(one.layer, k), step.memory + values_at(one.layer, k),
+                            (size_t)step.page_floats, shape.page_size};
           const Piece work{buffer(one.a) + (size_t)r * width + at, buffer(one.to) + r * out + at, (size_t)width, out,
                            count, span.length - (span.stop - r) + 1, step.pages + span.table};
-          attend(work, group, dim, shape.scale, step.keys[one.layer] + base, step.values[one.layer] + base,
-                 shape.page_size, program.scratch[t].data());
+          attend(work, group, dim, shape.scale, cache, program.scratch[t].data());
           mine = next.fetch_add(1, std::memory_order_relaxed);
         }
     }
@@ -221,14 +234,18 @@ struct Worker {
 
   void product(const plural_weight &weight, const float *x, int rows, float *y, const float *bias) const {
     const auto [first, last] = share(panels(weight.out), t, threads, 2);
-    if (weight.kind == PLURAL_F32) return linear_f32(weight, x, rows, y, bias, first, last);
-    linear_u8(weight, codes(), rows, y, bias, first, last);
+    switch (weight.kind) {
+      case PLURAL_F32: return linear_float<float>(weight, x, rows, y, bias, first, last);
+      case PLURAL_BF16: return linear_float<Bf16>(weight, x, rows, y, bias, first, last);
+      case PLURAL_U8: return linear_codes<PLURAL_U8>(weight, codes(), rows, y, bias, first, last);
+      case PLURAL_U4: return linear_codes<PLURAL_U4>(weight, codes(), rows, y, bias, first, last);
+    }
   }
 
   void linear(const plural_instruction &one) {
     const plural_weight &weight = *(const plural_weight *)one.first;
     const float *x = buffer(one.a);
-    if (weight.kind == PLURAL_U8) {
+    if (coded(weight.kind)) {
       const auto [first, last] = own_rows();
       encode_rows(x, weight.in, first, last);
     }
@@ -241,13 +258,12 @@ struct Worker {
   }
 
   void shrink_all(const plural_instruction &one, const float *x, int in) const {
-    const int width = program.low_width;
     for (int64_t s = 0; s < step.segments_count; s++) {
       const plural_segment &segment = step.segments[s];
       const plural_module *modules = program.modules_of(one, segment);
       const float *from = x + (size_t)segment.start * in;
-      float *to = program.low.data() + (size_t)segment.start * width;
-      const int rows = segment.stop - segment.start;
+      float *to = program.low.data() + program.low_at[s];
+      const int width = program.ranks_of(one, segment), rows = segment.stop - segment.start;
       for (int m = 0; m < one.modules; to += modules[m++].rank) {
         const auto [first, last] = share(modules[m].rank, t, threads, 4);
         if (modules[m].half)
@@ -259,12 +275,11 @@ struct Worker {
   }
 
   void expand_all(const plural_instruction &one, float *y, int out) const {
-    const int width = program.low_width;
     for (int64_t s = 0; s < step.segments_count; s++) {
       const plural_segment &segment = step.segments[s];
       const plural_module *modules = program.modules_of(one, segment);
-      const float *low = program.low.data() + (size_t)segment.start * width;
-      const int rows = segment.stop - segment.start;
+      const float *low = program.low.data() + program.low_at[s];
+      const int width = program.ranks_of(one, segment), rows = segment.stop - segment.start;
       for (int m = 0; m < one.modules; low += modules[m++].rank) {
         const plural_module &module = modules[m];
         if (!module.rank) continue;
@@ -290,7 +305,7 @@ struct Worker {
     const auto [from, to] = share(wanted, t, threads);
     for (int i = from; i < to; i++)
       std::memcpy(picked + i * hidden, states + step.wanted[i] * hidden, hidden * sizeof(float));
-    if (program.head.kind == PLURAL_U8) encode_rows(picked, (int)hidden, from, to);
+    if (coded(program.head.kind)) encode_rows(picked, (int)hidden, from, to);
     program.team.barrier.wait();
     product(program.head, picked, wanted, step.logits, nullptr);
   }
@@ -298,15 +313,30 @@ struct Worker {
 
 size_t weight_bytes(int32_t kind, int32_t in, int32_t out) { return panels(out) * panel_bytes(kind, in); }
 
-void pack(int32_t kind, const float *source, int64_t in, int64_t out, int64_t stride_in, int64_t stride_out, void *to) {
+int64_t pack(int32_t kind, const float *source, int64_t in, int64_t out, int64_t stride_in, int64_t stride_out,
+             void *to) {
   const Source from{source, stride_in, stride_out, out};
-  for (int p = 0; p < panels((int)out); p++) {
-    uint8_t *panel = (uint8_t *)to + p * panel_bytes(kind, (int)in);
-    if (kind == PLURAL_F32)
-      pack_panel_f32(from, (int)in, p * W, (float *)panel);
-    else
-      pack_panel_u8(from, (int)in, p * W, panel);
-  }
+  uint8_t *at = (uint8_t *)to;
+  int64_t lossy = 0;
+  for (int p = 0; p < panels((int)out); p++)
+    for (int b = 0; b < in; b += BLOCK, at += block_bytes(kind)) {
+      lossy += coded(kind) ? pack_codes(from, kind, b, p * W, at) : pack_float(from, kind, b, p * W, at);
+      if (lossy && kind == PLURAL_U4) return lossy;
+    }
+  return lossy;
+}
+
+int64_t int8_rate(int64_t rounds) {
+  constexpr int CHAINS = 16;  // enough to hide an instruction's latency
+  const int8_t x[4] = {1, -1, 2, -2};
+  VI sums[CHAINS];
+  for (int s = 0; s < CHAINS; s++) sums[s] = VI{s};  // no two alike, or one would do for both
+  for (int64_t i = 0; i < rounds; i++)
+    for (VI &each : sums) each = dot4(each, VB{1}, x);
+  for (int s = 1; s < CHAINS; s++) sums[0] += sums[s];
+  volatile int32_t kept = sums[0][0];  // or there would be nothing to do
+  (void)kept;
+  return rounds * CHAINS * W * 4 * 2;
 }
 
 void *program_new(const plural_instruction *code, int32_t count, const int32_t *widths, int32_t buffers, int32_t states,
@@ -334,4 +364,4 @@ int32_t program_run(void *handle, const plural_step *step) {
 
 }  // namespace
 
-extern "C" const Isa ISA_SYMBOL = {NAME(PLURAL_ISA), weight_bytes, pack, program_new, program_free, program_run};
+extern "C" const Isa ISA_SYMBOL = {NAME(PLURAL_ISA), weight_bytes, pack, int8_rate, program_new, program_free, program_run};

@@ -9,9 +9,15 @@
 namespace {
 
 constexpr int W = 16;
+constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to a whole number
 typedef float V __attribute__((vector_size(64)));
 typedef int32_t VI __attribute__((vector_size(64)));
+typedef uint8_t VB __attribute__((vector_size(64)));
 typedef _Float16 H __attribute__((vector_size(32)));
+
+struct Bf16 {
+  uint16_t bits;  // the upper half of an fp32
+};
 
 inline V load(const float *p) {
   V v;
@@ -27,6 +33,36 @@ inline V load(const _Float16 *p) {
   for (int i = 0; i < W; i++) v[i] = (float)p[i];
   return v;
 #endif
+}
+
+inline float widened(Bf16 x) {
+  const uint32_t bits = (uint32_t)x.bits << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+inline V load(const Bf16 *p) {
+#if defined(__AVX512F__)
+  return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
+#else
+  V v;
+  for (int i = 0; i < W; i++) v[i] = widened(p[i]);
+  return v;
+#endif
+}
+
+// As bytes; the values fit.
+inline void store(int8_t *p, VI v) {
+  typedef int8_t Bytes __attribute__((vector_size(W)));
+  const Bytes small = __builtin_convertvector(v, Bytes);
+  std::memcpy(p, &small, sizeof small);
+}
+
+inline VB load(const uint8_t *p) {
+  VB v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
 }
 
 inline void store(float *p, V v) { std::memcpy(p, &v, sizeof v); }
@@ -52,15 +88,29 @@ inline float sum(V v) {
   return t[0];
 }
 
+inline int32_t sum(VI v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)v);
+#else
+  int32_t total = 0;
+  for (int i = 0; i < W; i++) total += v[i];
+  return total;
+#endif
+}
+
 inline float largest(V v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)v);
+#else
   float best = v[0];
   for (int i = 1; i < W; i++) best = v[i] > best ? v[i] : best;
   return best;
+#endif
 }
 
 // exp with a relative error below 2e-7; exactly 0 below -87. After Cephes' expf.
 inline V exp(V x) {
-  const V low = splat(-87.0f), magic = splat(12582912.0f);
+  const V low = splat(-87.0f), magic = splat(MAGIC);
   const V clamped = larger(x > splat(88.0f) ? splat(88.0f) : x, low);
   const V n = fma(clamped, splat(1.44269504088896341f), magic) - magic;
   V r = fma(n, splat(-0.693359375f), clamped);

@@ -1,0 +1,137 @@
+"""The one block of memory that an engine works in, cut into pages, after S-LoRA's unified paging (arXiv 2311.03285).
+
+A page holds the keys and values of `page_size` tokens in all layers, or a piece of an adapter. Whose it is, the page
+pool knows; this is only the memory.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plural.errors import PoolError
+from plural.models.config import DecoderConfig
+
+# What lies in a page begins at a multiple of this: a cache line, and what torch's products want for speed.
+ALIGN = 64
+
+
+def page_bytes(config: DecoderConfig, page_size: int, dtype: torch.dtype) -> int:
+    """Keys and values of `page_size` tokens in all layers."""
+    return page_size * config.num_layers * 2 * config.num_kv_heads * config.head_dim * dtype.itemsize
+
+
+def held_bytes(device: torch.device) -> int:
+    """What this process holds on the device now; on a CPU its resident set, or the largest that it was where the system
+    does not tell more."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Pages:
+    """`count` pages, numbered from 1, and page 0, which is all zeros and nobody's. A page is zeros when it is new.
+
+    `kv` shows them as keys and values, (pages, layers, 2, KV heads, ...) in the kernels' own layout.
+    """
+
+    def __init__(
+        self, config: DecoderConfig, count: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.page_size = page_size
+        self.page_bytes = page_bytes(config, page_size, dtype)
+        size = (count + 1) * self.page_bytes
+        if device.type == "cpu":
+            memory = np.zeros(size + ALIGN, np.uint8)  # Linux gives it when a page is first written
+            start = -memory.ctypes.data % ALIGN
+            whole = torch.from_numpy(memory[start : start + size])
+        else:
+            whole = torch.zeros(size, dtype=torch.uint8, device=device)
+        self.memory = whole.view(count + 1, self.page_bytes)
+        shape = (count + 1, config.num_layers, 2, config.num_kv_heads, page_size, config.head_dim)
+        self.kv = whole.view(dtype).view(shape)
+
+    def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copies page to page, for each (from, to)."""
+        for source, target in pairs:
+            self.memory[target].copy_(self.memory[source])
+
+    def clear(self, pages: Sequence[int]) -> None:
+        for page in pages:
+            self.memory[page].zero_()
+
+    def view(self, page: int, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A tensor that lies in a page from byte `start` on."""
+        size = int(np.prod(shape)) * dtype.itemsize
+        return self.memory[page, start : start + size].view(dtype).view(*shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """An array, and the type it has in a page."""
+
+    array: np.ndarray[Any, Any]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        return self.array.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """An adapter that is ready to be laid into `pages` pages: its pieces, each with its (page of these, byte in it).
+
+    `handle` is the kernels' own note of which piece is what.
+    """
+
+    pieces: tuple[Piece, ...]
+    places: tuple[tuple[int, int], ...]
+    pages: int
+    handle: Any
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece], page_bytes: int, handle: Any) -> Parcel:
+        """One piece lies after another, none in two pages. Each must fit in one."""
+        places: list[tuple[int, int]] = []
+        page = at = 0
+        for piece in pieces:
+            assert piece.bytes <= page_bytes
+            if at + piece.bytes > page_bytes:
+                page, at = page + 1, 0
+            places.append((page, at))
+            at = -(-(at + piece.bytes) // ALIGN) * ALIGN
+        return cls(tuple(pieces), tuple(places), page + 1, handle)
+
+    def lay(self, memory: Pages, pages: Sequence[int]) -> list[Tensor]:
+        """Copies the pieces into `pages`, and shows where they lie."""
+        laid: list[Tensor] = []
+        for piece, (page, start) in zip(self.pieces, self.places, strict=True):
+            there = memory.view(pages[page], start, piece.array.shape, piece.dtype)
+            if there.device.type == "cpu" and piece.dtype != torch.bfloat16:
+                np.copyto(there.numpy(), piece.array, casting="same_kind")  # on this thread alone
+            else:
+                there.copy_(torch.from_numpy(np.array(piece.array)))
+            laid.append(there)
+        return laid
+
+
+def ranks_in_a_page(page_bytes: int, rank_bytes: int, step: int = 1) -> int:
+    """How many ranks of an array, a multiple of `step`, fit in a page. Raises PoolError if not one does."""
+    ranks = page_bytes // rank_bytes // step * step
+    if not ranks:
+        raise PoolError(
+            f"One rank of an adapter takes {rank_bytes} bytes, a page has {page_bytes}.", hint="Raise page_size."
+        )
+    return ranks

@@ -1,0 +1,141 @@
+"""The benchmarks on a tiny base: that they run and count rightly. How fast anything is, is not asked here."""
+
+import argparse
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from plural.models.base import load_base
+from plural.specialists.peft_files import read_adapter
+from tests.models import tiny
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Imports a benchmark as its own directory would."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return pytest.importorskip
+
+
+@pytest.fixture
+def base(tmp_path):
+    tiny.save(tmp_path / "base")
+    return load_base(tmp_path / "base")
+
+
+@pytest.fixture
+def run(monkeypatch, benchmark, base, capsys):
+    """Runs a benchmark's main on the tiny base and returns its last line."""
+
+    def run(name, *options):
+        module = benchmark(name)
+        monkeypatch.setattr(module, "load_base", lambda: base)
+        monkeypatch.setattr("sys.argv", [name, *options])
+        module.main()
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+def test_slora_draws_what_its_code_draws(benchmark):
+    calls = benchmark("workload").slora_calls(
+        adapters=5, rate=2.0, duration=10, alpha=0.3, cv=4, inputs=(8, 32), outputs=(4, 16), vocabulary=300
+    )
+    np.random.seed(42)
+    chosen = (np.random.power(0.3, 20) * 5).astype(int)
+    inputs, outputs = np.random.randint(8, 32, 20), np.random.randint(4, 16, 20)
+    intervals = np.random.gamma(1 / 16, 16 / 2.0, 20)
+    assert [call.adapter for call in calls] == [str(one) for one in chosen]
+    assert [len(call.prompt) for call in calls] == list(inputs)
+    assert [call.tokens for call in calls] == list(outputs)
+    assert [call.at for call in calls] == pytest.approx(np.cumsum(intervals))
+
+
+def test_metrics_count_the_aborted_as_failures(benchmark):
+    workload = benchmark("workload")
+    firsts = {"a": [1.0, 3.0], "b": [7.0, None]}
+    outcomes = [
+        workload.Outcome(workload.Call((1,), 1, adapter), first, 9.0)
+        for adapter, each in firsts.items()
+        for first in each
+    ]
+    found = workload.measure(outcomes, 30.0, rate=0.1, slo=6.0, strip=10.0)
+    assert (found.requests, found.finished, found.throughput) == (4, 3, 0.1)
+    assert found.strip_throughput == pytest.approx((3 - 2 * 10 * 0.1) / 10)
+    assert (found.attainment, found.worst_adapter) == (0.5, 0.0)
+    assert found.satisfaction == pytest.approx(((1 - 1 / 36) + (1 - 9 / 36)) / 4)
+
+
+def test_other_engines_get_our_weights(benchmark, base, tmp_path):
+    benchmark("export").write_huggingface(base, tmp_path / "again")
+    again = load_base(tmp_path / "again")
+    assert replace(again.config, rope_scaling={}) == replace(base.config, rope_scaling={})
+    for mine, theirs in zip(base.decoder.weights.layers, again.decoder.weights.layers, strict=True):
+        assert torch.equal(mine.qkv_OI, theirs.qkv_OI)
+        assert torch.equal(mine.down_OI, theirs.down_OI)
+    assert torch.equal(base.decoder.weights.embed_VH, again.decoder.weights.embed_VH)
+    assert again.tokenizer.encode("Hello 42") == base.tokenizer.encode("Hello 42")
+
+
+def test_llamacpp_gets_our_adapters(benchmark, base, tmp_path):
+    from gguf import GGUFReader
+
+    adapter = benchmark("adapters").random_adapter(base.config, 3, 4)
+    reader = GGUFReader(benchmark("export").write_lora_gguf(base, adapter, tmp_path / "lora.gguf"))
+    found = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
+    assert reader.fields["adapter.lora.alpha"].contents() == 4.0
+    a_RI, b_OR = adapter.tensors[1, "q_proj"]
+    assert np.array_equal(found["blk.1.attn_q.weight.lora_a"], a_RI)
+    # llama.cpp rotates neighbouring rows: row 0 and 1 are the first of each half of the head.
+    half = base.config.head_dim // 2
+    assert np.array_equal(found["blk.1.attn_q.weight.lora_b"][:2], b_OR[[0, half]])
+    assert np.array_equal(found["blk.0.ffn_down.weight.lora_b"], adapter.tensors[0, "down_proj"][1])
+
+
+def test_a_shelf_reads_few_files_under_many_digests(benchmark, base, tmp_path):
+    adapters = benchmark("adapters")
+    paths = adapters.write_adapters(base, tmp_path, 2, 4, 0.01)
+    shelf = adapters.Shelf(base, paths)
+    held = read_adapter(paths[1], base.shape).tensors[0, "q_proj"][0]
+    assert np.array_equal(shelf("7").tensors[0, "q_proj"][0], held)
+    assert (shelf("7").digest, shelf.reads) == ("7", 2)
+    assert np.array_equal(held, adapters.random_adapter(base.config, 1, 4).tensors[0, "q_proj"][0])
+
+
+def test_tax(run):
+    said = run("tax", "--rounds", "1", "--tokens", "4", "--context", "8", "--rank", "4", "--dtype", "fp32")
+    assert list(said["ms"]["fp32"]) == ["base", "loaded", "K = 1", "K = 8"]
+
+
+def test_overload(run):
+    sizes = ("--duration", "1", "--inputs", "2", "6", "--outputs", "2", "4", "--rank", "4", "--dtype", "fp32")
+    said = run("overload", *sizes, "--specialists", "2", "--cv", "1")
+    served = said["results"]["cv 1, in order"]
+    assert served["finished"] == served["requests"] == int(said["rate"] * 1)
+
+
+def test_slora_serves_every_adapter_from_disk(monkeypatch, benchmark, base):
+    slora = benchmark("slora")
+    monkeypatch.setattr(slora, "load_base", lambda: base)
+    sizes = ["--rate", "40", "--duration", "1", "--inputs", "2", "6", "--outputs", "2", "4", "--rank", "4"]
+    monkeypatch.setattr("sys.argv", ["slora", *sizes, "--files", "2", "--dtype", "fp32"])
+    given = slora._options()
+    assert isinstance(given, argparse.Namespace)
+    said = slora.serve(given, 20)
+    assert said["service"]["finished"] == 40
+    assert said["reads"] >= 15
+    assert not math.isnan(said["service"]["latency"])
+    assert slora.serve(given, 0)["capacity"] > 0
+
+
+def test_imports_are_added_up_by_package(benchmark):
+    said = "import time: self [us] | cumulative | imported package\nimport time:  2000 |  9000 |   torch.nn\n"
+    found = benchmark("coldstart").import_times(said + "import time:  1000 |  1000 | torch\nimport time: 5 | 5 | re\n")
+    assert found == pytest.approx({"torch": 0.003, "re": 0.000005})
