@@ -3,7 +3,8 @@
 How rows are kept independent of their company, in fp32 on a CPU (tests/engine/test_invariance.py holds the products to
 the bit, and attention to 1e-5: torch.bmm adds in an order that depends on its sizes):
 
-- A matrix product of one row takes another path than one of several, so one row is computed as two equal ones.
+- A matrix product of one row takes another path than one of several, and on AMD's processors so does each number of
+  rows that is not a multiple of four; rows are filled up with zeros to one that is.
 - A product adds its K terms in an order that depends on the number of rows where weights lie output-major, and where K
   is large. So an engine lays its linears out input-major, and a large K is cut into fixed pieces, added in turn.
 - Attention pads keys at the end only. A masked key has probability exactly 0 and adds exactly 0; the rows of softmax
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from plural.engine.kernels.interface import AdapterWeights, Forward, Packed, Segment, Span
 from plural.engine.kernels.pages import Pages, Parcel, Piece, ranks_in_a_page
@@ -31,6 +33,8 @@ from plural.models.ops import TorchOps
 # A product over more terms than this is cut into pieces of K_PIECE.
 K_WHOLE = 768
 K_PIECE = 512
+# Rows are filled up with zeros to a multiple of this: a product of fewer takes another path.
+ROW_STEP = 4
 # Ranks are filled up with zeros to a multiple of this: a product of one column takes another path than a wider one.
 RANK_STEP = 4
 # Rows of one sequence that are attended together: bounds the scores' memory and the work above the diagonal.
@@ -40,8 +44,8 @@ TILE = 64
 def product(x_TI: Tensor, w_IO: Tensor) -> Tensor:
     """x_TI @ w_IO, every row computed in the same way whatever T is. `w_IO` lies input-major in memory."""
     rows, terms = x_TI.shape
-    if rows == 1:
-        x_TI = x_TI.expand(2, terms)
+    if rows % ROW_STEP:
+        x_TI = pad(x_TI, (0, 0, 0, -rows % ROW_STEP))
     if terms <= K_WHOLE:
         y_TO = torch.mm(x_TI, w_IO)
     else:
