@@ -23,7 +23,6 @@ from plural.types import (
     Planned,
     Routed,
     RunFinished,
-    StepFinished,
     StepStarted,
     TextDelta,
     ToolCalled,
@@ -203,18 +202,30 @@ def _show(events: Iterable[Event], as_json: bool) -> None:
 class _RunView:
     """Prints a run as it happens: who was chosen, what each was asked and said, tools, the answer.
 
-    Steps speak at once, the terminal has one open line: it is the first speaker's until that step ends, and what the
-    others say meanwhile is held."""
+    Steps run at once, the terminal has one open line: while a step speaks, what happens in the others is held."""
 
     def __init__(self) -> None:
-        self._line_of: tuple[int, str] | None = None
-        self._held: dict[tuple[int, str], str] = {}
-        self._ended: set[tuple[int, str]] = set()
+        self._speaking: int | None = None
+        self._held: list[Event] = []
         self._planned = False
 
     def show(self, event: Event) -> None:
-        if not isinstance(event, TextDelta | StepFinished):
-            self._end_line()
+        if self._speaking not in (None, getattr(event, "step", self._speaking)):
+            self._held.append(event)
+            return
+        if isinstance(event, TextDelta):
+            self._text(event)
+            return
+        if self._speaking is None:
+            self._print(event)
+            return
+        out.print()
+        self._speaking = None
+        held, self._held = self._held, []
+        for waiting in (*held, event):
+            self.show(waiting)
+
+    def _print(self, event: Event) -> None:
         match event:
             case Routed():
                 self._routed(event)
@@ -225,18 +236,12 @@ class _RunView:
                     out.print(Text(f"{_label('')}{number}. {step.task}", style="dim"))
             case StepStarted():
                 out.print(Text.assemble((_label(event.agent), "bold green"), ("asked   ", "dim"), event.task))
-            case TextDelta():
-                self._text(event)
             case ToolCalled():
-                self._say((event.step, event.agent), "")
-                self._end_line()
                 arguments = ", ".join(f"{name}={value!r}" for name, value in event.call.arguments.items())
                 out.print(Text.assemble(_who(event.agent), ("calls   ", "yellow"), f"{event.call.name}({arguments})"))
             case ToolReturned():
                 style = "red" if event.failed else "yellow"
                 out.print(Text.assemble(_who(event.agent), ("gets    ", style), event.result))
-            case StepFinished():
-                self._step_ended((event.step, event.agent))
             case RunFinished():
                 self._finished(event)
 
@@ -256,33 +261,10 @@ class _RunView:
         )
 
     def _text(self, event: TextDelta) -> None:
-        speaker = (event.step, event.agent)
-        if self._line_of in (None, speaker):
-            self._say(speaker, event.text)
-        else:
-            self._held[speaker] = self._held.get(speaker, "") + event.text
-
-    def _step_ended(self, speaker: tuple[int, str]) -> None:
-        self._ended.add(speaker)
-        while self._line_of is None or self._line_of in self._ended:
-            self._end_line()
-            if not self._held:
-                return
-            self._say(next(iter(self._held)), "")
-
-    def _say(self, speaker: tuple[int, str], text: str) -> None:
-        text = self._held.pop(speaker, "") + text
-        if not text:
-            return
-        if self._line_of is None:
-            out.print(Text.assemble(_who(speaker[1]), ("says    ", "green")), end="")
-            self._line_of = speaker
-        out.print(text, end="", markup=False, soft_wrap=True)
-
-    def _end_line(self) -> None:
-        if self._line_of is not None:
-            out.print()
-            self._line_of = None
+        if self._speaking is None and event.text:
+            out.print(Text.assemble(_who(event.agent), ("says    ", "green")), end="")
+            self._speaking = event.step
+        out.print(event.text, end="", markup=False, soft_wrap=True)
 
     def _finished(self, event: RunFinished) -> None:
         usage = event.usage

@@ -49,6 +49,7 @@ def test_the_curve_is_peft_and_transformers_on_a_tiny_base(
     assert compare(tiny, examples, settings, tmp_path / "out", 20) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_curve_is_peft_and_transformers_on_the_real_base(base: Base, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rooms = ("kitchen", "hall", "cellar", "attic", "garage")
