@@ -67,7 +67,7 @@ def limits(threads: int, rounds: int) -> dict[str, float]:
     with ThreadPoolExecutor(threads) as pool:
 
         def products() -> int:
-            return sum(pool.map(native.plural_int8_rate, [500] * threads))
+            return sum(pool.map(native.plural_int8_rate, [200_000] * threads))
 
         done = {"bytes": pieces[0].nbytes, "fp32": 2 * 512**3, "int8": products()}
         best = dict.fromkeys(done, float("inf"))

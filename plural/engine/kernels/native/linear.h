@@ -10,6 +10,7 @@
 namespace {
 
 constexpr int BLOCK = 32;  // inputs that share a scale and a minimum
+constexpr int LINE = 64;   // bytes of a cache line
 
 inline int panels(int out) { return (out + W - 1) / W; }
 
@@ -141,13 +142,23 @@ inline V scaled(VI counts, V scale) {
 #endif
 }
 
-// M rows by P panels of codes of kind K.
+// What a tile asks memory for, beside its work: so many cache lines at every block of its inputs.
+struct Ahead {
+  const uint8_t *at;
+  int lines;
+};
+
+// M rows by P panels of codes of kind K. Memory is asked for outputs before, and for weights while, it is computed.
 template <int M, int P, int K>
-void tile_codes(const uint8_t *w, size_t panel, Codes x, int in, float *y, int out, int column, const float *bias) {
+void tile_codes(const uint8_t *w, size_t panel, Codes x, int in, float *y, int out, int column, const float *bias,
+                Ahead ahead) {
   constexpr size_t EIGHT = code_bytes(K) / 4;  // of 8 inputs
   const int blocks = in / BLOCK;
   V sums[M][P] = {};
+  for (int m = 0; m < M; m++)
+    for (int p = 0; p < P; p++) __builtin_prefetch(y + (size_t)m * out + column + p * W, 1, 3);
   for (int b = 0; b < blocks; b++) {
+    for (int i = 0; i < ahead.lines; i++, ahead.at += LINE) __builtin_prefetch(ahead.at, 0, 2);
     VI counts[M][P];
     for (int m = 0; m < M; m++)
       for (int p = 0; p < P; p++) counts[m][p] = start();
@@ -187,11 +198,18 @@ template <int P, int K>
 void rows_codes(const uint8_t *w, size_t panel, Codes x, int rows, int in, float *y, int out, int column,
                 const float *bias) {
   const size_t blocks = in / BLOCK;
-  const auto from = [&](int r) { return Codes{x.code + (size_t)r * in, x.scale + r * blocks, x.total + r * blocks}; };
+  const int passes = rows / 8 + rows % 8 / 4 + rows % 4;
+  Ahead ahead{w + P * panel, (int)(P * block_bytes(K) / LINE + passes - 1) / passes};  // the next panels, in `passes` parts
   int r = 0;
-  for (; r + 8 <= rows; r += 8) tile_codes<8, P, K>(w, panel, from(r), in, y + (size_t)r * out, out, column, bias);
-  for (; r + 4 <= rows; r += 4) tile_codes<4, P, K>(w, panel, from(r), in, y + (size_t)r * out, out, column, bias);
-  for (; r < rows; r++) tile_codes<1, P, K>(w, panel, from(r), in, y + (size_t)r * out, out, column, bias);
+  const auto tile = [&]<int M>() {
+    const Codes codes{x.code + (size_t)r * in, x.scale + r * blocks, x.total + r * blocks};
+    tile_codes<M, P, K>(w, panel, codes, in, y + (size_t)r * out, out, column, bias, ahead);
+    ahead.at += blocks * ahead.lines * LINE;
+    r += M;
+  };
+  while (r + 8 <= rows) tile.template operator()<8>();
+  while (r + 4 <= rows) tile.template operator()<4>();
+  while (r < rows) tile.template operator()<1>();
 }
 
 template <int K>
