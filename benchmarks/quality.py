@@ -59,8 +59,8 @@ def log_probabilities(base: Base, forward: Forward, ids: Sequence[int]) -> Tenso
     memory = Pages(base.config, held, PAGE, torch.float32, torch.device("cpu"))
     rows = range(len(ids))
     with torch.inference_mode():
-        _, logits_RV = forward(ids, rows, rows[:-1], memory, [Span(0, len(ids), len(ids), range(1, held + 1))], [])
-        return logits_RV.log_softmax(dim=-1)
+        spans = [Span(0, len(ids), len(ids), range(1, held + 1))]
+        return forward(ids, rows, rows[:-1], memory, spans, []).logits_RV.log_softmax(dim=-1)
 
 
 def perplexities(base: Base, count: int, length: int) -> dict[str, dict[str, float]]:

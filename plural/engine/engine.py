@@ -16,19 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from plural.engine import sampler
 from plural.engine.adapter_pool import AdapterPool
 from plural.engine.batch import Batch, build_batch
 from plural.engine.grammar import GrammarCompiler
 from plural.engine.kernels.choice import best_kernels
-from plural.engine.kernels.interface import AdapterWeights, Kernels, Packed
+from plural.engine.kernels.interface import AdapterWeights, Kernels, Packed, Result
 from plural.engine.kernels.pages import Pages, Parcel, held_bytes, page_bytes
 from plural.engine.page_pool import PagePool
 from plural.engine.queue import WaitingQueue
-from plural.engine.request import Drawn, EmbedJob, GenerateJob, Job, PromptJob, Request, ScoreJob, Sink, mixture, share
-from plural.engine.runner import Result, Runner
+from plural.engine.request import EmbedJob, GenerateJob, Job, PromptJob, Request, ScoreJob, Sink, mixture, share
+from plural.engine.runner import Runner
 from plural.engine.scheduler import Plan, Scheduler
 from plural.engine.settings import EngineSettings
 from plural.engine.text import TextStream
@@ -98,7 +97,7 @@ class Engine:
         machine = kernels or best_kernels(decoder, self.settings)
         size, dtype, device = self.settings.page_size, decoder.dtype, decoder.device
         each = page_bytes(decoder.config, size, dtype)
-        forward = machine.forward(decoder)
+        forward = machine.forward(decoder, self._vocabulary)
         num_pages = self.settings.num_pages(each, held_bytes(device))
         self._pages = PagePool(num_pages, size, prefix_cache=self.settings.prefix_cache)
         memory = Pages(decoder.config, num_pages, size, dtype, device)
@@ -153,9 +152,8 @@ class Engine:
     def _weed(self, batch: Batch, result: Result) -> None:
         """Ends the jobs whose numbers broke. What they wrote may be read by nobody, not even as padding, and pages
         written in this step are known to nobody yet."""
-        fine = sampler.finite(result.states_TH)
         for work, span in zip(batch.work, batch.spans, strict=True):
-            if not all(fine[span.start : span.stop]):
+            if not all(result.finite_T[span.start : span.stop]):
                 self._runner.memory.clear(work.job.pages[work.start // self.settings.page_size :])
                 self._end(work.job, _not_finite(work.job))
 
@@ -165,40 +163,22 @@ class Engine:
             embed.states.append(result.states_TH[start:stop].float())
             if embed.remaining == 0 and not embed.done:
                 self._end(embed, _mean(embed))
-        if not batch.wanted:
-            return
-        logits_RV = result.logits_RV[:, : self._vocabulary]
-        for wanted, fine in zip(batch.wanted, sampler.finite(logits_RV), strict=True):
-            if not (fine or wanted.job.done):
-                self._end(wanted.job, _not_finite(wanted.job))
-        logprobs_RV = sampler.log_probabilities(logits_RV)
-        drawing: list[tuple[int, GenerateJob]] = []
         for row, wanted in enumerate(batch.wanted):
             job = wanted.job
             if job.done:
                 continue
-            if isinstance(job, GenerateJob):
-                drawing.append((row, job))
+            if not math.isfinite(result.totals_R[row]):
+                self._end(job, _not_finite(job))
+            elif isinstance(job, GenerateJob):
+                self._draw(job, result, row)
             elif isinstance(job, ScoreJob):
-                self._score(job, wanted.position, logprobs_RV[row])
+                self._score(job, wanted.position, result, row)
             elif isinstance(job, PromptJob):
-                self._branch(job, row, wanted.position, logits_RV, logprobs_RV)
-        if drawing:
-            self._draw(drawing, logits_RV, logprobs_RV)
+                self._branch(job, wanted.position, result, row)
 
-    def _draw(self, drawing: Sequence[tuple[int, GenerateJob]], logits_RV: Tensor, logprobs_RV: Tensor) -> None:
-        rows, jobs = zip(*drawing, strict=True)
-        if len(rows) < len(logits_RV):
-            logits_RV, logprobs_RV = logits_RV[list(rows)], logprobs_RV[list(rows)]
-        for job, drawn in zip(jobs, sampler.draw(jobs, logits_RV, logprobs_RV), strict=True):
-            if isinstance(drawn, PluralError):
-                self._end(job, drawn)
-            else:
-                self._append(job, drawn)
-
-    def _append(self, job: GenerateJob, drawn: Drawn) -> None:
+    def _draw(self, job: GenerateJob, result: Result, row: int) -> None:
         try:
-            events = job.append(drawn, self.tokenizer.eos_ids)
+            events = job.append(sampler.draw(job, result, row), self.tokenizer.eos_ids)
         except PluralError as error:
             self._end(job, error)
             return
@@ -207,13 +187,13 @@ class Engine:
         if not all([job.sink(event) for event in events]):
             self._scheduler.finish(job)
 
-    def _score(self, job: ScoreJob, position: int, logprobs_V: Tensor) -> None:
-        ids = sorted(job.targets(position))
-        job.logprobs[position] = float(torch.logsumexp(logprobs_V[ids].double(), dim=0))
+    def _score(self, job: ScoreJob, position: int, result: Result, row: int) -> None:
+        logits = result.logits_RV[row, sorted(job.targets(position))].double()
+        job.logprobs[position] = float(torch.logsumexp(logits, dim=0)) - result.totals_R[row]
         if job.remaining == 0 and position + 1 == len(job.tokens):
             self._end(job, job.score)
 
-    def _branch(self, parent: PromptJob, row: int, position: int, logits_RV: Tensor, logprobs_RV: Tensor) -> None:
+    def _branch(self, parent: PromptJob, position: int, result: Result, row: int) -> None:
         """Tells the children of a prompt what may follow it; when it is all read, they go on from there."""
         whole = position + 1 == len(parent.tokens)
         if whole:
@@ -222,9 +202,9 @@ class Engine:
             self._runner.memory.copy(copies)
         for job in parent.family:
             if isinstance(job, ScoreJob) and _is_wanted(job):
-                self._score(job, position, logprobs_RV[row])
+                self._score(job, position, result, row)
             elif isinstance(job, GenerateJob) and _is_wanted(job) and job.remaining == 0:
-                self._draw([(row, job)], logits_RV, logprobs_RV)
+                self._draw(job, result, row)
         if whole:
             self._end(parent, None)
 

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-
-from torch import Tensor
 
 from plural.engine.batch import Batch
-from plural.engine.kernels.interface import Forward, Packed, Segment
+from plural.engine.kernels.interface import Forward, Packed, Result, Segment
 from plural.engine.kernels.pages import Pages
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """`logits_RV` has one fp32 row for each wanted row of the batch, in order; `states_TH` all rows' final states."""
-
-    logits_RV: Tensor
-    states_TH: Tensor
 
 
 class Runner:
@@ -31,5 +20,4 @@ class Runner:
     def run(self, batch: Batch) -> Result:
         segments = [Segment(start, stop, self.packed(ref.digest), ref.scale) for ref, start, stop in batch.worn]
         rows = [wanted.row for wanted in batch.wanted]
-        states_TH, logits_RV = self.forward(batch.ids, batch.positions, rows, self.memory, batch.spans, segments)
-        return Result(logits_RV, states_TH)
+        return self.forward(batch.ids, batch.positions, rows, self.memory, batch.spans, segments)

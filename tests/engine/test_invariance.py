@@ -65,7 +65,7 @@ def test_a_row_of_logits_does_not_see_how_many_are_wanted() -> None:
 
     def logits(wanted: Sequence[int]) -> torch.Tensor:
         memory = Pages(config, 3, 16, torch.float32, torch.device("cpu"))
-        return kernels.forward(decoder)(rows, rows, wanted, memory, [Span(0, 33, 33, [1, 2, 3])], [])[1]
+        return kernels.forward(decoder)(rows, rows, wanted, memory, [Span(0, 33, 33, [1, 2, 3])], []).logits_RV
 
     every = logits(rows)
     assert torch.equal(logits([0]), every[:1])

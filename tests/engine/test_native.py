@@ -18,11 +18,11 @@ from torch import Tensor
 from plural.engine import EngineSettings
 from plural.engine.kernels import native
 from plural.engine.kernels.choice import best_kernels
-from plural.engine.kernels.interface import Kernels, Segment, Span
+from plural.engine.kernels.interface import Kernels, Result, Segment, Span
 from plural.engine.kernels.native import Held, Kind, NativeKernels
 from plural.engine.kernels.pages import Pages, page_bytes
 from plural.engine.kernels.program import Op, record
-from plural.engine.kernels.torch_kernels import TorchKernels
+from plural.engine.kernels.torch_kernels import TorchKernels, summed_up
 from plural.errors import NumericError, SettingsError
 from plural.models.base import Base
 from plural.models.decoder import Decoder
@@ -56,7 +56,7 @@ class Bench:
             for parcel, at in zip(parcels, first, strict=False)
         ]
 
-    def step(self, ids: Sequence[int], spans: Sequence[Span], worn: Sequence[int | None]) -> tuple[Tensor, Tensor]:
+    def step(self, ids: Sequence[int], spans: Sequence[Span], worn: Sequence[int | None]) -> Result:
         """`worn` says for each span which adapter its rows wear."""
         positions = [at for s in spans for at in range(s.length - (s.stop - s.start), s.length)]
         segments = [
@@ -65,7 +65,7 @@ class Bench:
         with torch.inference_mode():
             return self.forward(ids, positions, range(len(ids)), self.memory, spans, segments)
 
-    def whole(self, ids: Sequence[int], worn: int | None) -> tuple[Tensor, Tensor]:
+    def whole(self, ids: Sequence[int], worn: int | None) -> Result:
         return self.step(ids, [Span(0, len(ids), len(ids), range(1, 9))], [worn])
 
 
@@ -73,8 +73,8 @@ class Bench:
 @pytest.mark.parametrize("worn", [None, 0, 1, 2, 3])
 def test_fp32_equals_torch(worn: int | None) -> None:
     ours, theirs = (Bench(kernels).whole(IDS, worn) for kernels in (NativeKernels(threads=2), TorchKernels()))
-    for got, expected in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(got, expected, atol=2e-4, rtol=1e-5)
+    torch.testing.assert_close(ours.states_TH, theirs.states_TH, atol=2e-4, rtol=1e-5)
+    torch.testing.assert_close(ours.logits_RV, theirs.logits_RV, atol=2e-4, rtol=1e-5)
 
 
 @built
@@ -99,7 +99,7 @@ def test_every_feature_of_the_family_equals_torch() -> None:
     ours, theirs = (
         Bench(kernels, decoder, ()).whole(IDS, None) for kernels in (NativeKernels(threads=2), TorchKernels())
     )
-    torch.testing.assert_close(ours[1], theirs[1], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(ours.logits_RV, theirs.logits_RV, atol=1e-4, rtol=1e-5)
 
 
 @built
@@ -107,7 +107,7 @@ def test_a_tied_head_is_packed_from_the_embedding() -> None:
     plain = tiny_decoder()
     decoder = Decoder(CONFIG, replace(plain.weights, head_VH=plain.weights.embed_VH))
     ours, theirs = (Bench(kernels, decoder).whole(IDS, 0) for kernels in (NativeKernels(threads=2), TorchKernels()))
-    torch.testing.assert_close(ours[1], theirs[1], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(ours.logits_RV, theirs.logits_RV, atol=1e-4, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------- low precision
@@ -236,16 +236,16 @@ def test_low_precision_is_close_to_fp32(kind: Kind, bound: float) -> None:
         NativeKernels(each, threads=2).forward(decoder)(IDS, range(90), range(90), NO_KV, spans, [])
         for each in (Kind.FP32, kind)
     )
-    error = (close[1] - exact[1]).pow(2).mean().sqrt() / exact[1].pow(2).mean().sqrt()
+    error = (close.logits_RV - exact.logits_RV).pow(2).mean().sqrt() / exact.logits_RV.pow(2).mean().sqrt()
     assert 0 < error < bound
-    assert torch.equal(close[0], exact[0])  # the states do not go through a linear
+    assert torch.equal(close.states_TH, exact.states_TH)  # the states do not go through a linear
 
 
 @built
 @pytest.mark.parametrize(("kind", "bound"), [(Kind.BF16, 0.02), (Kind.Q4, 0.05)])
 def test_a_whole_decoder_in_low_precision_is_close_to_fp32(kind: Kind, bound: float) -> None:
     decoder = four_bit(tiny_decoder())
-    exact, close = (Bench(NativeKernels(each, 2), decoder).whole(IDS, 0)[1] for each in (Kind.FP32, kind))
+    exact, close = (Bench(NativeKernels(each, 2), decoder).whole(IDS, 0).logits_RV for each in (Kind.FP32, kind))
     assert (close - exact).pow(2).mean().sqrt() / exact.pow(2).mean().sqrt() < bound
 
 
@@ -254,7 +254,7 @@ def test_q4_counts_as_int8_does_to_the_bit() -> None:
     """Both hold the file's own codes and multiply them in the same order."""
     decoder = four_bit(tiny_decoder())
     eight, four = (Bench(NativeKernels(kind, 2), decoder).whole(IDS, 1) for kind in (Kind.INT8, Kind.Q4))
-    assert torch.equal(eight[1], four[1])
+    assert torch.equal(eight.logits_RV, four.logits_RV)
 
 
 NO_KV = Pages(replace(CONFIG, num_layers=0), 9, 16, F32, CPU)
@@ -276,7 +276,7 @@ def test_a_sequence_is_bit_equal_alone_and_in_company(
 ) -> None:
     """Cut into any steps, beside any others, before or after them, on any number of threads."""
     length = min(sum(cuts), len(IDS))
-    states, logits = Bench(NativeKernels(kind, 1), FOUR_BIT).whole(IDS[:length], worn)
+    alone = Bench(NativeKernels(kind, 1), FOUR_BIT).whole(IDS[:length], worn)
     bench, at = Bench(NativeKernels(kind, threads), FOUR_BIT), 0
     while at < length:
         stop = min(at + cuts.pop(0), length)
@@ -288,9 +288,44 @@ def test_a_sequence_is_bit_equal_alone_and_in_company(
         start = len(ids)
         spans.append(Span(start, start + stop - at, stop, range(1, 9)))
         got = bench.step(ids + IDS[at:stop], spans, [each for each, *_ in company] + [worn])
-        assert torch.equal(got[0][start:], states[at:stop])
-        assert torch.equal(got[1][start:], logits[at:stop])
+        assert torch.equal(got.states_TH[start:], alone.states_TH[at:stop])
+        assert torch.equal(got.logits_RV[start:], alone.logits_RV[at:stop])
+        assert got.totals_R[start:] == alone.totals_R[at:stop]
         at = stop
+
+
+@built
+@pytest.mark.parametrize("vocabulary", [1, 15, 16, 77, 258])
+def test_logits_are_summed_up_as_torch_does(vocabulary: int) -> None:
+    rows, spans = range(len(IDS)), [Span(0, len(IDS), len(IDS), range(1, 9))]
+    decoder = tiny_decoder()
+    ours, theirs = (
+        kernels.forward(decoder, vocabulary)(IDS, rows, rows, Pages(CONFIG, 9, 16, F32, CPU), spans, [])
+        for kernels in (NativeKernels(threads=2), TorchKernels())
+    )
+    assert ours.logits_RV.shape == (len(IDS), vocabulary)
+    assert ours.best_R == ours.logits_RV.argmax(dim=-1).tolist() == theirs.best_R
+    again = summed_up(ours.states_TH, ours.logits_RV)
+    np.testing.assert_allclose(ours.totals_R, again.totals_R, atol=1e-6, rtol=1e-6)
+    assert ours.finite_T == again.finite_T == [True] * len(IDS)
+
+
+@built
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kernels", [NativeKernels(threads=2), TorchKernels()], ids=["native", "torch"])
+def test_what_is_not_finite_is_said_of_its_row_alone(kernels: Kernels, value: float) -> None:
+    config = replace(CONFIG, num_layers=0)
+    plain = tiny_decoder(config=config)
+    embed_VH, head_VH = plain.weights.embed_VH.clone(), plain.weights.head_VH.clone()
+    embed_VH[3, 0] = value
+    decoder = Decoder(config, replace(plain.weights, embed_VH=embed_VH, head_VH=head_VH))
+    got = kernels.forward(decoder)([2, 3, 4], range(3), range(3), NO_KV, [Span(0, 3, 3, [1])], [])
+    assert got.finite_T == [True, False, True]
+    assert [np.isnan(total) for total in got.totals_R] == [False, True, False]
+    head_VH[7] = value
+    got = kernels.forward(decoder)([2, 4], range(2), range(2), NO_KV, [Span(0, 2, 2, [1])], [])
+    assert got.finite_T == [True, True]
+    assert np.isnan(got.totals_R).all()
 
 
 @built
@@ -303,7 +338,7 @@ def test_half_precision_adapters_are_kept_in_half_and_count_the_same() -> None:
     parcel = NativeKernels(threads=1).pack(CONFIG, adapter, page_bytes(CONFIG, 16, F32), F32)
     assert {piece.dtype for piece in parcel.pieces} == {torch.float16}
     ours, theirs = (Bench(kernels, adapters=[adapter]) for kernels in (NativeKernels(threads=1), TorchKernels()))
-    torch.testing.assert_close(ours.whole(IDS, 0)[1], theirs.whole(IDS, 0)[1], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(ours.whole(IDS, 0).logits_RV, theirs.whole(IDS, 0).logits_RV, atol=1e-4, rtol=1e-5)
 
 
 def test_an_adapter_with_nan_is_refused() -> None:

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plural.engine import Engine, Request
+from plural.engine.kernels.torch_kernels import summed_up
 from plural.engine.request import GenerateJob
-from plural.engine.sampler import draw, log_probabilities
+from plural.engine.sampler import draw
 from plural.engine.text import TextStream
 from plural.errors import SettingsError
 from plural.models.tokenizer import Detokenizer
@@ -44,9 +45,7 @@ def one(logits: list[float], prompt: tuple[int, ...] = (0,), seed: int = 0, **op
     job = GenerateJob(
         Request(prompt, Sampling(seed=seed, **options)), 8, TextStream(Detokenizer(TOKENIZER), ()), None, lambda _: True
     )
-    row = torch.tensor([logits])
-    [result] = draw([job], row, log_probabilities(row))
-    return result.token  # type: ignore[union-attr]
+    return draw(job, summed_up(torch.empty(0, 1), torch.tensor([logits])), 0).token
 
 
 async def test_the_same_seed_is_the_same_output_and_another_is_another(engine: Engine) -> None:

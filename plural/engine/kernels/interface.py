@@ -62,6 +62,22 @@ class Segment:
     scale: float
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a step computed: the final states of all rows T, and fp32 logits of the wanted rows R over the vocabulary.
+
+    `finite_T` says which states are finite. `totals_R` are the logarithms of the sums of the logits' exponentials (a
+    log-probability is a logit less its row's total), NaN where a logit is not finite; `best_R` the likeliest tokens,
+    the first of equals.
+    """
+
+    states_TH: Tensor
+    finite_T: Sequence[bool]
+    logits_RV: Tensor
+    totals_R: Sequence[float]
+    best_R: Sequence[int]
+
+
 class Forward(Protocol):
     """A decoder on these kernels."""
 
@@ -73,8 +89,8 @@ class Forward(Protocol):
         memory: Pages,
         spans: Sequence[Span],
         segments: Sequence[Segment],
-    ) -> tuple[Tensor, Tensor]:
-        """One step over flat rows T: the rows' final states_TH, and logits_RV in fp32 of the `wanted` rows R.
+    ) -> Result:
+        """One step over flat rows, with logits of the `wanted` ones.
 
         `spans` are in the order of their rows, and every row is in one. Whatever lies in a span's pages must be finite:
         what is masked adds exactly zero.
@@ -96,6 +112,9 @@ class Kernels(Protocol):
         """Copies a parcel into the adapter's pages. May be called from any thread, while steps run in other pages."""
         ...
 
-    def forward(self, decoder: Decoder) -> Forward:
-        """The decoder's forward pass. Called once for an engine: weights are brought into the kernels' form here."""
+    def forward(self, decoder: Decoder, vocabulary: int | None = None) -> Forward:
+        """The decoder's forward pass. Called once for an engine: weights are brought into the kernels' form here.
+
+        Logits are those of the first `vocabulary` tokens, where a base's head has more outputs than there are tokens.
+        """
         ...

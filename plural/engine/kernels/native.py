@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plural.engine.kernels.interface import AdapterWeights, Segment, Span
+from plural.engine.kernels.interface import AdapterWeights, Result, Segment, Span
 from plural.engine.kernels.pages import Pages, Parcel, Piece, ranks_in_a_page
 from plural.engine.kernels.program import Op, record
 from plural.engine.kernels.torch_kernels import TorchKernels, finite
@@ -28,7 +28,7 @@ from plural.models.config import GROUPS, MODULES, DecoderConfig
 from plural.models.decoder import Decoder
 
 LIBRARY = Path(__file__).with_name("_native.so")
-ABI = 3
+ABI = 4
 VECTOR, BLOCK = 16, 32
 
 
@@ -120,6 +120,9 @@ class _Step(ctypes.Structure):
                 "memory",
                 "states",
                 "logits",
+                "finite",
+                "totals",
+                "best",
             )
         ),
     ]
@@ -248,8 +251,8 @@ class NativeKernels(TorchKernels):
             tables[part.table][part.index] = _Module(a=a, b=b, **part.entry)
         return NativeAdapter(tables)
 
-    def forward(self, decoder: Decoder) -> NativeForward:
-        return NativeForward(decoder, self.kind, self.threads)
+    def forward(self, decoder: Decoder, vocabulary: int | None = None) -> NativeForward:
+        return NativeForward(decoder, self.kind, self.threads, vocabulary or decoder.config.vocab_size)
 
 
 class _Room:
@@ -286,13 +289,14 @@ class NativeForward:
     could hold none.
     """
 
-    def __init__(self, decoder: Decoder, kind: Kind, threads: int) -> None:
+    def __init__(self, decoder: Decoder, kind: Kind, threads: int, vocabulary: int) -> None:
         native = library()
         assert native is not None  # why_not was asked
         self._native = native
         self._kind = kind
         self._threads = threads
         self._decoder = decoder
+        self._vocabulary = vocabulary
         self._recorded = record(decoder)
         self._alive: list[Any] = []  # what C points to
         self._room = _Room()
@@ -353,7 +357,7 @@ class NativeForward:
             heads=config.num_heads,
             kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
-            vocab=config.vocab_size,
+            vocab=self._vocabulary,
             page_size=page_size,
             modules_per_layer=len(MODULES),
             eps=config.rms_eps,
@@ -378,13 +382,15 @@ class NativeForward:
         memory: Pages,
         spans: Sequence[Span],
         segments: Sequence[Segment],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Result:
         if self._program is None:
             self._program = self._start(memory.page_size)
         assert memory.page_size == self._page_size  # an engine has one pool
         config = self._decoder.config
         states_TH = torch.empty((len(ids), config.hidden_size))
         logits_RV = torch.empty((len(wanted), config.vocab_size))
+        finite_T = np.empty(len(ids), np.bool_)
+        totals_R, best_R = np.empty(len(wanted), np.float32), np.empty(len(wanted), np.int32)
         ids_T, positions_T, wanted_R = (np.array(each, np.int64) for each in (ids, positions, wanted))
         pages = np.array([page for span in spans for page in span.pages], np.int32)
         starts = np.cumsum([0, *(len(span.pages) for span in spans[:-1])])
@@ -406,7 +412,12 @@ class NativeForward:
             memory=memory.memory.data_ptr(),
             states=states_TH.data_ptr(),
             logits=logits_RV.data_ptr(),
+            finite=finite_T.ctypes.data,
+            totals=totals_R.ctypes.data,
+            best=best_R.ctypes.data,
         )
         if self._native.plural_program_run(self._program, step):
             raise MachineError(f"There is no memory for a step of {len(ids)} tokens.", hint="Lower step_tokens.")
-        return states_TH, logits_RV
+        return Result(
+            states_TH, finite_T.tolist(), logits_RV[:, : self._vocabulary], totals_R.tolist(), best_R.tolist()
+        )

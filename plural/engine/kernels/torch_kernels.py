@@ -14,6 +14,7 @@ the bit, and attention to 1e-5: torch.bmm adds in an order that depends on its s
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from plural.engine.kernels.interface import AdapterWeights, Forward, Packed, Segment, Span
+from plural.engine.kernels.interface import AdapterWeights, Forward, Packed, Result, Segment, Span
 from plural.engine.kernels.pages import Pages, Parcel, Piece, ranks_in_a_page
 from plural.engine.page_pool import NULL_PAGE
 from plural.errors import NumericError
@@ -55,6 +56,20 @@ def product(x_TI: Tensor, w_IO: Tensor) -> Tensor:
     return y_TO[:rows]
 
 
+def summed_up(states_TH: Tensor, logits_RV: Tensor) -> Result:
+    """Row by row; two rows of logits at least, since torch adds up a single long row in another order."""
+    rows = len(logits_RV)
+    if not rows:
+        return Result(states_TH, _finite(states_TH), logits_RV, (), ())
+    totals_R = torch.logsumexp(torch.cat([logits_RV] * 2) if rows == 1 else logits_RV, dim=-1)[:rows]
+    totals = [total if fine else math.nan for total, fine in zip(totals_R.tolist(), _finite(logits_RV), strict=True)]
+    return Result(states_TH, _finite(states_TH), logits_RV, totals, logits_RV.argmax(dim=-1).tolist())
+
+
+def _finite(x_TN: Tensor) -> list[bool]:
+    return torch.isfinite(x_TN.sum(dim=-1)).tolist()
+
+
 class TorchKernels(TorchOps):
     """Implements `Kernels`. Holds no state."""
 
@@ -69,7 +84,7 @@ class TorchKernels(TorchOps):
         laid = iter(parcel.lay(memory, pages))
         return PackedAdapter(tuple((where, PackedGroup(next(laid), next(laid))) for where in parcel.handle))
 
-    def forward(self, decoder: Decoder) -> Forward:
+    def forward(self, decoder: Decoder, vocabulary: int | None = None) -> Forward:
         weights = decoder.weights
         if decoder.device.type == "cpu":
             weights = weights.map_linears(lambda w_OI: w_OI.T.contiguous().T)
@@ -82,15 +97,17 @@ class TorchKernels(TorchOps):
             memory: Pages,
             spans: Sequence[Span],
             segments: Sequence[Segment],
-        ) -> tuple[Tensor, Tensor]:
+        ) -> Result:
             attend, delta = self.bind(memory, spans, segments)
             ids_T, positions_T, rows_R = (
                 torch.tensor(each, dtype=torch.long, device=decoder.device) for each in (ids, positions, wanted)
             )
             states_TH = decoder.hidden(ids_T, positions_T, attend, delta)
-            if not wanted:
-                return states_TH, states_TH.new_empty((0, decoder.config.vocab_size), dtype=torch.float32)
-            return states_TH, decoder.logits(states_TH[rows_R]).float()
+            if wanted:
+                logits_RV = decoder.logits(states_TH[rows_R]).float()
+            else:
+                logits_RV = states_TH.new_empty((0, decoder.config.vocab_size), dtype=torch.float32)
+            return summed_up(states_TH, logits_RV[:, :vocabulary])
 
         return step
 

@@ -232,6 +232,7 @@ void shrink_tile(const float *x, int in, const T *a, float *low, int width) {
     for (int m = 0; m < M; m++) row[m] = load(x + (size_t)m * in + k);
     for (int j = 0; j < J; j++) {
       const V weights = load(a + (size_t)j * in + k);
+      __builtin_prefetch(a + (size_t)(j + J) * in + k, 0, 2);
       for (int m = 0; m < M; m++) sums[m][j] = fma(row[m], weights, sums[m][j]);
     }
   }
@@ -267,6 +268,7 @@ void expand_tile(const float *low, int width, int rank, float scale, const T *b,
   for (int j = 0; j < rank; j++)
     for (int c = 0; c < C; c++) {
       const V weights = load(b + (size_t)j * out + c * W);
+      __builtin_prefetch(b + (size_t)j * out + (C + c) * W, 0, 3);
       for (int m = 0; m < M; m++) sums[m][c] = fma(splat(low[(size_t)m * width + j]), weights, sums[m][c]);
     }
   for (int m = 0; m < M; m++)

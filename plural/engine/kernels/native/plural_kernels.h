@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define PLURAL_ABI 3
+#define PLURAL_ABI 4
 #define PLURAL_API __attribute__((visibility("default")))
 
 enum { PLURAL_F32 = 0, PLURAL_U8 = 1, PLURAL_BF16 = 2, PLURAL_U4 = 3 };
@@ -73,7 +73,11 @@ typedef struct {
   const plural_segment *segments;
   float *memory; /* page after page */
   float *states; /* rows x hidden, after the final norm */
-  float *logits; /* wanted_count x vocab */
+  float *logits; /* wanted_count x the head's outputs */
+  uint8_t *finite; /* rows: whether all of a row's states are */
+  float *totals;   /* wanted_count: of a row's first `vocab` logits the logarithm of the sum of their exponentials; NaN
+                      where one is not finite */
+  int32_t *best;   /* wanted_count: which of those is the largest, the first of equals */
 } plural_step;
 
 typedef struct plural_program plural_program;

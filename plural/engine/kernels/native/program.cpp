@@ -6,6 +6,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "logits.h"
 #include "pack.h"
 #include "plural_kernels.h"
 #include "threads.h"
@@ -294,12 +295,17 @@ struct Worker {
     }
   }
 
-  // Hands out the final states and computes the logits of the wanted rows.
+  // Hands out the final states, and computes and sums up the logits of the wanted rows.
   void finish() {
     const size_t hidden = program.shape.hidden;
     const float *states = buffer(program.states);
     const auto [first, last] = own_rows();
     std::memcpy(step.states + first * hidden, states + first * hidden, (last - first) * hidden * sizeof(float));
+    for (int r = first; r < last; r++) {
+      V wrong{};
+      for (size_t i = 0; i < hidden; i += W) wrong = fma(load(states + r * hidden + i), V{}, wrong);
+      step.finite[r] = sum(wrong) == 0;
+    }
     const int wanted = (int)step.wanted_count;
     float *picked = program.picked.data();
     const auto [from, to] = share(wanted, t, threads);
@@ -308,6 +314,9 @@ struct Worker {
     if (coded(program.head.kind)) encode_rows(picked, (int)hidden, from, to);
     program.team.barrier.wait();
     product(program.head, picked, wanted, step.logits, nullptr);
+    program.team.barrier.wait();
+    for (int i = from; i < to; i++)
+      step.totals[i] = log_sum_exp(step.logits + (size_t)i * program.head.out, program.shape.vocab, step.best[i]);
   }
 };
 

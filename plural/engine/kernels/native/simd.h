@@ -81,11 +81,15 @@ inline V fma(V a, V b, V c) {
 inline V larger(V a, V b) { return a > b ? a : b; }
 
 inline float sum(V v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);  // in the same order
+#else
   float t[W];
   store(t, v);
   for (int half = W / 2; half; half /= 2)
     for (int i = 0; i < half; i++) t[i] += t[i + half];
   return t[0];
+#endif
 }
 
 inline int32_t sum(VI v) {
