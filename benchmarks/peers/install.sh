@@ -37,7 +37,8 @@ llamacpp() {
 }
 
 python_engine peft "$@" || failed+=(peft)
-python_engine vllm "$@" || failed+=(vllm)
+# What vLLM reads pictures and sound with comes built for CUDA from the registry, and stops beside a torch for CPUs.
+python_engine vllm "$@" && "$uv" pip uninstall -q --python "$dir/vllm/bin/python" torchvision torchaudio torchcodec || failed+=(vllm)
 llamacpp || failed+=(llamacpp)
 if [ ${#failed[@]} -gt 0 ]; then
   echo "not installed: ${failed[*]}; make bench goes on without" >&2

@@ -26,7 +26,7 @@ def draw(job: GenerateJob, result: Result, row: int) -> Drawn:
     if job.grammar is not None:
         job.grammar.accept(token)
     total = result.totals_R[row]
-    top = _largest(logits_V, job.sampling.logprobs)
+    top = _largest(logits_V, job.sampling.logprobs) if job.sampling.logprobs else ()
     return Drawn(token, float(logits_V[token]) - total, tuple((int(one), float(logits_V[one]) - total) for one in top))
 
 
@@ -90,7 +90,8 @@ def _kept(job: GenerateJob, probabilities_V: np.ndarray) -> tuple[np.ndarray, np
 
 def _largest(x_V: np.ndarray, count: int) -> np.ndarray:
     """Where the `count` largest stand, the largest first."""
-    ids = np.arange(len(x_V))
     if count < len(x_V):
         ids = torch.from_numpy(x_V).topk(count, sorted=False).indices.numpy()  # of a single row torch takes one thread
+    else:
+        ids = np.arange(len(x_V))
     return ids[np.lexsort((ids, -x_V[ids]))]

@@ -23,6 +23,7 @@ from .tiny import (
     collect,
     drawn,
     drive,
+    pages_of,
     reference_logprobs,
     tiny_adapter,
     tiny_decoder,
@@ -188,7 +189,7 @@ async def test_more_adapters_than_fit_take_turns() -> None:
     shelf = Shelf()
     refs = [AdapterRef(shelf.put(tiny_adapter(seed, rank=8))) for seed in range(1, 7)]
     mixed: list[AdapterRef | Mixture] = [*refs, (refs[0], refs[3]), (refs[2], refs[5]), (refs[1], refs[4])]
-    engine = tiny_engine(shelf, start=False, kv_tokens=16 * 26)  # two of them, and a prompt
+    engine = tiny_engine(shelf, start=False, kv_tokens=16 * (2 * pages_of(tiny_adapter(1, rank=8)) + 10))
     together = await drive(engine, *(collect(engine, request(one)) for one in mixed))
     for one, events in zip(mixed, together, strict=True):
         assert not isinstance(events, BaseException), events
@@ -200,7 +201,7 @@ async def test_more_adapters_than_fit_take_turns() -> None:
 async def test_a_higher_priority_gets_the_pages_for_its_adapter_from_a_lower_one() -> None:
     shelf = Shelf()
     low, high = (AdapterRef(shelf.put(tiny_adapter(seed, rank=8))) for seed in (1, 2))
-    engine = tiny_engine(shelf, start=False, kv_tokens=16 * 16)  # one of them, and two prompts
+    engine = tiny_engine(shelf, start=False, kv_tokens=16 * (pages_of(tiny_adapter(1, rank=8)) + 8))
     slow = [asyncio.ensure_future(collect(engine, request(low, 40))) for _ in range(2)]
     while engine.stats().running < 1:
         await asyncio.sleep(0)
@@ -228,7 +229,7 @@ async def test_a_request_that_has_begun_in_time_is_never_given_up() -> None:
 async def test_a_pinned_adapter_stays() -> None:
     shelf = Shelf()
     pinned, other = (AdapterRef(shelf.put(tiny_adapter(seed, rank=8))) for seed in (1, 2))
-    engine = tiny_engine(shelf, start=False, kv_tokens=16 * 22)
+    engine = tiny_engine(shelf, start=False, kv_tokens=16 * (2 * pages_of(tiny_adapter(1, rank=8)) + 6))
     engine.pin(pinned.digest)
     engine.pin(pinned.digest)
     held = engine.stats().pages_used

@@ -34,6 +34,7 @@ from plural.types import AdapterRef, Sampling
 
 from .tiny import (
     Shelf,
+    bit_equal,
     collect,
     drawn,
     drive,
@@ -162,7 +163,7 @@ async def test_random_submits_cancels_and_publications_leave_the_pool_empty(coun
             return asyncio.ensure_future(engine.choose(prompt, ["yes", "no", "maybe not"], adapter))
         if kind < 0.2:
             return asyncio.ensure_future(engine.embed([prompt, prompt]))
-        return asyncio.ensure_future(collect(engine, request(dice.randrange(1, 20), prompt, adapter)))
+        return asyncio.ensure_future(collect(engine, request(dice.randrange(1, 60), prompt, adapter)))
 
     while sum(done.values()) < count or tasks:
         going, roll = sum(done.values()) < count, dice.random()
@@ -194,8 +195,8 @@ async def test_random_submits_cancels_and_publications_leave_the_pool_empty(coun
     stats = engine.stats()
     assert (stats.pages_used, stats.running, stats.waiting) == (0, 0, 0)
     assert all(done.values()), done
-    assert lost < done["submit"] / 4
-    assert stats.preempted > 0
+    assert lost < done["submit"] / 2
+    assert stats.preempted > 0, stats
 
 
 # ------------------------------------------------------------------------------------------------ bad input
@@ -285,6 +286,7 @@ async def choice_logprob(option: str) -> float:
     return told + float(logprobs_TV[-1, sorted(engine.tokenizer.eos_ids)].logsumexp(0))
 
 
+@bit_equal
 async def test_choosing_in_a_pool_that_is_too_small_for_all_options_waits() -> None:
     options = ["turn on", "turn off", "turn on again", "turn it"]
     [roomy] = await drive(engine := tiny_engine(start=False), engine.choose(PROMPT, options))

@@ -11,7 +11,18 @@ from plural.engine import Engine, Request
 from plural.errors import NumericError, SpecialistError
 from plural.types import AdapterRef, Sampling
 
-from .tiny import Shelf, TinyAdapter, collect, drawn, drive, tiny_adapter, tiny_decoder, tiny_engine, tiny_tokenizer
+from .tiny import (
+    Shelf,
+    TinyAdapter,
+    collect,
+    drawn,
+    drive,
+    pages_of,
+    tiny_adapter,
+    tiny_decoder,
+    tiny_engine,
+    tiny_tokenizer,
+)
 
 PROMPT = tuple((5 * i) % 256 for i in range(70))
 
@@ -110,8 +121,9 @@ async def test_the_base_is_not_touched_by_adapters_beside_it() -> None:
 async def test_ranks_below_others_read_no_garbage() -> None:
     """SGLang 21864: an adapter of a smaller rank read what a larger one left in the pool."""
     shelf = Shelf()
-    large, small = AdapterRef(shelf.put(tiny_adapter(1, rank=32))), AdapterRef(shelf.put(tiny_adapter(2, rank=2)))
-    engine = tiny_engine(shelf, start=False, kv_tokens=16 * 45)
+    wide = tiny_adapter(1, rank=32)
+    large, small = AdapterRef(shelf.put(wide)), AdapterRef(shelf.put(tiny_adapter(2, rank=2)))
+    engine = tiny_engine(shelf, start=False, kv_tokens=16 * (pages_of(wide) + 6))  # the prompt and 12 tokens
     await answer(engine, large)
     assert await answer(engine, small) == await answer(tiny_engine(shelf, start=False), small)
 

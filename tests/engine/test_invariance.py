@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plural.engine import Engine, EngineSettings, Request
-from plural.engine.kernels import native
 from plural.engine.kernels.interface import Span
 from plural.engine.kernels.pages import Pages
 from plural.engine.kernels.torch_kernels import TorchKernels, product
@@ -22,7 +21,7 @@ from plural.models.config import DecoderConfig
 from plural.models.decoder import Decoder
 from plural.types import AdapterRef, Sampling
 
-from .tiny import Shelf, collect, drawn, drive, tiny_adapter, tiny_decoder, tiny_engine
+from .tiny import Shelf, bit_equal, collect, drawn, drive, pages_of, tiny_adapter, tiny_decoder, tiny_engine
 
 ROWS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100]
 ADAPTERS = (
@@ -136,7 +135,7 @@ def alone(kind: int, which: int, sampled: bool, tokens: int) -> list[tuple[int, 
 requests = st.tuples(st.integers(0, 4), st.integers(0, len(REFS) - 1), st.booleans(), st.sampled_from([1, 6, 20]))
 
 
-@pytest.mark.skipif(native.library() is None, reason="torch is bit-equal only up to the rounding of its attention")
+@bit_equal
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(requests, min_size=1, max_size=10),
@@ -167,9 +166,10 @@ def test_any_mix_is_bit_equal_to_each_alone(
     assert engine.stats().pages_used == 0
 
 
+@bit_equal
 def test_preemption_was_really_tried() -> None:
     mix = [(2, which, False, 20) for which in (0, 1, 0, 1)]
-    engine = tiny_engine(shelf(), start=False, kv_tokens=16 * 14)
+    engine = tiny_engine(shelf(), start=False, kv_tokens=16 * (pages_of(ADAPTERS[0]) + 10))
     engine.pin(ADAPTERS[0].digest)
 
     async def main() -> list[Any]:
@@ -181,6 +181,7 @@ def test_preemption_was_really_tried() -> None:
         assert drawn(events) == alone(*one)
 
 
+@bit_equal
 async def test_choose_and_embed_do_not_see_the_others() -> None:
     prompt = [(7 * i) % 256 for i in range(50)]
     options = ["yes", "no", "perhaps", "a"]

@@ -21,7 +21,7 @@ from plural.errors import SettingsError
 from plural.models.tokenizer import Detokenizer
 from plural.types import Sampling, TokenEvent
 
-from .tiny import Shelf, collect, drawn, drive, text_of, tiny_decoder, tiny_engine, tiny_tokenizer
+from .tiny import Shelf, bit_equal, collect, drawn, drive, text_of, tiny_decoder, tiny_engine, tiny_tokenizer
 
 PROMPT = tuple(b"once upon a time there was")
 TOKENIZER = tiny_tokenizer()
@@ -208,6 +208,7 @@ async def test_samples_are_as_if_asked_for_one_by_one_and_read_the_prompt_once(l
     assert len({str(answer) for answer in answers}) > 1
 
 
+@bit_equal
 async def test_samples_that_find_no_room_wait_and_those_not_wanted_cost_nothing() -> None:
     prompt, sampling = tuple(range(40)), Sampling(max_tokens=20, temperature=1.0, seed=3, ignore_eos=True)
     engine = tiny_engine(start=False, kv_tokens=16 * 6)

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
+import pytest
 import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
 from plural.engine import Engine, EngineSettings, Request
+from plural.engine.kernels import native
 from plural.errors import unknown_name
 from plural.models.attention import PackedAttend
 from plural.models.config import MODULES, DecoderConfig, Group
@@ -22,6 +24,10 @@ from plural.models.tokenizer import Tokenizer
 from plural.types import TokenEvent
 
 T = TypeVar("T")
+
+bit_equal = pytest.mark.skipif(
+    native.library() is None, reason="torch is bit-equal only up to the rounding of its attention"
+)
 
 CONFIG = DecoderConfig(
     architecture="llama",
@@ -118,6 +124,14 @@ def tiny_engine(
     return Engine(
         decoder or tiny_decoder(), tiny_tokenizer(), shelf or Shelf(), EngineSettings(**settings), start=start
     )
+
+
+def pages_of(*adapters: TinyAdapter) -> int:
+    """How many pages the adapters take; this depends on the kernels."""
+    engine = tiny_engine(shelf := Shelf(), start=False)
+    for one in adapters:
+        engine.pin(shelf.put(one))
+    return engine.stats().pages_used
 
 
 async def drive(engine: Engine, *work: Awaitable[T]) -> list[T | BaseException]:
