@@ -12,6 +12,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 
@@ -22,18 +23,18 @@ COMMAND = "from plural.cli import main; main()"
 def first_token(question: str, python: list[str]) -> tuple[float, str]:
     """Seconds to the first token, and what the process wrote to its standard error until its end."""
     start, first = time.perf_counter(), None
-    process = subprocess.Popen(
-        [*python, "-c", COMMAND, "ask", "--json", question], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line)["event"] == "TextDelta":
-            first = time.perf_counter() - start
-            break
-    _, errors = process.communicate()
+    command = [*python, "-c", COMMAND, "ask", "--json", question]
+    with tempfile.TemporaryFile("w+") as errors:  # a pipe that nobody reads would stop the process when it is full
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if first is None and json.loads(line)["event"] == "TextDelta":
+                    first = time.perf_counter() - start
+        errors.seek(0)
+        said = errors.read()
     if process.returncode or first is None:
-        raise SystemExit(f"plural ask ended with {process.returncode}:\n{errors}")
-    return first, errors
+        raise SystemExit(f"plural ask ended with {process.returncode}:\n{said}")
+    return first, said
 
 
 def import_times(errors: str) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
@@ -29,6 +30,7 @@ from plural.models.decoder import Decoder
 
 LIBRARY = Path(__file__).with_name("_native.so")
 ABI = 4
+PANEL = 16  # outputs that are packed together
 VECTOR, BLOCK = 16, 32
 
 
@@ -302,8 +304,9 @@ class NativeForward:
         self._room = _Room()
         self.held: dict[str, Held] = {}
         self.weight_bytes = 0
-        self._head = self._packed("head", decoder.weights.head_VH)
-        self._code = (_Instruction * len(self._recorded.code))(*map(self._instruction, self._recorded.code))
+        with ThreadPoolExecutor(threads) as self._packers:
+            self._head = self._packed("head", decoder.weights.head_VH)
+            self._code = (_Instruction * len(self._recorded.code))(*map(self._instruction, self._recorded.code))
         if kind is Kind.Q4 and all(held.kind is not Kind.Q4 for held in self.held.values()):
             raise SettingsError(
                 "dtype q4 keeps 4-bit blocks as the base's file has them, and this base has none.",
@@ -321,8 +324,7 @@ class NativeForward:
         for kind in (Kind.Q4, Kind.INT8) if self._kind is Kind.Q4 else (self._kind,):
             size = self._native.plural_weight_bytes(kind, inputs, outputs)
             data = self._room.take(size)
-            stride_out, stride_in = w_OI.stride()
-            lossy = self._native.plural_pack(kind, w_OI.data_ptr(), inputs, outputs, stride_in, stride_out, data)
+            lossy = self._pack(kind, w_OI, data)
             if kind is Kind.Q4 and lossy:
                 self._room.give_back(data)
             else:
@@ -332,6 +334,20 @@ class NativeForward:
         weight = _Weight(data, kind, inputs, outputs)
         self._alive.append(weight)
         return weight
+
+    def _pack(self, kind: Kind, w_OI: Tensor, to: int) -> int:
+        """How many blocks are not held to the bit. Each thread packs some of the panels of outputs."""
+        outputs, inputs = w_OI.shape
+        own = -(-outputs // (PANEL * self._threads)) * PANEL
+
+        def pack(first: int) -> int:
+            part_OI = w_OI[first : first + own]
+            at = to + self._native.plural_weight_bytes(kind, inputs, first)
+            stride_out, stride_in = part_OI.stride()
+            pointer = part_OI.data_ptr()
+            return int(self._native.plural_pack(kind, pointer, inputs, len(part_OI), stride_in, stride_out, at))
+
+        return sum(self._packers.map(pack, range(0, outputs, own)))
 
     def _instruction(self, one: Any) -> _Instruction:
         made = _Instruction(one.op, one.to.buffer, layer=one.layer, module=one.module, modules=one.modules)
