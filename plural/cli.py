@@ -66,7 +66,7 @@ LibraryOption = Annotated[
 ]
 MemoryOption = Annotated[str | None, typer.Option(help="What the process may hold in all, as 4GB.")]
 DtypeOption = Annotated[
-    str | None, typer.Option(help="How the engine holds the base's linears; auto: as it is best measured.")
+    str | None, typer.Option(help="How the engine holds the base's linears; auto: the smallest that rounds none.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for programs.")]
 

@@ -36,10 +36,11 @@ class EngineSettings(BaseModel):
     "4GB" or "512MiB". What is left of it when the engine starts becomes the pool of pages. Without it the pool has room
     for the keys and values of `kv_tokens` tokens. `step_tokens` is how many tokens one step may compute.
 
-    `dtype` is how the base's linears are held and computed. "fp32" is exact, and what "auto" means. "bf16" rounds the
-    weights and multiplies in fp32. "int8" has weights and inputs in 8 bits, block by block. "q4" is int8 that reads the
-    4-bit blocks of a GGUF as they are: a linear that has none (a head in Q8_0, say) is held in 8 bits, and a base
-    without any is a SettingsError. Everything else (attention, adapters, norms) is fp32 always.
+    `dtype` is how the base's linears are held and computed. "fp32" is exact. "bf16" rounds the weights and multiplies
+    in fp32. "int8" has weights and inputs in 8 bits, block by block. "q4" is int8 that reads the 4-bit blocks of a GGUF
+    as they are: a linear that has none (a head in Q8_0, say) is held in 8 bits, and a base without any is a
+    SettingsError. "auto" is the smallest of them that holds every weight to the bit: q4 for a GGUF in 4- and 8-bit
+    blocks, bf16 for a checkpoint in bf16, else fp32. Everything else (attention, adapters, norms) is fp32 always.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

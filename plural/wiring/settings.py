@@ -29,8 +29,8 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine; none is one a core.")
     dtype: Literal["auto", "fp32", "bf16", "int8", "q4"] = Field(
         default="auto",
-        description="How the engine holds the base's linears: fp32 (exact; auto is this), bf16, int8, or q4, "
-        "which keeps a GGUF's own 4-bit blocks.",
+        description="How the engine holds the base's linears: fp32 (exact), bf16, int8, q4 (a GGUF's own 4-bit "
+        "blocks); auto is the smallest that rounds no weight.",
     )
     max_running: int = Field(default=32, ge=1, description="Requests worked on at once.")
     memory: str | int | None = Field(

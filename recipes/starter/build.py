@@ -4,6 +4,7 @@
     python recipes/starter/build.py home cron       some of it
     python recipes/starter/build.py --out /tmp/new  into another folder than plural/starter
     python recipes/starter/build.py --max-steps 60 --rows 50 --out /tmp/new cron   a quick look
+    python recipes/starter/build.py --activated --out /tmp/new cron   its activated twin
 
 Needs the packages of the extra `school` and, for the tool calls, those of requirements-carried.txt.
 """
@@ -25,7 +26,7 @@ from plural.engine import Engine, EngineSettings
 from plural.engine.chat import ChatPlural
 from plural.evals import ChatAnswerer, ScoreCard, Task, score
 from plural.models.base import Base, load_base
-from plural.specialists import Card, Library, Lineage, adapter_digest
+from plural.specialists import Card, Library, Lineage, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
 from plural.train import Stepped, Trained, TrainSettings, read_examples, train
 from plural.types import AdapterRef, Grammar, Sampling, Score
@@ -42,10 +43,10 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
-def trained(skill: Skill, base: Base, work: Path, max_steps: int | None) -> Card:
+def trained(skill: Skill, base: Base, work: Path, more: dict[str, Any]) -> Card:
     """Trains the adapter into `work/adapter` and returns its card, without scores."""
     examples = read_examples(write_rows(work / "train.jsonl", skill.train_rows()))
-    settings = TrainSettings.of(**skill.settings | ({"max_steps": max_steps} if max_steps else {}))
+    settings = TrainSettings.of(**skill.settings | more)
     done: Trained | None = None
     for event in train(base, examples, settings, work / "adapter", instructions=skill.instructions, resume=True):
         if not isinstance(event, Stepped) or event.step % 10 == 0:
@@ -64,17 +65,22 @@ def trained(skill: Skill, base: Base, work: Path, max_steps: int | None) -> Card
         output=skill.output,
         tools=skill.tools,
         examples=tuple(skill.examples()),
+        invocation=read_invocation(work / "adapter"),
         lineage=Lineage(
             data_sha256=examples.sha256,
             rows=len(examples.rows),
-            command=f"python recipes/starter/build.py {skill.name}"
-            + (f" --max-steps {max_steps}" if max_steps else ""),
+            command=" ".join(["python recipes/starter/build.py", skill.name, *map(_option, more.items())]),
             seed=settings.seed,
             settings=dict(done.settings),
             seconds=round(done.seconds, 1),
         ),
         licence=skill.licence,
     )
+
+
+def _option(setting: tuple[str, Any]) -> str:
+    name, value = setting
+    return f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
 
 
 # ------------------------------------------------------------------------------------------------------------- scoring
@@ -106,6 +112,7 @@ class Examiner:
             base=self._base,
             model_name=self._skill.name if specialist else "base",
             adapter=AdapterRef(self._card.digest) if specialist else None,
+            invocations={self._card.digest: self._card.invocation} if self._card.invocation else {},
             instructions=self._skill.instructions if specialist else self._skill.asked_of_base,
             grammar=Grammar(output.kind, output.source) if output else None,
             sampling=Sampling(max_tokens=self._skill.max_tokens),
@@ -170,7 +177,8 @@ async def build(skill: Skill, base: Base, work: Path, given: argparse.Namespace)
     staged = work / "adapter"
     if not (staged / CARD_FILE).exists():
         print(f"{skill.name}: making the data and training", flush=True)
-        card = trained(skill, base, work, given.max_steps)
+        more = {"max_steps": given.max_steps, "activated": given.activated}
+        card = trained(skill, base, work, {name: value for name, value in more.items() if value})
         (staged / CARD_FILE).write_text(card.to_json())
     card = Card.read(staged)
     with tempfile.TemporaryDirectory() as folder:
@@ -195,6 +203,7 @@ def main() -> None:
         "--work", type=Path, help="keep data and adapters here: a training cut off goes on, an adapter is only scored"
     )
     parser.add_argument("--max-steps", type=int, help="train no longer than this")
+    parser.add_argument("--activated", action="store_true", help="adapters that act on the answer only (aLoRA)")
     parser.add_argument("--rows", type=int, help="score on at most so many held-out rows")
     given = parser.parse_args()
     if unknown := set(given.names) - set(SKILLS):

@@ -211,6 +211,24 @@ def test_weights_without_levels_are_rounded_and_said_to_be() -> None:
 
 
 @built
+def test_auto_is_the_smallest_that_rounds_no_weight(base: Base) -> None:
+    plain = tiny_decoder()
+    short = Decoder(CONFIG, plain.weights.map_linears(lambda w_OI: w_OI.bfloat16().float()))
+    for decoder, kinds in (
+        (plain, {Kind.FP32}),
+        (short, {Kind.BF16}),
+        (FOUR_BIT, {Kind.FP32}),  # its head has no levels
+        (Decoder(CONFIG, plain.weights.map_linears(as_q4_1)), {Kind.Q4}),
+        (base.decoder, {Kind.Q4, Kind.INT8}),  # its head is in Q8_0
+    ):
+        chosen = best_kernels(decoder, EngineSettings(threads=2)).forward(decoder).held.values()
+        assert {held.kind for held in chosen} == kinds
+        assert all(held.exact for held in chosen)
+    exact, same = (Bench(NativeKernels(kind, 2), short).whole(IDS, 0).logits_RV for kind in (Kind.FP32, Kind.BF16))
+    assert torch.equal(exact, same)
+
+
+@built
 def test_q4_holds_as_int8_what_is_not_in_four_bits() -> None:
     plain = tiny_decoder()
     first = replace(plain.weights.layers[0], down_OI=as_q4_1(plain.weights.layers[0].down_OI))
@@ -292,6 +310,18 @@ def test_a_sequence_is_bit_equal_alone_and_in_company(
         assert torch.equal(got.logits_RV[start:], alone.logits_RV[at:stop])
         assert got.totals_R[start:] == alone.totals_R[at:stop]
         at = stop
+
+
+@built
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_step_that_wants_no_logits_computes_its_states(kind: Kind) -> None:
+    spans = [Span(0, 8, 8, [1])]
+    none, all_of_them = (
+        NativeKernels(kind, 2).forward(FOUR_BIT)(IDS[:8], range(8), wanted, Pages(CONFIG, 2, 16, F32, CPU), spans, [])
+        for wanted in ((), range(8))
+    )
+    assert none.logits_RV.shape[0] == 0
+    assert torch.equal(none.states_TH, all_of_them.states_TH)
 
 
 @built
@@ -386,4 +416,4 @@ def test_a_decoder_with_odd_sizes_is_left_to_torch() -> None:
 def test_the_setting_says_how_linears_are_held(dtype: str) -> None:
     kernels = best_kernels(FOUR_BIT, EngineSettings(dtype=dtype))
     assert isinstance(kernels, NativeKernels)
-    assert kernels.kind is (Kind.FP32 if dtype == "auto" else Kind[dtype.upper()])
+    assert kernels.kind is (None if dtype == "auto" else Kind[dtype.upper()])

@@ -75,7 +75,8 @@ async def test_base_and_adapters_equal_transformers_and_peft(base: Any, wrapped:
     weights = {found.digest: found for found in (read_adapter(path, base.shape) for path in directories.values())}
     refs = dict(zip(ADAPTERS, map(AdapterRef, weights), strict=True))
     prompts = {prompt: (*base.tokenizer.encode(prompt), *base.chat.invocation()) for prompt in PROMPTS}
-    engine = Engine(base.decoder, base.tokenizer, weights.__getitem__, EngineSettings(step_tokens=32), start=False)
+    settings = EngineSettings(step_tokens=32, dtype="fp32")
+    engine = Engine(base.decoder, base.tokenizer, weights.__getitem__, settings, start=False)
     cases = [(prompt, name) for prompt in PROMPTS for name in (None, *ADAPTERS, "mixture")]
     sampling = Sampling(max_tokens=TOKENS, ignore_eos=True)
     ours = await drive(

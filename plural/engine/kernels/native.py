@@ -237,7 +237,7 @@ class NativeKernels(TorchKernels):
     """Implements `Kernels` for decoders that `why_not` has nothing against. In a page a KV head's keys lie as
     [head_dim][token], values as [token][head_dim]: the 16 tokens that are scored together lie side by side."""
 
-    def __init__(self, kind: Kind = Kind.FP32, threads: int | None = None) -> None:
+    def __init__(self, kind: Kind | None = Kind.FP32, threads: int | None = None) -> None:
         self.kind = kind
         self.threads = threads or torch.get_num_threads()
 
@@ -254,7 +254,19 @@ class NativeKernels(TorchKernels):
         return NativeAdapter(tables)
 
     def forward(self, decoder: Decoder, vocabulary: int | None = None) -> NativeForward:
-        return NativeForward(decoder, self.kind, self.threads, vocabulary or decoder.config.vocab_size)
+        vocabulary = vocabulary or decoder.config.vocab_size
+        if self.kind is not None:
+            return NativeForward(decoder, self.kind, self.threads, vocabulary)
+        for kind in (Kind.Q4, Kind.BF16):
+            try:
+                return NativeForward(decoder, kind, self.threads, vocabulary, exactly=True)
+            except _RoundedError:
+                pass
+        return NativeForward(decoder, Kind.FP32, self.threads, vocabulary)
+
+
+class _RoundedError(Exception):
+    """A kind of weights does not hold a linear to the bit."""
 
 
 class _Room:
@@ -288,14 +300,15 @@ class NativeForward:
 
     `held` says of every linear how it is held, by its name; `weight_bytes` is what all of them take, and what a step
     reads. Q4 holds what it can as it is, and the others, like a head in Q8_0, as INT8. Raises SettingsError when it
-    could hold none.
+    could hold none. With `exactly`, nothing is rounded: _RoundedError when it would have to be.
     """
 
-    def __init__(self, decoder: Decoder, kind: Kind, threads: int, vocabulary: int) -> None:
+    def __init__(self, decoder: Decoder, kind: Kind, threads: int, vocabulary: int, *, exactly: bool = False) -> None:
         native = library()
         assert native is not None  # why_not was asked
         self._native = native
         self._kind = kind
+        self._exactly = exactly
         self._threads = threads
         self._decoder = decoder
         self._vocabulary = vocabulary
@@ -305,9 +318,9 @@ class NativeForward:
         self.held: dict[str, Held] = {}
         self.weight_bytes = 0
         with ThreadPoolExecutor(threads) as self._packers:
-            self._head = self._packed("head", decoder.weights.head_VH)
             self._code = (_Instruction * len(self._recorded.code))(*map(self._instruction, self._recorded.code))
-        if kind is Kind.Q4 and all(held.kind is not Kind.Q4 for held in self.held.values()):
+            self._head = self._packed("head", decoder.weights.head_VH)
+        if kind is Kind.Q4 and not exactly and all(held.kind is not Kind.Q4 for held in self.held.values()):
             raise SettingsError(
                 "dtype q4 keeps 4-bit blocks as the base's file has them, and this base has none.",
                 hint="Use int8, or a GGUF in Q4_1 or Q4_0.",
@@ -329,6 +342,8 @@ class NativeForward:
                 self._room.give_back(data)
             else:
                 break
+        if lossy and self._exactly:
+            raise _RoundedError(name)
         self.held[name] = Held(kind, exact=not lossy)
         self.weight_bytes += size
         weight = _Weight(data, kind, inputs, outputs)

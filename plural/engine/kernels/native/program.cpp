@@ -234,6 +234,7 @@ struct Worker {
   }
 
   void product(const plural_weight &weight, const float *x, int rows, float *y, const float *bias) const {
+    if (!rows) return;  // a step may want no logits at all
     const auto [first, last] = share(panels(weight.out), t, threads, 2);
     switch (weight.kind) {
       case PLURAL_F32: return linear_float<float>(weight, x, rows, y, bias, first, last);
