@@ -9,22 +9,27 @@
 
 namespace {
 
-constexpr int BLOCK = 32;  // inputs that share a scale and a minimum
-constexpr int LINE = 64;   // bytes of a cache line
+constexpr int BLOCK = 32;           // inputs that share a scale and a minimum
+constexpr int PANEL = 16;           // outputs that are packed together
+constexpr int PARTS = PANEL / W;    // vectors of a panel
+constexpr int LINE = 64;            // bytes of a cache line
+constexpr int MANY = MANY_REGISTERS ? 8 : 4;  // rows of a large tile
+// Of a loop over a block's codes: with few registers, the compiler would make all products before it adds any.
+constexpr int UNROLL = MANY_REGISTERS ? BLOCK / 8 : 1;
 
-inline int panels(int out) { return (out + W - 1) / W; }
+inline int panels(int out) { return (out + PANEL - 1) / PANEL; }
 
 // Whether inputs are multiplied as int8 codes.
 inline bool coded(int kind) { return kind == PLURAL_U8 || kind == PLURAL_U4; }
 
-// Of the codes of a block of 16 outputs.
-constexpr size_t code_bytes(int kind) { return kind == PLURAL_U4 ? BLOCK * W / 2 : BLOCK * W; }
+// Of the codes of a block of a panel.
+constexpr size_t code_bytes(int kind) { return kind == PLURAL_U4 ? BLOCK * PANEL / 2 : BLOCK * PANEL; }
 
-// Of 32 inputs of 16 outputs.
+// Of 32 inputs of a panel.
 constexpr size_t block_bytes(int kind) {
-  if (kind == PLURAL_F32) return BLOCK * W * sizeof(float);
-  if (kind == PLURAL_BF16) return BLOCK * W * sizeof(Bf16);
-  return code_bytes(kind) + 2 * W * sizeof(_Float16);
+  if (kind == PLURAL_F32) return BLOCK * PANEL * sizeof(float);
+  if (kind == PLURAL_BF16) return BLOCK * PANEL * sizeof(Bf16);
+  return code_bytes(kind) + 2 * PANEL * sizeof(_Float16);
 }
 
 inline size_t panel_bytes(int kind, int in) { return (size_t)in / BLOCK * block_bytes(kind); }
@@ -36,55 +41,62 @@ inline std::pair<int, int> share(int n, int t, int threads, int grain = 1) {
           (int)std::min<int64_t>(n, pieces * (t + 1) / threads * grain)};
 }
 
-// Stores the columns of a panel that exist.
+// Stores the columns of a vector that exist.
 inline void put(float *to, V v, int columns) {
   if (columns >= W) return store(to, v);
   for (int i = 0; i < columns; i++) to[i] = v[i];
 }
 
-inline V bias_of(const float *bias, int columns) {
-  V v{};
-  if (bias)
-    for (int i = 0; i < std::min(columns, W); i++) v[i] = bias[i];
-  return v;
+// Of a tile of M rows by P vectors: adds the bias and stores.
+template <int M, int P>
+void put_tile(const V (&sums)[M][P], float *y, int out, int column, const float *bias) {
+  for (int p = 0; p < P; p++) {
+    const int at = column + p * W, columns = out - at;
+    V more{};
+    if (bias)
+      for (int i = 0; i < std::min(columns, W); i++) more[i] = bias[at + i];
+    for (int m = 0; m < M; m++) put(y + (size_t)m * out + at, bias ? sums[m][p] + more : sums[m][p], columns);
+  }
+}
+
+// Calls tile<M>(first row) for all rows, in tiles of M = `Most`, 4 and 1 rows.
+template <int Most, class Tile>
+void in_tiles(int rows, const Tile &tile) {
+  int r = 0;
+  for (; r + Most <= rows; r += Most) tile.template operator()<Most>(r);
+  for (; r + 4 <= rows; r += 4) tile.template operator()<4>(r);
+  for (; r < rows; r++) tile.template operator()<1>(r);
 }
 
 // ----------------------------------------------------------------------------------------------------- fp32 and bf16
-// M rows by P panels of weights T, multiplied and added in fp32.
+// M rows by P vectors of outputs, of weights T, multiplied and added in fp32. `w` is at the first vector, in its panel.
 template <int M, int P, class T>
 void tile_float(const T *w, size_t panel, const float *x, int in, float *y, int out, int column, const float *bias) {
   V sums[M][P] = {};
   for (int k = 0; k < in; k++)
     for (int p = 0; p < P; p++) {
-      const V weights = load(w + p * panel + (size_t)k * W);
+      const V weights = load(w + p / PARTS * panel + p % PARTS * W + (size_t)k * PANEL);
       for (int m = 0; m < M; m++) sums[m][p] = fma(splat(x[(size_t)m * in + k]), weights, sums[m][p]);
     }
-  for (int p = 0; p < P; p++) {
-    const int at = column + p * W;
-    const V more = bias_of(bias ? bias + at : nullptr, out - at);
-    for (int m = 0; m < M; m++) put(y + (size_t)m * out + at, bias ? sums[m][p] + more : sums[m][p], out - at);
-  }
+  put_tile(sums, y, out, column, bias);
 }
 
-template <int P, class T>
-void rows_float(const T *w, size_t panel, const float *x, int rows, int in, float *y, int out, int column,
-                const float *bias) {
-  int r = 0;
-  for (; r + 8 <= rows; r += 8)
-    tile_float<8, P>(w, panel, x + (size_t)r * in, in, y + (size_t)r * out, out, column, bias);
-  for (; r + 4 <= rows; r += 4)
-    tile_float<4, P>(w, panel, x + (size_t)r * in, in, y + (size_t)r * out, out, column, bias);
-  for (; r < rows; r++) tile_float<1, P>(w, panel, x + (size_t)r * in, in, y + (size_t)r * out, out, column, bias);
-}
-
+// The panels first..last-1 for all rows.
 template <class T>
 void linear_float(const plural_weight &weight, const float *x, int rows, float *y, const float *bias, int first,
                   int last) {
-  const size_t panel = (size_t)weight.in * W;
+  constexpr int P = std::max(2, PARTS);
+  const int in = weight.in, out = weight.out;
+  const size_t panel = (size_t)in * PANEL;
   const T *w = (const T *)weight.data;
-  int p = first;
-  for (; p + 2 <= last; p += 2) rows_float<2>(w + p * panel, panel, x, rows, weight.in, y, weight.out, p * W, bias);
-  for (; p < last; p++) rows_float<1>(w + p * panel, panel, x, rows, weight.in, y, weight.out, p * W, bias);
+  const auto vectors = [&]<int N>(int v) {
+    in_tiles<MANY>(rows, [&]<int M>(int r) {
+      tile_float<M, N>(w + v / PARTS * panel, panel, x + (size_t)r * in, in, y + (size_t)r * out, out, v * W, bias);
+    });
+  };
+  int v = first * PARTS;
+  for (; v + P <= last * PARTS; v += P) vectors.template operator()<P>(v);
+  for (; v < last * PARTS; v += PARTS) vectors.template operator()<PARTS>(v);
 }
 
 // ---------------------------------------------------------------------------------------------------- int8 codes
@@ -96,51 +108,70 @@ struct Codes {
 
 inline void encode(const float *x, int in, Codes to) {
   for (int b = 0; b < in / BLOCK; b++, x += BLOCK) {
-    const V first = load(x), second = load(x + W);
-    const float top = largest(larger(larger(first, -first), larger(second, -second)));
+    V most{};
+    for (int k = 0; k < BLOCK; k += W) most = larger(most, larger(load(x + k), -load(x + k)));
+    const float top = largest(most);
     const V inverse = splat(top > 0 ? 127.0f / top : 0.0f), magic = splat(MAGIC);
-    const VI low = __builtin_convertvector(fma(first, inverse, magic) - magic, VI);
-    const VI high = __builtin_convertvector(fma(second, inverse, magic) - magic, VI);
-    store(to.code + b * BLOCK, low);
-    store(to.code + b * BLOCK + W, high);
+    VI total{};
+    for (int k = 0; k < BLOCK; k += W) {
+      const VI codes = __builtin_convertvector(fma(load(x + k), inverse, magic) - magic, VI);
+      store(to.code + b * BLOCK + k, codes);
+      total += codes;
+    }
     to.scale[b] = top / 127.0f;
-    to.total[b] = to.scale[b] * (float)sum(low + high);
+    to.total[b] = to.scale[b] * (float)sum(total);
   }
 }
 
-// Four inputs of each of 16 outputs (unsigned) times four inputs of a row (signed), added to `sums`.
-inline VI dot4(VI sums, VB weights, const int8_t *x) {
+// Counts of a vector of outputs: the codes of a block's weights (unsigned) times those of a row's inputs (signed).
+// `add` takes four inputs of each output, in the low (and, of codes of 8 bits, also in the high) halves of bytes.
 #if defined(__AVX512VNNI__)
-  int32_t four;
-  std::memcpy(&four, x, sizeof four);
-  return (VI)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, _mm512_set1_epi32(four));
-#else
-  uint8_t w[4 * W];
-  std::memcpy(w, &weights, sizeof w);
-  for (int o = 0; o < W; o++)
-    sums[o] += w[4 * o] * x[0] + w[4 * o + 1] * x[1] + w[4 * o + 2] * x[2] + w[4 * o + 3] * x[3];
-  return sums;
-#endif
-}
-
 // Counts (below 32 * 255 * 127, 2^20) are added up in the bits of MAGIC's fraction: read as a float, they are the count
-// and MAGIC, exactly.
-inline VI start() {
-#if defined(__AVX512F__)
-  return (VI)splat(MAGIC);
-#else
-  return VI{};
-#endif
-}
+// and MAGIC, exactly, which spares a conversion.
+template <int K>
+struct Counts {
+  VI counts = (VI)splat(MAGIC);
 
-// scale * count, rounded once.
-inline V scaled(VI counts, V scale) {
-#if defined(__AVX512F__)
-  return fma((V)counts, scale, scale * splat(-MAGIC));  // spares the conversion
+  void add(VB weights, const int8_t *x) {
+    int32_t four;
+    std::memcpy(&four, x, sizeof four);
+    counts = (VI)_mm512_dpbusd_epi32((__m512i)counts, (__m512i)weights, _mm512_set1_epi32(four));
+  }
+  // scale * count, rounded once.
+  V scaled(V scale) const { return fma((V)counts, scale, scale * splat(-MAGIC)); }
+};
+#elif defined(__AVX2__)
+// Products of halves of a byte with a signed byte, added in pairs, and 8 such pairs of a block fit in 16 bits.
+template <int K>
+struct Counts {
+  VS low{}, high{};
+
+  static VS pairs(VB weights, __m256i x) { return (VS)_mm256_maddubs_epi16((__m256i)weights, x); }
+  void add(VB weights, const int8_t *x) {
+    int32_t word;
+    std::memcpy(&word, x, sizeof word);
+    const __m256i four = _mm256_set1_epi32(word);
+    low += pairs(K == PLURAL_U4 ? weights : weights & 15, four);
+    if (K == PLURAL_U8) high += pairs(weights >> 4, four);
+  }
+  V scaled(V scale) const {
+    __m256i counts = _mm256_madd_epi16((__m256i)low, _mm256_set1_epi16(1));
+    if (K == PLURAL_U8) counts = _mm256_add_epi32(counts, _mm256_madd_epi16((__m256i)high, _mm256_set1_epi16(16)));
+    return (V)_mm256_cvtepi32_ps(counts) * scale;
+  }
+};
 #else
-  return __builtin_convertvector(counts, V) * scale;
+template <int K>
+struct Counts {
+  VI counts{};
+
+  void add(VB weights, const int8_t *x) {
+    for (int o = 0; o < W; o++)
+      for (int i = 0; i < 4; i++) counts[o] += weights[4 * o + i] * x[i];
+  }
+  V scaled(V scale) const { return __builtin_convertvector(counts, V) * scale; }
+};
 #endif
-}
 
 // What a tile asks memory for, beside its work: so many cache lines at every block of its inputs.
 struct Ahead {
@@ -148,81 +179,75 @@ struct Ahead {
   int lines;
 };
 
-// M rows by P panels of codes of kind K. Memory is asked for outputs before, and for weights while, it is computed.
+// M rows by P vectors of outputs, of codes of kind K, from vector `part` of the panel at `w` on. Memory is asked for
+// outputs before, and for weights while, it is computed.
 template <int M, int P, int K>
-void tile_codes(const uint8_t *w, size_t panel, Codes x, int in, float *y, int out, int column, const float *bias,
-                Ahead ahead) {
+void tile_codes(const uint8_t *w, size_t panel, int part, Codes x, int in, float *y, int out, int column,
+                const float *bias, Ahead ahead) {
   constexpr size_t EIGHT = code_bytes(K) / 4;  // of 8 inputs
   const int blocks = in / BLOCK;
   V sums[M][P] = {};
   for (int m = 0; m < M; m++)
     for (int p = 0; p < P; p++) __builtin_prefetch(y + (size_t)m * out + column + p * W, 1, 3);
-  for (int b = 0; b < blocks; b++) {
+  for (int b = 0; b < blocks; b++, w += block_bytes(K)) {
     for (int i = 0; i < ahead.lines; i++, ahead.at += LINE) __builtin_prefetch(ahead.at, 0, 2);
-    VI counts[M][P];
-    for (int m = 0; m < M; m++)
-      for (int p = 0; p < P; p++) counts[m][p] = start();
-    for (int k = 0; k < BLOCK; k += 8, w += EIGHT) {
+    Counts<K> counts[M][P];
+#pragma GCC unroll UNROLL
+    for (int k = 0; k < BLOCK; k += 8) {
       VB low[P], high[P];
       for (int p = 0; p < P; p++) {
-        const uint8_t *at = w + p * panel;
+        const uint8_t *at = w + k / 8 * EIGHT + p / PARTS * panel + (part + p % PARTS) * 4 * W;
         low[p] = load(at);
         high[p] = K == PLURAL_U4 ? low[p] >> 4 : load(at + EIGHT / 2);
         if (K == PLURAL_U4) low[p] &= 15;
       }
       const int8_t *codes = x.code + b * BLOCK + k;
       for (int m = 0; m < M; m++)
-        for (int p = 0; p < P; p++) counts[m][p] = dot4(counts[m][p], low[p], codes + (size_t)m * in);
+        for (int p = 0; p < P; p++) counts[m][p].add(low[p], codes + (size_t)m * in);
       for (int m = 0; m < M; m++)
-        for (int p = 0; p < P; p++) counts[m][p] = dot4(counts[m][p], high[p], codes + (size_t)m * in + 4);
+        for (int p = 0; p < P; p++) counts[m][p].add(high[p], codes + (size_t)m * in + 4);
     }
     for (int p = 0; p < P; p++) {
-      const _Float16 *halves = (const _Float16 *)(w + p * panel);
-      const V scale = load(halves), minimum = load(halves + W);
+      const _Float16 *halves = (const _Float16 *)(w + code_bytes(K) + p / PARTS * panel) + (part + p % PARTS) * W;
+      const V scale = load(halves), minimum = load(halves + PANEL);
       for (int m = 0; m < M; m++) {
         const size_t at = (size_t)m * blocks + b;
-        sums[m][p] = fma(scaled(counts[m][p], scale), splat(x.scale[at]), sums[m][p]);
+        sums[m][p] = fma(counts[m][p].scaled(scale), splat(x.scale[at]), sums[m][p]);
         sums[m][p] = fma(minimum, splat(x.total[at]), sums[m][p]);
       }
     }
-    w += 2 * W * sizeof(_Float16);
   }
-  for (int p = 0; p < P; p++) {
-    const int at = column + p * W;
-    const V more = bias_of(bias ? bias + at : nullptr, out - at);
-    for (int m = 0; m < M; m++) put(y + (size_t)m * out + at, bias ? sums[m][p] + more : sums[m][p], out - at);
-  }
+  put_tile(sums, y, out, column, bias);
 }
 
+// P vectors of outputs from `column` on, for all rows.
 template <int P, int K>
-void rows_codes(const uint8_t *w, size_t panel, Codes x, int rows, int in, float *y, int out, int column,
-                const float *bias) {
-  const size_t blocks = in / BLOCK;
-  const int passes = rows / 8 + rows % 8 / 4 + rows % 4;
-  Ahead ahead{w + P * panel, (int)(P * block_bytes(K) / LINE + passes - 1) / passes};  // the next panels, in `passes` parts
-  int r = 0;
-  const auto tile = [&]<int M>() {
+void rows_codes(const plural_weight &weight, Codes x, int rows, float *y, const float *bias, int column) {
+  const int in = weight.in, out = weight.out;
+  const size_t blocks = in / BLOCK, panel = panel_bytes(K, in);
+  const uint8_t *w = (const uint8_t *)weight.data + column / PANEL * panel;
+  const int passes = rows / MANY + rows % MANY / 4 + rows % 4;
+  const int bytes = P * W * (int)block_bytes(K) / PANEL;  // of a block of so many vectors
+  Ahead ahead{w + (P + PARTS - 1) / PARTS * panel, (bytes / LINE + passes - 1) / passes};  // what is next, in `passes` parts
+  in_tiles<MANY>(rows, [&]<int M>(int r) {
     const Codes codes{x.code + (size_t)r * in, x.scale + r * blocks, x.total + r * blocks};
-    tile_codes<M, P, K>(w, panel, codes, in, y + (size_t)r * out, out, column, bias, ahead);
+    tile_codes<M, P, K>(w, panel, column % PANEL / W, codes, in, y + (size_t)r * out, out, column, bias, ahead);
     ahead.at += blocks * ahead.lines * LINE;
-    r += M;
-  };
-  while (r + 8 <= rows) tile.template operator()<8>();
-  while (r + 4 <= rows) tile.template operator()<4>();
-  while (r < rows) tile.template operator()<1>();
+  });
 }
 
+// The panels first..last-1 for all rows.
 template <int K>
 void linear_codes(const plural_weight &weight, Codes x, int rows, float *y, const float *bias, int first, int last) {
-  const size_t panel = panel_bytes(K, weight.in);
-  const uint8_t *w = (const uint8_t *)weight.data;
-  int p = first;
-  for (; p + 2 <= last; p += 2)
-    rows_codes<2, K>(w + p * panel, panel, x, rows, weight.in, y, weight.out, p * W, bias);
-  for (; p < last; p++) rows_codes<1, K>(w + p * panel, panel, x, rows, weight.in, y, weight.out, p * W, bias);
+  constexpr int P = MANY_REGISTERS || K == PLURAL_U4 ? 2 : 1;
+  int column = first * PANEL;
+  for (; column + P * W <= last * PANEL; column += P * W) rows_codes<P, K>(weight, x, rows, y, bias, column);
+  for (; column < last * PANEL; column += W) rows_codes<1, K>(weight, x, rows, y, bias, column);
 }
 
 // ---------------------------------------------------------------------------------------------------------------- LoRA
+constexpr int SIDE = MANY_REGISTERS ? 4 : 2;  // ranks or vectors of columns of a tile of 4 rows
+
 // low[m][j] = x[m] . a[j], for M rows and J ranks.
 template <int M, int J, class T>
 void shrink_tile(const float *x, int in, const T *a, float *low, int width) {
@@ -243,22 +268,14 @@ void shrink_tile(const float *x, int in, const T *a, float *low, int width) {
 // One rank more or less at a time: the ranks first..last-1 of `a` for all rows.
 template <class T>
 void shrink(const float *x, int rows, int in, const T *a, int first, int last, float *low, int width) {
-  for (int j = first; j < last;) {
-    const int step = last - j >= 4 ? 4 : 1;
-    const T *ranks = a + (size_t)j * in;
-    int r = 0;
-    for (; r + 4 <= rows; r += 4) {
-      const float *from = x + (size_t)r * in;
-      float *to = low + (size_t)r * width + j;
-      step == 4 ? shrink_tile<4, 4>(from, in, ranks, to, width) : shrink_tile<4, 1>(from, in, ranks, to, width);
-    }
-    for (; r < rows; r++) {
-      const float *from = x + (size_t)r * in;
-      float *to = low + (size_t)r * width + j;
-      step == 4 ? shrink_tile<1, 4>(from, in, ranks, to, width) : shrink_tile<1, 1>(from, in, ranks, to, width);
-    }
-    j += step;
-  }
+  const auto ranks = [&]<int J>(int j) {
+    in_tiles<4>(rows, [&]<int M>(int r) {
+      shrink_tile<M, J>(x + (size_t)r * in, in, a + (size_t)j * in, low + (size_t)r * width + j, width);
+    });
+  };
+  int j = first;
+  for (; j + SIDE <= last; j += SIDE) ranks.template operator()<SIDE>(j);
+  for (; j < last; j++) ranks.template operator()<1>(j);
 }
 
 // y[m][c..] += scale * (low[m] . b[:, c..]), for M rows and C vectors of columns.
@@ -282,23 +299,14 @@ void expand_tile(const float *low, int width, int rank, float scale, const T *b,
 template <class T>
 void expand(const float *low, int width, int rows, int rank, float scale, const T *b, int out, float *y, int stride,
             int first, int last) {
-  for (int c = first; c < last;) {
-    const int vectors = last - c >= 4 * W ? 4 : 1;
-    int r = 0;
-    for (; r + 4 <= rows; r += 4) {
-      const float *from = low + (size_t)r * width;
-      float *to = y + (size_t)r * stride + c;
-      vectors == 4 ? expand_tile<4, 4>(from, width, rank, scale, b + c, out, to, stride)
-                   : expand_tile<4, 1>(from, width, rank, scale, b + c, out, to, stride);
-    }
-    for (; r < rows; r++) {
-      const float *from = low + (size_t)r * width;
-      float *to = y + (size_t)r * stride + c;
-      vectors == 4 ? expand_tile<1, 4>(from, width, rank, scale, b + c, out, to, stride)
-                   : expand_tile<1, 1>(from, width, rank, scale, b + c, out, to, stride);
-    }
-    c += vectors * W;
-  }
+  const auto columns = [&]<int C>(int c) {
+    in_tiles<4>(rows, [&]<int M>(int r) {
+      expand_tile<M, C>(low + (size_t)r * width, width, rank, scale, b + c, out, y + (size_t)r * stride + c, stride);
+    });
+  };
+  int c = first;
+  for (; c + SIDE * W <= last; c += SIDE * W) columns.template operator()<SIDE>(c);
+  for (; c < last; c += W) columns.template operator()<1>(c);
 }
 
 }  // namespace

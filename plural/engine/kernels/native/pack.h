@@ -82,15 +82,15 @@ inline uint16_t to_bf16(float x) {
 // Packs the 32 inputs from `b` on of a panel's outputs. Returns how many of the 16 outputs are not held to the bit.
 inline int pack_float(Source source, int kind, int b, int column, uint8_t *to) {
   int lossy = 0;
-  for (int o = 0; o < W; o++) {
+  for (int o = 0; o < PANEL; o++) {
     bool same = true;
     for (int k = 0; k < BLOCK; k++) {
       const float w = source.at(b + k, column + o);
       if (kind == PLURAL_F32) {
-        ((float *)to)[k * W + o] = w;
+        ((float *)to)[k * PANEL + o] = w;
         continue;
       }
-      Bf16 *at = (Bf16 *)to + k * W + o;
+      Bf16 *at = (Bf16 *)to + k * PANEL + o;
       at->bits = to_bf16(w);
       same &= widened(*at) == w;
     }
@@ -101,10 +101,10 @@ inline int pack_float(Source source, int kind, int b, int column, uint8_t *to) {
 
 inline int pack_codes(Source source, int kind, int b, int column, uint8_t *to) {
   const int levels = kind == PLURAL_U4 ? 15 : 255;
-  _Float16 *scales = (_Float16 *)(to + code_bytes(kind)), *minima = scales + W;
+  _Float16 *scales = (_Float16 *)(to + code_bytes(kind)), *minima = scales + PANEL;
   if (kind == PLURAL_U4) std::memset(to, 0, code_bytes(kind));
   int lossy = 0;
-  for (int o = 0; o < W; o++) {
+  for (int o = 0; o < PANEL; o++) {
     float w[BLOCK];
     for (int k = 0; k < BLOCK; k++) w[k] = source.at(b + k, column + o);
     Block block;
@@ -117,9 +117,9 @@ inline int pack_codes(Source source, int kind, int b, int column, uint8_t *to) {
     minima[o] = block.minimum;
     for (int k = 0; k < BLOCK; k++)
       if (kind == PLURAL_U4)
-        to[k / 8 * 4 * W + o * 4 + k % 4] |= (uint8_t)(block.codes[k] << (k % 8 / 4 * 4));
+        to[k / 8 * 4 * PANEL + o * 4 + k % 4] |= (uint8_t)(block.codes[k] << (k % 8 / 4 * 4));
       else
-        to[k / 4 * 4 * W + o * 4 + k % 4] = block.codes[k];
+        to[k / 4 * 4 * PANEL + o * 4 + k % 4] = block.codes[k];
   }
   return lossy;
 }

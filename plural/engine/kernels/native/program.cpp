@@ -286,7 +286,7 @@ struct Worker {
         const plural_module &module = modules[m];
         if (!module.rank) continue;
         float *to = y + (size_t)segment.start * out + module.column;
-        const auto [first, last] = share(module.out, t, threads, 4 * W);
+        const auto [first, last] = share(module.out, t, threads, 4 * PANEL);
         const float scale = module.scale * segment.scale;
         if (module.half)
           expand(low, width, rows, module.rank, scale, (const _Float16 *)module.b, module.out, to, out, first, last);
@@ -330,21 +330,24 @@ int64_t pack(int32_t kind, const float *source, int64_t in, int64_t out, int64_t
   int64_t lossy = 0;
   for (int p = 0; p < panels((int)out); p++)
     for (int b = 0; b < in; b += BLOCK, at += block_bytes(kind)) {
-      lossy += coded(kind) ? pack_codes(from, kind, b, p * W, at) : pack_float(from, kind, b, p * W, at);
+      lossy += coded(kind) ? pack_codes(from, kind, b, p * PANEL, at) : pack_float(from, kind, b, p * PANEL, at);
       if (lossy && kind == PLURAL_U4) return lossy;
     }
   return lossy;
 }
 
 int64_t int8_rate(int64_t rounds) {
-  constexpr int CHAINS = 16;  // enough to hide an instruction's latency
-  const int8_t x[4] = {1, -1, 2, -2};
-  VI sums[CHAINS];
-  for (int s = 0; s < CHAINS; s++) sums[s] = VI{s};  // no two alike, or one would do for both
-  for (int64_t i = 0; i < rounds; i++)
-    for (VI &each : sums) each = dot4(each, VB{1}, x);
-  for (int s = 1; s < CHAINS; s++) sums[0] += sums[s];
-  volatile int32_t kept = sums[0][0];  // or there would be nothing to do
+  constexpr int CHAINS = 8;  // enough to hide an instruction's latency
+  Counts<PLURAL_U4> counts[CHAINS];
+  VB weights[CHAINS];
+  for (int c = 0; c < CHAINS; c++) weights[c] = VB{} + (uint8_t)c;  // no two alike, or one would do for both
+  for (int64_t i = 0; i < rounds; i++) {
+    const int8_t x[4] = {(int8_t)i, 1, -1, 2};  // another one each time, or products would be made once
+    for (int c = 0; c < CHAINS; c++) counts[c].add(weights[c], x);
+  }
+  V total{};
+  for (const auto &each : counts) total += each.scaled(splat(1.0f));
+  volatile float kept = sum(total);  // or there would be nothing to do
   (void)kept;
   return rounds * CHAINS * W * 4 * 2;
 }
