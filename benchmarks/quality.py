@@ -25,8 +25,10 @@ from torch import Tensor
 
 from plural import sync
 from plural.engine import Engine, EngineSettings, Request
+from plural.engine.kernels.abi import instruction_set
 from plural.engine.kernels.interface import AdapterWeights, Forward, Span
-from plural.engine.kernels.native import Kind, NativeKernels, instruction_set
+from plural.engine.kernels.native import NativeKernels
+from plural.engine.kernels.packing import Kind
 from plural.engine.kernels.pages import Pages
 from plural.evals import ChatAnswerer, Task, score
 from plural.models.base import Base, load_base

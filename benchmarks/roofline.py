@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plural.engine.kernels.abi import instruction_set, library
 from plural.engine.kernels.interface import Span
-from plural.engine.kernels.native import Kind, NativeForward, NativeKernels, instruction_set, library
+from plural.engine.kernels.native import NativeForward, NativeKernels
+from plural.engine.kernels.packing import Kind
 from plural.engine.kernels.pages import Pages
 from plural.errors import SettingsError
 from plural.models.base import load_base
@@ -132,7 +134,10 @@ def main() -> None:
 def tally(forward: NativeForward) -> dict[str, int]:
     """How the linears are held, and how many in each way."""
     return dict(
-        Counter(f"{held.kind.name.lower()} {'exactly' if held.exact else 'rounded'}" for held in forward.held.values())
+        Counter(
+            f"{one.held.kind.name.lower()} {'exactly' if one.held.exact else 'rounded'}"
+            for one in forward.linears.values()
+        )
     )
 
 

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from adapters import random_adapter
 
+from plural.engine.kernels.abi import instruction_set
 from plural.engine.kernels.interface import Kernels, Segment, Span
-from plural.engine.kernels.native import Kind, NativeKernels, instruction_set
+from plural.engine.kernels.native import NativeKernels
+from plural.engine.kernels.packing import Kind
 from plural.engine.kernels.pages import Pages, page_bytes
 from plural.engine.kernels.torch_kernels import TorchKernels
 from plural.models.base import load_base

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -72,6 +73,7 @@ class EngineStats:
 class Engine:
     """`adapters` gives the weights of a digest, or raises what the request shall fail with.
 
+    `packed` is a file for the weights as the kernels want them, read at the next start: named after base and dtype.
     With `start=False` there is no thread, and nothing happens until the caller calls `step`.
     """
 
@@ -83,6 +85,7 @@ class Engine:
         settings: EngineSettings | None = None,
         *,
         kernels: Kernels | None = None,
+        packed: Path | None = None,
         start: bool = True,
     ) -> None:
         self.settings = settings or EngineSettings()
@@ -97,7 +100,7 @@ class Engine:
         machine = kernels or best_kernels(decoder, self.settings)
         size, dtype, device = self.settings.page_size, decoder.dtype, decoder.device
         each = page_bytes(decoder.config, size, dtype)
-        forward = machine.forward(decoder, self._vocabulary)
+        forward = machine.forward(decoder, self._vocabulary, packed)
         num_pages = self.settings.num_pages(each, held_bytes(device))
         self._pages = PagePool(num_pages, size, prefix_cache=self.settings.prefix_cache)
         memory = Pages(decoder.config, num_pages, size, dtype, device)

@@ -38,7 +38,7 @@ def examine(base: Path | None = None, library: Path | None = None) -> list[Findi
 def _machine(settings: Settings) -> Iterator[Finding]:
     import torch
 
-    from plural.engine.kernels.native import instruction_set
+    from plural.engine.kernels.abi import instruction_set
 
     versions = (
         f"Python {platform.python_version()}, torch {torch.__version__}, plural {importlib.metadata.version('plural')}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import hashlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from plural import sync
 from plural.agents import Agent, toolbox
-from plural.errors import PromptError, SettingsError, unknown_name
+from plural.errors import DataError, PromptError, SettingsError, StorageError, unknown_name
 from plural.specialists import Library, Specialist
 from plural.teams import Planner, Router, work
 from plural.types import AdapterRef, Event, Grammar, Message, RunFinished, Sampling, Usage
@@ -73,6 +74,7 @@ class Network:
         self.engine = engine
         self.settings = settings
         self._progress = progress
+        self._routed: tuple[Path, Router] | None = None
 
     @classmethod
     def open(
@@ -99,6 +101,7 @@ class Network:
             loaded.tokenizer,
             lambda digest: library_.by_digest(digest).load(shape),
             EngineSettings(**chosen.model_dump(include={"threads", "dtype", "max_running", "memory"})),
+            packed=chosen.resolve(chosen.cache) / "packed" / f"{_label(loaded.digest)}-{chosen.dtype}.safetensors",
         )
         return cls(loaded, library_, engine, chosen, progress)
 
@@ -224,23 +227,33 @@ class Network:
             return None
         general = (STARTER / "general.txt").read_text().splitlines()
         labelled = {**examples, BASE: tuple(general)}
+        made_of = [self.base_model.digest, self.settings.dtype, json.dumps(labelled)]
+        path = self.settings.resolve(self.settings.cache) / "routers" / f"{_label(*made_of)}.json"
+        if self._routed and self._routed[0] == path:
+            return self._routed[1]
+        try:
+            router = Router.from_dict(json.loads(path.read_text()))
+        except (OSError, ValueError, DataError):
+            router = await self._fitted(labelled)
+            _write(path, lambda partial: partial.write_text(json.dumps(router.to_dict())))
+        self._routed = path, router
+        return router
+
+    async def _fitted(self, labelled: Mapping[str, Sequence[str]]) -> Router:
         vectors: dict[str, Sequence[Sequence[float]]] = {}
         for count, (label, prompts) in enumerate(labelled.items()):
             vectors[label] = await self._vectors(prompts, count / len(labelled))
         self._progress("", 1.0)
-        return _fit(tuple((label, tuple(map(tuple, rows))) for label, rows in vectors.items()))
+        return Router.fit(vectors)
 
     async def _vectors(self, prompts: Sequence[str], done: float) -> list[list[float]]:
-        key = hashlib.sha256("\0".join([self.base_model.digest, *prompts]).encode()).hexdigest()[:32]
-        path = self.settings.resolve(self.settings.cache) / "vectors" / f"{key}.npy"
-        if path.exists():
+        name = _label(self.base_model.digest, self.settings.dtype, *prompts)
+        path = self.settings.resolve(self.settings.cache) / "vectors" / f"{name}.npy"
+        with contextlib.suppress(OSError, ValueError):
             return np.load(path, allow_pickle=False).tolist()  # type: ignore[no-any-return]
         self._progress("reading examples", done)
         vectors = await self.base.aembed(prompts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{time.monotonic_ns()}.tmp.npy")
-        np.save(partial, np.asarray(vectors, dtype=np.float32))
-        partial.replace(path)
+        _write(path, lambda partial: np.save(partial, np.asarray(vectors, dtype=np.float32)))
         return vectors
 
 
@@ -276,6 +289,19 @@ def _weights(name: str) -> dict[str, float]:
     return weights
 
 
-@functools.lru_cache(maxsize=4)
-def _fit(vectors: tuple[tuple[str, tuple[tuple[float, ...], ...]], ...]) -> Router:
-    return Router.fit(dict(vectors))
+def _label(*made_of: str) -> str:
+    """A file name for what is made of these."""
+    return hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:32]
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Whole or not at all. Raises StorageError."""
+    partial = path.with_name(f".{time.monotonic_ns()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path} could not be written: {error.strerror or error}.", hint="Free some space."
+        ) from error

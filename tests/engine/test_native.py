@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plural.engine import EngineSettings
-from plural.engine.kernels import native
+from plural.engine.kernels import abi
 from plural.engine.kernels.choice import best_kernels
 from plural.engine.kernels.interface import Kernels, Result, Segment, Span
-from plural.engine.kernels.native import Held, Kind, NativeKernels
+from plural.engine.kernels.native import NativeForward, NativeKernels
+from plural.engine.kernels.packing import Held, Kind
 from plural.engine.kernels.pages import Pages, page_bytes
 from plural.engine.kernels.program import Op, record
 from plural.engine.kernels.torch_kernels import TorchKernels, summed_up
@@ -30,7 +31,7 @@ from plural.models.decoder import Decoder
 from .tiny import CONFIG, TinyAdapter, tiny_adapter, tiny_decoder
 
 CPU, F32 = torch.device("cpu"), torch.float32
-built = pytest.mark.skipif(native.library() is None, reason="the native kernels are not built for this machine")
+built = pytest.mark.skipif(abi.library() is None, reason="the native kernels are not built for this machine")
 ADAPTERS = (
     tiny_adapter(1, rank=4),
     tiny_adapter(2, rank=19),
@@ -124,7 +125,7 @@ def four_bit(decoder: Decoder) -> Decoder:
 
 def packed(kind: Kind, w_OI: Tensor) -> tuple[np.ndarray, int]:
     """What plural_pack makes of weights, and how many blocks it says are not held to the bit."""
-    library = native.library()
+    library = abi.library()
     assert library is not None
     (outputs, inputs), (stride_out, stride_in) = w_OI.shape, w_OI.stride()
     to = np.zeros(library.plural_weight_bytes(kind, inputs, outputs), np.uint8)
@@ -182,10 +183,48 @@ def test_what_a_gguf_quantised_is_held_to_the_bit(name: str) -> None:
     np.testing.assert_array_equal(unpacked(kind, data, 40, 96), w_OI.numpy())
 
 
+def held_by(forward: NativeForward) -> dict[str, Held]:
+    return {name: linear.held for name, linear in forward.linears.items()}
+
+
+@built
+def test_packed_weights_are_kept_for_the_next_start(tmp_path: Path) -> None:
+    kept = tmp_path / "cache" / "packed.safetensors"
+    kernels = NativeKernels(Kind.Q4, 2)
+    first = kernels.forward(FOUR_BIT, kept=kept)
+    written = kept.stat().st_mtime_ns
+    blank = Decoder(CONFIG, FOUR_BIT.weights.map_linears(torch.zeros_like))  # whose weights are not looked at any more
+    again = kernels.forward(blank, kept=kept)
+    assert kept.stat().st_mtime_ns == written
+    assert held_by(again) == held_by(first)
+    for name, linear in first.linears.items():
+        assert torch.equal(again.linears[name].bytes_B(), linear.bytes_B())
+
+
+@built
+@pytest.mark.parametrize("damage", ["cut short", "other shapes", "not a file", "no room"])
+def test_packed_weights_that_do_not_fit_are_packed_anew(tmp_path: Path, damage: str) -> None:
+    kept = tmp_path / "packed.safetensors"
+    kernels = NativeKernels(Kind.Q4, 2)
+    whole = kernels.forward(FOUR_BIT, kept=kept)
+    if damage == "cut short":
+        kept.write_bytes(kept.read_bytes()[:-1000])
+    elif damage == "other shapes":
+        kernels.forward(four_bit(tiny_decoder(config=replace(CONFIG, intermediate_size=256))), kept=kept)
+    elif damage == "not a file":
+        kept.unlink()
+        kept.mkdir()
+    else:
+        kept = tmp_path / "packed.safetensors" / "below a file"
+    again = kernels.forward(FOUR_BIT, kept=kept)
+    for name, linear in whole.linears.items():
+        assert torch.equal(again.linears[name].bytes_B(), linear.bytes_B())
+
+
 @built
 def test_every_linear_of_the_real_base_is_held_to_the_bit(base: Base) -> None:
     """Its file has the linears in Q4_1 and the embedding, which is the head, in Q8_0."""
-    held = NativeKernels(Kind.Q4, 1).forward(base.decoder).held
+    held = held_by(NativeKernels(Kind.Q4, 1).forward(base.decoder))
     assert len(held) == 4 * base.config.num_layers + 1
     assert held.pop("head") == Held(Kind.INT8, exact=True)
     assert set(held.values()) == {Held(Kind.Q4, exact=True)}
@@ -221,7 +260,7 @@ def test_auto_is_the_smallest_that_rounds_no_weight(base: Base) -> None:
         (Decoder(CONFIG, plain.weights.map_linears(as_q4_1)), {Kind.Q4}),
         (base.decoder, {Kind.Q4, Kind.INT8}),  # its head is in Q8_0
     ):
-        chosen = best_kernels(decoder, EngineSettings(threads=2)).forward(decoder).held.values()
+        chosen = held_by(NativeKernels(None, threads=2).forward(decoder)).values()
         assert {held.kind for held in chosen} == kinds
         assert all(held.exact for held in chosen)
     exact, same = (Bench(NativeKernels(kind, 2), short).whole(IDS, 0).logits_RV for kind in (Kind.FP32, Kind.BF16))
@@ -233,7 +272,7 @@ def test_q4_holds_as_int8_what_is_not_in_four_bits() -> None:
     plain = tiny_decoder()
     first = replace(plain.weights.layers[0], down_OI=as_q4_1(plain.weights.layers[0].down_OI))
     mixed = Decoder(CONFIG, replace(plain.weights, layers=(first, *plain.weights.layers[1:])))
-    held = NativeKernels(Kind.Q4, 1).forward(mixed).held
+    held = held_by(NativeKernels(Kind.Q4, 1).forward(mixed))
     assert held.pop("layers.0.down") == Held(Kind.Q4, exact=True)
     assert set(held.values()) == {Held(Kind.INT8, exact=False)}
     assert len(held) == 4 * CONFIG.num_layers
@@ -393,15 +432,15 @@ def test_a_library_for_another_machine_leaves_the_work_to_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "_native.so").write_bytes(b"\x7fELF of another processor")
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "_native.so")
-    native.library.cache_clear()
+    monkeypatch.setattr(abi, "LIBRARY", tmp_path / "_native.so")
+    abi.library.cache_clear()
     try:
         assert type(best_kernels(tiny_decoder(), EngineSettings())) is TorchKernels
         for dtype in ("bf16", "int8", "q4"):
             with pytest.raises(SettingsError, match=rf"{dtype} needs the native kernels, and .* not built"):
                 best_kernels(tiny_decoder(), EngineSettings(dtype=dtype))
     finally:
-        native.library.cache_clear()
+        abi.library.cache_clear()
 
 
 @built

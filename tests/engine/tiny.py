@@ -15,7 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
 from plural.engine import Engine, EngineSettings, Request
-from plural.engine.kernels import native
+from plural.engine.kernels import abi
 from plural.errors import unknown_name
 from plural.models.attention import PackedAttend
 from plural.models.config import MODULES, DecoderConfig, Group
@@ -26,7 +26,7 @@ from plural.types import TokenEvent
 T = TypeVar("T")
 
 bit_equal = pytest.mark.skipif(
-    native.library() is None, reason="torch is bit-equal only up to the rounding of its attention"
+    abi.library() is None, reason="torch is bit-equal only up to the rounding of its attention"
 )
 
 CONFIG = DecoderConfig(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from plural.engine.kernels.interface import Kernels
-from plural.engine.kernels.native import Kind, NativeKernels, why_not
+from plural.engine.kernels.native import NativeKernels, why_not
+from plural.engine.kernels.packing import Kind
 from plural.engine.kernels.torch_kernels import TorchKernels
 from plural.engine.settings import EngineSettings
 from plural.errors import SettingsError

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -112,9 +113,11 @@ class Kernels(Protocol):
         """Copies a parcel into the adapter's pages. May be called from any thread, while steps run in other pages."""
         ...
 
-    def forward(self, decoder: Decoder, vocabulary: int | None = None) -> Forward:
+    def forward(self, decoder: Decoder, vocabulary: int | None = None, kept: Path | None = None) -> Forward:
         """The decoder's forward pass. Called once for an engine: weights are brought into the kernels' form here.
 
         Logits are those of the first `vocabulary` tokens, where a base's head has more outputs than there are tokens.
+        Kernels whose form takes time to make keep it in the file `kept` for the next start, and read it from there: the
+        caller names it after all that the form depends on.
         """
         ...

@@ -17,6 +17,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ class TorchKernels(TorchOps):
         laid = iter(parcel.lay(memory, pages))
         return PackedAdapter(tuple((where, PackedGroup(next(laid), next(laid))) for where in parcel.handle))
 
-    def forward(self, decoder: Decoder, vocabulary: int | None = None) -> Forward:
+    def forward(self, decoder: Decoder, vocabulary: int | None = None, kept: Path | None = None) -> Forward:
         weights = decoder.weights
         if decoder.device.type == "cpu":
             weights = weights.map_linears(lambda w_OI: w_OI.T.contiguous().T)
