@@ -2,14 +2,18 @@
 
 Questions and gold answers are those of DeepMind's `mathematics-dataset` (Apache-2.0), drawn when they are needed: its
 primitive modules give the same rows for the same seed. The test is its official split `interpolate`, of harder
-questions; `near` rows are as hard as the training's, from a far seed. An answer comes in one of two forms: direct, or
-after the steps that lead there (`worked`), which are made here and checked against the gold answer.
+questions; `near` rows are as hard as the training's, from a far seed. One polynomial in eight is written in more terms
+than it needs: composed questions have such ones.
+
+An answer comes in one of two forms: direct, or after the steps that lead there (worked.py), which are made here and
+checked against the gold answer.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import random
 import re
 from collections.abc import Callable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
@@ -17,7 +21,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from sources import FAR, Problem, in_all_levels, problems
-from worked import Steps, equations, evaluated, expression, finish, number, operated, shown
+from worked import Steps, equations, evaluated, expression, finish, number, operated, polynomial, said_polynomial, shown
 
 from plural.evals.finals import equal_value
 
@@ -81,7 +85,7 @@ def solved(kind: Kind, question: str) -> Solution:
             return equations(found[1].split(", "), found[2])
         case "polyeval":
             found = _found(_POLYNOMIAL, question)
-            return evaluated(found[3], found[2], number(found[4]))
+            return evaluated(found[1], found[2], found[3], number(found[4]))
     for pattern, solve in _FINALS.items():
         if asked := re.fullmatch(pattern, question):
             return solve(asked)
@@ -213,10 +217,26 @@ def _asked(kind: Kind, problem: Problem) -> bool:
     return (kind != "exprs" or bool(_EXPRESSION.fullmatch(question))) and not re.search(r"\d{10}", question)
 
 
+def spread(question: str, chance: random.Random) -> str:
+    """The same polynomial with its terms split up and in another order, as composed questions have some."""
+    found = _found(_POLYNOMIAL, question)
+    terms: list[tuple[int, Fraction]] = []
+    for power, coefficient in polynomial(found[3], found[2]).items():
+        parts = [Fraction(chance.randint(-9, 9)) for _ in range(chance.choice((0, 0, 1, 2)))]
+        terms += [(power, part) for part in [*parts, coefficient - sum(parts)]]
+    chance.shuffle(terms)
+    return question.replace(found[3], said_polynomial(terms, found[2]), 1)
+
+
 @functools.cache
 def _training(kind: Kind, count: int) -> tuple[Problem, ...]:
     more = 4 * count // 3 if kind == "exprs" else count
-    return tuple(problem for problem in in_all_levels(MODULES[kind], more) if _asked(kind, problem))
+    rows = [problem for problem in in_all_levels(MODULES[kind], more) if _asked(kind, problem)]
+    chance = random.Random(0)
+    chance.shuffle(rows)
+    if kind == "polyeval":
+        rows[::8] = [(spread(question, chance), gold) for question, gold in rows[::8]]
+    return tuple(rows)
 
 
 def train_rows(kind: Kind, form: Form = "direct", count: int = TRAINED) -> list[Row]:
@@ -242,4 +262,5 @@ def _fresh(kind: Kind, splits: Sequence[str], count: int, trained: int) -> list[
             drawn = dict.fromkeys(problems(module, split, 4 * each, FAR))
             fresh = [problem for problem in drawn if problem[0] not in known and _asked(kind, problem)]
             rows += [row(kind, problem, "direct") for problem in fresh[:each]]
+    random.Random(7).shuffle(rows)
     return rows

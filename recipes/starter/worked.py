@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 
@@ -284,21 +284,18 @@ def _polynomial(node: ast.expr, text: str, symbol: str) -> Polynomial:
     raise ValueError(f"{ast.unparse(node)!r} in {text!r} is no polynomial of {symbol}")
 
 
-def said_polynomial(given: Mapping[int, Fraction], symbol: str) -> str:
-    terms = [
-        (value, "" if power == 0 else f"*{symbol}" if power == 1 else f"*{symbol}**{power}")
-        for power, value in sorted(given.items(), reverse=True)
-        if value
-    ]
-    return _sum(terms) if terms else "0"
+def said_polynomial(terms: Iterable[tuple[int, Fraction]], symbol: str) -> str:
+    """Terms of a power and its coefficient, in the order given; a power may come more than once."""
+    said = [(value, ("", f"*{symbol}", f"*{symbol}**{power}")[min(power, 2)]) for power, value in terms]
+    return _sum(said) if said else "0"
 
 
-def evaluated(text: str, symbol: str, at: Fraction) -> tuple[Steps, str]:
+def evaluated(name: str, symbol: str, text: str, at: Fraction) -> tuple[Steps, str]:
     """Horner's way: multiply by the argument, add the next coefficient."""
     found = polynomial(text, symbol)
     powers = max(found, default=0)
     collected = len(re.split(r" [+-] ", text)) == max(len(found), 1)
-    steps: Steps = [] if collected else [f"{text} = {said_polynomial(found, symbol)}"]
+    steps: Steps = [] if collected else [f"{name}({symbol}) = {said_polynomial(found.items(), symbol)}"]
     value = found.get(powers, Fraction(0))
     for power in range(powers - 1, -1, -1):
         value = operated(value, "*", at, steps)

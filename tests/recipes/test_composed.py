@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 
 import pytest
-
-for package in ("mathematics_dataset", "reasoning_gym"):
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed", allow_module_level=True)
 
 LONG = (
     "Let x(p) = -p**3 + 5*p**2 - 4*p + 2. Let f be x(3). Let s be (-4)/f*(1 + -11). Suppose s + 11 = 2*o. "
