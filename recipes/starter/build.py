@@ -129,16 +129,17 @@ class Examiner:
         skill = self._skill
         base: list[Score] = []
         own: list[Score] = []
+        drawn = "grammar" if skill.output or skill.tools else "free"
         for name, rows in {skill.name: skill.test_rows, **skill.more_tests}.items():
             task = Task.of(name, rows()[: self._rows], skill.checker)
             of = "" if name == skill.name else f"{name}, "
             tries: list[Score] = []
             for how, few in self._tries(task).items():
                 card = await self._score(few, self.model(specialist=False), f"base, {of}{how}")
-                tries.append(card.as_score(f"{of}{how}, grammar"))
+                tries.append(card.as_score(f"{of}{how}, {drawn}"))
             base.append(max(tries, key=lambda one: one.value))
-            card = await self._score(task, self.model(specialist=True), f"specialist, {of}grammar")
-            own.append(card.as_score(f"{of}grammar"))
+            card = await self._score(task, self.model(specialist=True), f"specialist, {of}{drawn}")
+            own.append(card.as_score(f"{of}{drawn}"))
         return {"base": tuple(base), "specialist": tuple(own)}
 
     def _tries(self, task: Task) -> dict[str, Task]:

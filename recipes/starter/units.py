@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from sources import FAR, Problem, in_all_levels, problems
 from toolcall import call_row, own_tools
-from worked import finish, number, shown
+from worked import finish, multiplied, number, shown
 
 from plural.agents import toolbox
 from plural.evals.finals import equal_value
@@ -119,7 +119,10 @@ def solved(said: str, given: str, wanted: str) -> tuple[list[str], str, str]:
     large, small, sign, factor = (given, wanted, "*", ratio) if ratio >= 1 else (wanted, given, "/", 1 / ratio)
     answer = shown(number(said) * ratio, decimal=True)
     calculation = f"({said}){sign}{factor}" if "/" in said else f"{said}{sign}{factor}"
-    return [f"1 {large} = {factor} {_plural(small)}", f"{calculation} = {answer}"], answer, calculation
+    done = f"{calculation} = {answer}"
+    if sign == "*" and "/" not in said:
+        done = multiplied(number(said), factor, decimal=True)
+    return [f"1 {large} = {factor} {_plural(small)}", done], answer, calculation
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows

@@ -74,7 +74,8 @@ def multiplied(first: Fraction, second: Fraction, *, decimal: bool = False) -> s
     said = joined(shown(first, decimal=decimal), "*", shown(second, decimal=decimal))
     if decimal and (first.denominator > 1 or second.denominator > 1):
         a, b = (abs(one * 10 ** (_places(one) or 0)) for one in (first, second))
-        return f"{multiplied(a, b)}; {said} = {product}" if a > 1 and b > 1 else f"{said} = {product}"
+        shifts = any(str(int(one)).rstrip("0") in ("", "1") for one in (a, b))
+        return f"{said} = {product}" if shifts else f"{multiplied(a, b)}; {said} = {product}"
     if first.denominator > 1 or second.denominator > 1:
         return f"{said} = {product}"
     rest, cut = sorted((abs(first), abs(second)), key=lambda one: (len(_digits(one)), one), reverse=True)
