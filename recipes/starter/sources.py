@@ -19,7 +19,7 @@ import sys
 import tarfile
 import types
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,20 +167,26 @@ def _modules(split: str) -> dict[str, Callable[[], Any]]:
     return {f"{area}__{name}": make for area, group in nested.items() for name, make in group.items()}
 
 
-def problems(module: str, split: str, count: int, seed: int) -> Iterator[Problem]:
+def problems(module: str, split: str, count: int, seed: int) -> list[Problem]:
     """`count` questions of a module, no longer than the data set's limits, with their answers.
 
     The same seed gives the same rows, but for the `*_composed` modules: those are frozen in a file.
     """
     make = _modules(split)[module]
+    before = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    while count > 0:
-        problem = make()
-        question, answer = str(problem.question), str(problem.answer)
-        if len(question) <= _LONGEST_QUESTION and len(answer) <= _LONGEST_ANSWER:
-            count -= 1
-            yield question, answer
+    found: list[Problem] = []
+    try:
+        while len(found) < count:
+            problem = make()
+            question, answer = str(problem.question), str(problem.answer)
+            if len(question) <= _LONGEST_QUESTION and len(answer) <= _LONGEST_ANSWER:
+                found.append((question, answer))
+    finally:  # the generators draw from the state that everybody shares
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+    return found
 
 
 def in_all_levels(modules: Sequence[str], count: int, seed: int = 0) -> list[Problem]:
