@@ -25,7 +25,7 @@ from plural.specialists import Contract
 _NUMBER = r"-?[0-9]{1,18}"
 _CONTRACTS = {
     "arith": _NUMBER,
-    "units": r"[0-9]{1,18}(\.[0-9]{1,18})?",
+    "units": r"[0-9]{1,24}(\.[0-9]{1,24})?",
     "time": r"[0-9]{1,2}:[0-9]{2} [AP]M|[0-9]{1,4}|[0-9]{2}:[0-9]{2}(:[0-9]{2})?",
     "exprs": rf"{_NUMBER}(\.[0-9]{{1,12}}|/[0-9]{{1,9}})?",
     "linear": _NUMBER,

@@ -73,6 +73,16 @@ def test_no_test_question_is_trained_on(name: str) -> None:
     assert not [row for row in rows if " ".join(row["prompt"].casefold().split()) in trained]
 
 
+@pytest.mark.parametrize("name", ["arith", "units", "time", "exprs", "linear", "polyeval"])
+def test_direct_answers_keep_the_contract(name: str) -> None:
+    from skills import SKILLS
+
+    contract = SKILLS[name].output
+    assert contract is not None
+    for row in [*_train(name, "direct"), *_tests(name, FEW)]:
+        assert re.fullmatch(contract.source, row["answer"]), row
+
+
 @pytest.mark.parametrize(
     ("kind", "question", "steps", "answer"),
     [
