@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from fractions import Fraction
 from typing import Any
@@ -43,11 +44,17 @@ def _values(text: str) -> list[Fraction | str]:
     return [_value(part.strip()) for part in text.split(", ")]
 
 
+_NUMBER = re.compile(r"[-+]?[0-9]{1,999}(/[0-9]{1,999}|\.[0-9]{1,999})?")
+
+
 def _value(text: str) -> Fraction | str:
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        return " ".join(text.casefold().split())
+    """A number written out; `1e999999999`, which Python reads as well, would take all memory."""
+    if _NUMBER.fullmatch(text):
+        try:
+            return Fraction(text)
+        except ZeroDivisionError:
+            pass
+    return " ".join(text.casefold().split())
 
 
 def _parts(text: str) -> Counter[tuple[str, str]]:

@@ -25,6 +25,7 @@ from plural.evals.finals import final
         ("3, -2", "-2, 3", False),
         ("True.", "True", True),
         ("1/0", "0", False),
+        ("1e999999999", "0", False),
         ("", "0", False),
         ("no idea", "0", False),
     ],
