@@ -33,6 +33,7 @@ INSTRUCTIONS = "Convert."
 MODULE = "measurement__conversion"
 TRAINED = 4000
 TESTED = 300
+_SHORT = 5  # characters of an amount whose product is worth its partial products
 
 # Of each unit its short form, if people use it, and its size in the first one of its dimension.
 _DIMENSIONS: tuple[dict[str, tuple[str, Fraction]], ...] = (
@@ -120,7 +121,7 @@ def solved(said: str, given: str, wanted: str) -> tuple[list[str], str, str]:
     answer = shown(number(said) * ratio, decimal=True)
     calculation = f"({said}){sign}{factor}" if "/" in said else f"{said}{sign}{factor}"
     done = f"{calculation} = {answer}"
-    if sign == "*" and "/" not in said:
+    if sign == "*" and "/" not in said and len(said) <= _SHORT:
         done = multiplied(number(said), factor, decimal=True)
     return [f"1 {large} = {factor} {_plural(small)}", done], answer, calculation
 
