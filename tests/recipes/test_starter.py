@@ -5,26 +5,14 @@ from __future__ import annotations
 import json
 import random
 import re
-import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from plural.agents.schema import violations
 from plural.evals import Task, checker
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "starter"
 pytest.importorskip("hassil")
 pytest.importorskip("cron_descriptor")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def recipes() -> Any:
-    """Recipes are flat scripts: they import each other by bare names."""
-    sys.path.insert(0, str(RECIPES))
-    yield
-    sys.path.remove(str(RECIPES))
 
 
 # ------------------------------------------------------------------------------------------------------------- home
