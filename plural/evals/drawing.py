@@ -18,7 +18,7 @@ from plural.errors import SettingsError, StorageError
 from plural.specialists import Card, Specialist
 from plural.types import Score
 
-_ROWS = {"base": "base", "free": "specialist, no grammar", "specialist": "specialist"}
+_LABELS = {"base": "base", "free": "without grammar", "specialist": "specialist"}
 _COLOURS = {"base": "#9aa5b1", "free": "#7cc4fa", "specialist": "#0967d2"}
 _LEFT, _WIDTH, _BAR, _GAP, _TOP = 250, 420, 18, 14, 56
 
@@ -34,7 +34,7 @@ class Bar:
     @property
     def label(self) -> str:
         on = f" on {self.score.on}" if self.score.on else ""
-        return f"{_ROWS[self.who]}{on}"
+        return f"{_LABELS[self.who]}{on}"
 
 
 def bars(card: Card) -> list[Bar]:
@@ -43,33 +43,32 @@ def bars(card: Card) -> list[Bar]:
     return [
         Bar(card.name, who, next(score for score in card.scores[who] if score.on == on))  # type: ignore[index]
         for on in sets
-        for who in _ROWS
+        for who in _LABELS
         if any(score.on == on for score in card.scores.get(who, ()))  # type: ignore[call-overload]
     ]
 
 
 def table(cards: Sequence[Card]) -> Table:
-    """Every score with its interval and what it costs; below a specialist what it gains, row by row."""
-    drawn = Table("specialist", "who", "asked", "score", "95%", "rows", "tokens", "s", box=None, header_style="bold")
+    """Every score with its interval and what an answer costs; below them what a specialist gains, row by row."""
+    drawn = Table("who", "score", "95%", "rows", "asked", "tokens", "s", box=None, header_style="bold", padding=(0, 1))
     for card in cards:
-        for index, bar in enumerate(bars(card)):
+        if len(cards) > 1:
+            drawn.add_row(Text(card.name, style="bold cyan"))
+        for bar in bars(card):
             score = bar.score
             drawn.add_row(
-                card.name if not index else "",
                 Text(bar.label, style="bold" if bar.who == "specialist" else ""),
-                score.by,
                 f"{score.value:.3f}",
                 _interval(score.low, score.high),
                 str(score.n),
+                score.by,
                 "-" if score.tokens is None else f"{score.tokens:.1f}",
                 "-" if score.seconds is None else f"{score.seconds:.3f}",
             )
         for one in card.differences:
             on = f" on {one.on}" if one.on else ""
-            drawn.add_row(
-                "", Text(f"{one.what}{on}", style="italic"), "", f"{one.value:+.3f}", _interval(one.low, one.high, "+"),
-                str(one.n), "", "",
-            )  # fmt: skip
+            interval = _interval(one.low, one.high, "+")
+            drawn.add_row(Text(f"{one.what}{on}", style="italic"), f"{one.value:+.3f}", interval, str(one.n))
     return drawn
 
 

@@ -14,7 +14,7 @@ from plural.types import Difference, Score
 CARD_FILE = "specialist.json"
 # What may lie beside the card, so that its specialist can be scored again: the rows that are kept out of training, the
 # rows that are shown to the base, and what is needed to tell rows that it was trained on.
-HELDOUT_FILE, SHOTS_FILE, TRAINED_FILE = "heldout.jsonl", "shots.jsonl", "trained.npz"
+HELDOUT_FILE, SHOTS_FILE, TRAINED_FILE = "heldout.jsonl", "shots.jsonl", "trained.safetensors"
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
 _DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 
@@ -49,7 +49,7 @@ class Evidence(_Strict):
 
     checker: str
     rows: int = Field(ge=1)
-    files: dict[Literal["heldout.jsonl", "shots.jsonl", "trained.npz"], Sha256]
+    files: dict[Literal["heldout.jsonl", "shots.jsonl", "trained.safetensors"], Sha256]
 
 
 class Promotion(_Strict):
