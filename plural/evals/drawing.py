@@ -50,7 +50,7 @@ def bars(card: Card) -> list[Bar]:
 
 def table(cards: Sequence[Card]) -> Table:
     """Every score with its interval and what an answer costs; below them what a specialist gains, row by row."""
-    drawn = Table("who", "score", "95%", "rows", "asked", "tokens", "s", box=None, header_style="bold", padding=(0, 1))
+    drawn = Table("who", "score", "95%", "n", "asked", "tokens", "s", box=None, header_style="bold", pad_edge=False)
     for card in cards:
         if len(cards) > 1:
             drawn.add_row(Text(card.name, style="bold cyan"))
@@ -201,4 +201,4 @@ def _by_name(drawn: Sequence[Bar]) -> Iterator[tuple[str, list[Bar]]]:
 
 
 def _interval(low: float | None, high: float | None, sign: str = "") -> str:
-    return "-" if low is None or high is None else f"{low:{sign}.2f} to {high:{sign}.2f}"
+    return "-" if low is None or high is None else f"{low:{sign}.2f}..{high:{sign}.2f}"

@@ -83,9 +83,17 @@ class Library:
         return found
 
     def versions(self, name: str) -> list[Specialist]:
-        """The version that `name` stands for, if any, then the others, the latest first. Raises what `get` raises."""
+        """The version that `name` stands for, then the others, the latest first.
+
+        Raises what `get` raises, unless there are other versions: those can be gone back to.
+        """
         kept = sorted(self._kept(check_name(name)), key=lambda one: one.card.version, reverse=True)
-        return [self.get(name), *kept] if name in self or not kept else kept
+        try:
+            return [self.get(name), *kept]
+        except SpecialistError:
+            if not kept:
+                raise
+            return kept
 
     def by_digest(self, digest: str) -> Specialist:
         """The specialist whose adapter has this digest, also a version that its name does not stand for.

@@ -84,8 +84,7 @@ def promote_if_not_worse(
 ) -> Generator[Stage, None, Specialist]:
     """Lets the candidate, a version that the library keeps, take over its name."""
     library = shelf(settings)
-    current = library.get(candidate.name) if candidate.name in library else None
-    own = current is not None and current.path.is_relative_to(library.root)
+    current = _standing(library, candidate.name)
     try:
         with Network.open(**settings.model_dump()) as network:
             candidate.load(network.base_model.shape)
@@ -101,8 +100,18 @@ def promote_if_not_worse(
         )
     if problem:
         yield Stage("publishing", 1.0, "", f"Warning, forced: {problem}. Its card says so.", {"warning": problem})
-    expected = current.digest if own and current is not None else ""
-    return library.promote(candidate.name, candidate.card.version, expected=expected, warning=problem)
+    own = current is not None and current.path.is_relative_to(library.root)
+    return library.promote(
+        candidate.name, candidate.card.version, expected=current.digest if own and current else "", warning=problem
+    )
+
+
+def _standing(library: Library, name: str) -> Specialist | None:
+    """What the name stands for, if it can be read: a damaged one may be replaced by any."""
+    try:
+        return library.get(name)
+    except SpecialistError:
+        return None
 
 
 def _candidate(order: PublishOrder, library: Library) -> Specialist:

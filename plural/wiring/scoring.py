@@ -106,7 +106,7 @@ def evaluate(network: Network, specialist: Specialist, exam: Exam) -> Generator[
     card, output = specialist.card, specialist.card.output
     free, used = yield from _asked(f"scoring {card.name}", network, exam, network.model(specialist, grammar=False))
     served, how = free, "zero-shot"
-    own = {"free": free.as_score("zero-shot, no grammar", on=exam.on, tokens=used)} if output else {}
+    own = {"free": free.as_score("zero-shot", on=exam.on, tokens=used)} if output else {}
     if output:
         stage, how = f"scoring {card.name} under its grammar", "with its contract"
         served, used = yield from _asked(stage, network, exam, network.model(specialist))

@@ -41,11 +41,11 @@ def test_the_table_has_the_bases_best_and_what_is_gained() -> None:
     console.print(drawing.table([CARD]))
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert [" ".join(line.split()) for line in said.splitlines()[1:]] == [
-        "base 0.250 0.10 to 0.40 40 4-shot 12.0 0.200",
-        "without grammar 0.700 0.60 to 0.80 40 zero-shot - -",
-        "specialist 0.800 0.70 to 0.90 40 with its contract 3.0 0.100",
+        "base 0.250 0.10..0.40 40 4-shot 12.0 0.200",
+        "without grammar 0.700 0.60..0.80 40 zero-shot - -",
+        "specialist 0.800 0.70..0.90 40 with its contract 3.0 0.100",
         "specialist on other & more.jsonl 0.500 - 10 with its contract - -",
-        "specialist - base +0.550 +0.40 to +0.70 40",
+        "specialist - base +0.550 +0.40..+0.70 40",
     ]
 
 

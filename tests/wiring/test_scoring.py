@@ -219,7 +219,6 @@ def test_what_takes_requests_from_others_must_answer_them_as_well(plural: Plural
     write(home / "never.jsonl", [{"prompt": f"quite another thing {n}", "answer": "never"} for n in range(40)])
     code, out, _ = plural("publish", str(thief), "--data", "never.jsonl", "--json")
     stages = [json.loads(line) for line in out.splitlines()]
-    print(out)
     assert code == 2
     assert next(stage["facts"]["moved"] for stage in stages if "moved" in stage.get("facts", {})) > 0
     assert "on other specialists' rows" in stages[-1]["message"]
