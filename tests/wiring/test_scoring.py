@@ -187,6 +187,17 @@ def test_an_equal_version_passes_and_rollback_goes_back(
     assert json.loads(out)["version"] == library.get("parity").card.version == before
 
 
+def test_training_again_makes_a_new_version_that_passes_the_gate(plural: Plural, library: Library) -> None:
+    before = library.get("parity").card.version
+    code, out, problems = plural("train", "parity.jsonl", "--name", "parity", "--replace", "--json")
+    assert code == 0, problems
+    assert '"comparing"' in out
+    now = library.get("parity").card
+    assert now.promotion is not None
+    assert now.promotion.replaced == before
+    library.rollback("parity")
+
+
 def test_a_worse_version_is_kept_but_not_promoted_unless_it_is_forced(
     plural: Plural,
     home: Path,
