@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plural import sync
-from plural.errors import ModelError, SettingsError, SpecialistError
+from plural.errors import ModelError, SpecialistError
 from plural.evals import ChatAnswerer, Row, ScoreCard, Task, checker, interval
 from plural.specialists import Card, Library, Specialist
 from plural.specialists.card import CARD_FILE
@@ -85,13 +85,10 @@ def promote_if_not_worse(
     """Lets the candidate, a version that the library keeps, take over its name."""
     library = shelf(settings)
     current = _standing(library, candidate.name)
-    try:
-        with Network.open(**settings.model_dump()) as network:
-            candidate.load(network.base_model.shape)
-            verdict = yield from _judge(network, candidate, current, data, checker_name)
-        problem = "; ".join(verdict.problems)
-    except SettingsError as error:  # nothing to compare on
-        problem = str(error)
+    with Network.open(**settings.model_dump()) as network:
+        candidate.load(network.base_model.shape)
+        verdict = yield from _judge(network, candidate, current, data, checker_name)
+    problem = "; ".join(verdict.problems)
     if problem and not force:
         raise SpecialistError(
             f"{candidate.name!r} was not promoted: {problem}.",
@@ -140,6 +137,8 @@ def _judge(
     network: Network, candidate: Specialist, current: Specialist | None, data: Path | None, checker_name: str | None
 ) -> Generator[Stage, None, Verdict]:
     exam = exam_from(data, candidate, checker_name) if data else _common_exam(candidate, current)
+    if isinstance(exam, str):
+        return Verdict((), (exam,))
     before = yield from _before(network, candidate, current, exam)
     after = yield from scored(f"scoring version {candidate.card.version}", exam.task, _answerer(network, candidate))
     than = f"version {current.card.version}" if current else BASE
@@ -158,13 +157,13 @@ def _judge(
     return Verdict(tuple(compared), tuple(problems))
 
 
-def _common_exam(candidate: Specialist, current: Specialist | None) -> Exam:
-    """The held-out rows of both that neither was trained on. Raises SettingsError if there are none."""
+def _common_exam(candidate: Specialist, current: Specialist | None) -> Exam | str:
+    """The held-out rows of both that neither was trained on, or why there are none."""
     both = [candidate, *([current] if current else [])]
     exams = [own_exam(one) for one in both if one.card.evidence is not None]
     names = sorted({exam.task.checker for exam in exams})
     if len(names) > 1:
-        raise SettingsError(f"The versions' held-out rows are judged by {' and '.join(names)}; they cannot be compared")
+        return f"the versions' held-out rows are judged by {' and '.join(names)}, which cannot be compared"
     rows = list(dict.fromkeys(row for exam in exams for row in exam.task.rows))
     for one in both:
         trained = fingerprint(one)
@@ -172,7 +171,7 @@ def _common_exam(candidate: Specialist, current: Specialist | None) -> Exam:
         leaking = {leak.line for leak in trained.leaks(numbered)} if trained else set()
         rows = [row for line, row in enumerate(rows) if line not in leaking]
     if not rows:
-        raise SettingsError("There are no held-out rows that neither version was trained on, to compare on")
+        return "there are no held-out rows to compare on that neither version was trained on"
     random.Random(0).shuffle(rows)
     return Exam(Task(candidate.name, tuple(rows[:MOST_ROWS]), names[0]), exams[0].shots)
 
