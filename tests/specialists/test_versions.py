@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from plural.errors import SpecialistError
 from plural.specialists import BaseShape, Library
@@ -157,6 +159,46 @@ def test_new_scores_are_written_on_the_card_of_their_version(library: Library, s
     library.remove("clerk")
     with pytest.raises(SpecialistError, match="clerk"):
         library.amend(first, first.card)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.sampled_from(["publish", "keep", "promote", "rollback"]), max_size=8), data=st.data())
+def test_any_changes_lead_where_they_say(
+    tmp_path_factory: pytest.TempPathFactory, staged: Callable[[int], Path], changes: list[str], data: st.DataObject
+) -> None:
+    library = Library(tmp_path_factory.mktemp("library"))
+    standing: int | None = None
+    replaced: dict[int, int | None] = {}  # by every version that was promoted
+    made = 0
+    for change in changes:
+        if change in ("publish", "keep"):
+            made += 1
+            folder = staged(made)
+            version = (
+                library.keep(folder, name="clerk")
+                if change == "keep"
+                else library.publish(folder, name="clerk", replace=True)
+            ).card.version
+            assert version == made
+            if change == "publish":
+                replaced[made], standing = standing, made
+        elif change == "promote" and made:
+            chosen = data.draw(st.integers(1, made))
+            if chosen != standing:
+                replaced[chosen], standing = standing, chosen
+            assert library.promote("clerk", chosen).card.version == standing
+        elif change == "rollback":
+            if standing is None or replaced[standing] is None:
+                with pytest.raises(SpecialistError):
+                    library.rollback("clerk")
+            else:
+                standing = replaced[standing]
+                assert library.rollback("clerk").card.version == standing
+        assert ("clerk" in library) == (standing is not None)
+        if made:
+            found = numbers(library)
+            assert sorted(found) == list(range(1, made + 1))
+            assert standing is None or found[0] == standing
 
 
 # ---------------------------------------------------------------------------------------------------------- killed

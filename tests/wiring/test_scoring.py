@@ -146,6 +146,13 @@ def test_a_specialist_without_held_out_rows_says_what_to_do(
     told = failed(plural, "eval", "bare")
     assert "plural eval bare --data FILE" in told
     assert "plural train parity.jsonl" in told  # how it was made
+    told = failed(plural, "publish", str(bare), "--name", "barer")
+    assert "no held-out rows to compare on" in told
+    assert "barer" not in library
+    write(home / "few.jsonl", [{"prompt": f"something {n}", "answer": "even"} for n in range(3)])
+    code, _, problems = plural("eval", "bare", "--data", "few.jsonl")
+    assert code == 0, problems
+    assert "few.jsonl may overlap it" in problems
     held = library.get("parity").path / HELDOUT_FILE
     whole = held.read_text()
     held.write_text(whole.replace("even", "odd"))
