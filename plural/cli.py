@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -31,7 +31,9 @@ from plural.types import (
 )
 
 if TYPE_CHECKING:
+    from plural.specialists import Card
     from plural.wiring.network import Network
+    from plural.wiring.stages import Stage
 
 
 class _StoppedError(Exception):
@@ -285,6 +287,7 @@ def _label(word: str) -> str:
 @app.command(name="list")
 def list_(library: LibraryOption = None, as_json: JsonOption = False) -> None:
     """List the specialists: what each is for and how it scores against the base."""
+    from plural.evals import drawing
     from plural.wiring.settings import open_library
 
     cards = [specialist.card for specialist in open_library(library)]
@@ -294,53 +297,27 @@ def list_(library: LibraryOption = None, as_json: JsonOption = False) -> None:
         return
     table = Table("specialist", "for", "score", "base", "tools", box=None, header_style="bold")
     for card in cards:
-        scores = [_headline(card, who) for who in ("specialist", "base")]
+        scores = [drawing.headline(card, who) for who in ("specialist", "base")]
         table.add_row(card.name, card.purpose, *scores, ", ".join(card.tools))
     out.print(table)
 
 
-def _headline(card: Any, who: str) -> str:
-    scores = card.scores.get(who, ())
-    return f"{scores[0].value:.2f}" if scores else "-"
-
-
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="The specialist's name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The specialist's name.")],
     library: LibraryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a specialist's card: contract, scores, examples, where it comes from."""
+    """Show a specialist's card: contract, scores, examples, where it comes from, and its versions."""
+    from plural.evals import drawing
     from plural.wiring.settings import open_library
 
-    specialist = open_library(library).get(name)
-    card = specialist.card
+    library_ = open_library(library)
+    specialist = library_.get(name)
     if as_json:
-        print(card.model_dump_json())
+        print(specialist.card.model_dump_json())
         return
-    rows = Table(box=None, show_header=False)
-    rows.add_column(style="bold")
-    for label, value in (
-        ("for", card.purpose),
-        ("kind", card.kind),
-        ("base", f"{card.base_name} ({card.base[:19]}…)"),
-        ("adapter", f"{card.digest[:19]}… in {specialist.path}"),
-        ("instructions", card.instructions or "-"),
-        ("output", f"{card.output.kind}: {_short(card.output.source)}" if card.output else "free text"),
-        ("tools", ", ".join(card.tools) or "-"),
-        ("licence", card.licence),
-    ):
-        rows.add_row(label, Text(value))
-    scores = Table("who", "metric", "score", "rows", "by", box=None, header_style="bold")
-    for who, held in card.scores.items():
-        for score in held:
-            scores.add_row(who, score.metric, f"{score.value:.3f}", str(score.n), score.by)
-    examples = Text("\n".join(f"  {_short(example)}" for example in card.examples[:5]), style="dim")
-    out.print(Panel(Group(rows, Text(), scores, Text("\nfor example", style="bold"), examples), title=card.name))
-
-
-def _short(text: str, width: int = 100) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+    out.print(drawing.portrait(specialist, library_.versions(specialist.name)))
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -352,6 +329,10 @@ def train(
     instructions: Annotated[str, typer.Option(help="A system message that it always sees. Short is fast.")] = "",
     test: Annotated[Path | None, typer.Option(help="Held-out rows to score on. Default: a tenth of the data.")] = None,
     checker: Annotated[str, typer.Option(help="How answers are scored: exact, json, cron or toolcall.")] = "exact",
+    contract: Annotated[
+        str,
+        typer.Option(help="auto: learned from the answers; none; or FILE: JSON Schema or choices (.json), a regex."),
+    ] = "auto",
     rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
     activated: Annotated[
         bool, typer.Option(help="Act on the answer only (aLoRA): all that comes before is read once for all.")
@@ -375,26 +356,101 @@ def train(
 
     order = TrainOrder(
         data=data, name=name, purpose=purpose, instructions=instructions, test=test, checker=checker, rank=rank,
-        activated=activated, learning_rate=learning_rate, epochs=epochs, seed=seed, compute=compute, licence=licence,
-        replace=replace, resume=resume, base=base, library=library,
+        contract=contract, activated=activated, learning_rate=learning_rate, epochs=epochs, seed=seed, compute=compute,
+        licence=licence, replace=replace, resume=resume, base=base, library=library,
     )  # fmt: skip
     if as_json:
         for event in train_specialist(order):
             print(json.dumps(event.to_json()), flush=True)
         return
+    _show_stages(train_specialist(order))
+
+
+def _show_stages(stages: Iterable[Stage]) -> None:
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=err) as progress:
         rows: dict[str, Any] = {}
-        for event in train_specialist(order):
-            row = rows.get(event.stage)
+        for stage in stages:
+            row = rows.get(stage.stage)
             if row is None:
-                row = rows[event.stage] = progress.add_task(event.stage, total=1.0, note="")
-            progress.update(row, completed=event.done, note=event.note)
-            if event.result:
-                progress.console.print(event.result)
+                row = rows[stage.stage] = progress.add_task(stage.stage, total=1.0, note="")
+            progress.update(row, completed=stage.done, note=stage.note)
+            if stage.result:
+                progress.console.print(Text(stage.result))
+
+
+# ------------------------------------------------------------------------------------------------ scoring, publishing
+@app.command(name="eval")
+def eval_(
+    name: Annotated[str, typer.Argument(help="A specialist's name, or all.")],
+    data: Annotated[Path | None, typer.Option(help="Rows to score on. Default: those that it carries.")] = None,
+    checker: Annotated[str | None, typer.Option(help="How answers are scored. Default: as in its training.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Score on so many rows at most.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the scores into FILE.svg or FILE.png.")] = None,
+    base: BaseOption = None,
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score base, specialist, and specialist under its grammar on held-out rows; write it on the card."""
+    from plural.evals import drawing
+    from plural.wiring.scoring import EvalOrder, evaluate_order
+
+    drawing.check(plot)
+    cards: list[Card] = []
+    order = EvalOrder(name, data=data, checker=checker, rows=rows, base=base, library=library)
+    stages = evaluate_order(order, cards)
+    if as_json:
+        for stage in stages:
+            print(json.dumps(stage.to_json()), flush=True)
+        for card in cards:
+            print(card.model_dump_json(), flush=True)
+    else:
+        _show_stages(stages)
+        out.print(drawing.table(cards))
+    if plot is not None:
+        drawing.save(cards, plot)
+
+
+@app.command()
+def publish(
+    what: Annotated[str, typer.Argument(metavar="DIR|NAME[@VERSION]", help="An adapter with its card, or a version.")],
+    name: Annotated[str | None, typer.Option(help="The name to publish DIR under. Default: its card's.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Rows to compare on. Default: held-out rows of both.")] = None,
+    checker: Annotated[str | None, typer.Option(help="How answers to --data are scored.")] = None,
+    force: Annotated[bool, typer.Option(help="Publish what is not shown to be not worse; the card says so.")] = False,
+    base: BaseOption = None,
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a new version take over its name, if it is shown to be not worse than what answers now."""
+    from plural.wiring.publishing import PublishOrder
+    from plural.wiring.publishing import publish as carry_out
+
+    order = PublishOrder(what, name=name, data=data, checker=checker, force=force, base=base, library=library)
+    if not as_json:
+        _show_stages(carry_out(order))
+        return
+    for stage in carry_out(order):
+        print(json.dumps(stage.to_json()), flush=True)
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="The specialist's name.")],
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go back to the version that the present one replaced."""
+    from plural.wiring.settings import open_library
+
+    back = open_library(library).rollback(name)
+    if as_json:
+        print(back.card.model_dump_json())
+        return
+    out.print(Text(f"{name} is version {back.card.version} again: {back.path}"))
 
 
 # ------------------------------------------------------------------------------------------------------------- machine

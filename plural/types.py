@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from plural.errors import GrammarError, SettingsError
@@ -257,9 +257,30 @@ def event_to_json(event: Event) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- scores
 @dataclass(frozen=True, slots=True)
 class Score:
-    """`value` in [0, 1] over `n` held-out rows, by `metric` (exact, json, cron, ...)."""
+    """`value` in [0, 1] over `n` held-out rows, by `metric` (exact, json, cron, ...); `by` says how they were asked.
+
+    `low` and `high` bound the 95% interval. `tokens` are new ones an answer, `seconds` an answer's share of the time
+    that all of them took together. `on` names the rows when they are not the held-out rows that the specialist carries.
+    """
 
     metric: str
     value: float
     n: int
-    by: str = field(default="")
+    by: str = ""
+    low: float | None = None
+    high: float | None = None
+    tokens: float | None = None
+    seconds: float | None = None
+    on: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The mean difference of two scores of the same `n` rows ("specialist - base"), with its 95% interval."""
+
+    what: str
+    value: float
+    low: float
+    high: float
+    n: int
+    on: str = ""

@@ -33,6 +33,11 @@ class GrammarState:
         """The output is valid and nothing can follow it."""
         return bool(self._matcher.is_stopped())
 
+    @property
+    def accepting(self) -> bool:
+        """The output is valid as it is; more may follow it."""
+        return bool(self._matcher.is_accepting())
+
     def allowed(self) -> np.ndarray:
         """A bool for every token. End-of-turn tokens are allowed where the output is whole."""
         self._bits.fill(0)

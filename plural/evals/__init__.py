@@ -2,7 +2,28 @@
 
 from plural.evals.answerers import ChatAnswerer
 from plural.evals.checkers import CHECKERS, checker
+from plural.evals.contracts import Answer, Learned, answers, broken, learn, read_contract
+from plural.evals.leaks import Fingerprint, Leak, refuse
 from plural.evals.scorecard import RowResult, ScoreCard, interval, score
 from plural.evals.task import Row, Task
 
-__all__ = ["CHECKERS", "ChatAnswerer", "Row", "RowResult", "ScoreCard", "Task", "checker", "interval", "score"]
+__all__ = [
+    "CHECKERS",
+    "Answer",
+    "ChatAnswerer",
+    "Fingerprint",
+    "Leak",
+    "Learned",
+    "Row",
+    "RowResult",
+    "ScoreCard",
+    "Task",
+    "answers",
+    "broken",
+    "checker",
+    "interval",
+    "learn",
+    "read_contract",
+    "refuse",
+    "score",
+]

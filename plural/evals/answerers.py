@@ -10,15 +10,19 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable
 
 from plural.errors import SettingsError
-from plural.types import Message, ToolSpec
+from plural.types import Message, ToolSpec, Usage
 
 
 class ChatAnswerer:
-    """Asks the model as it is: no loop, no tools run. Calls are answered as the JSON list of name and arguments."""
+    """Asks the model as it is: no loop, no tools run. Calls are answered as the JSON list of name and arguments.
+
+    `usage` counts the tokens of all answers so far.
+    """
 
     def __init__(self, model: Runnable[LanguageModelInput, AIMessage], *, tool_choice: str = "auto") -> None:
         self._model = model
         self._tool_choice = tool_choice
+        self.usage = Usage()
 
     async def answer(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> str:
         model = self._model
@@ -28,6 +32,8 @@ class ChatAnswerer:
                 raise SettingsError(f"{model!r} cannot call tools, but the rows have some.")
             model = bind([_as_dict(tool) for tool in tools], tool_choice=self._tool_choice)
         said = await model.ainvoke([to_langchain(message) for message in messages])
+        if used := said.usage_metadata:
+            self.usage += Usage(used["input_tokens"], used["output_tokens"])
         if said.tool_calls:
             return json.dumps([{"name": call["name"], "arguments": call["args"]} for call in said.tool_calls])
         return str(said.text)

@@ -13,7 +13,7 @@ from plural.errors import ModelError, SettingsError
 from plural.evals.checkers import checker
 from plural.evals.task import Row, Task
 from plural.protocols import Answerer
-from plural.types import Score
+from plural.types import Difference, Score
 
 _RESAMPLES = 2_000
 
@@ -49,9 +49,30 @@ class ScoreCard:
         """The rows that scored less than 1."""
         return tuple(result for result in self.results if result.value < 1)
 
-    def as_score(self, by: str = "") -> Score:
-        """What a specialist's card keeps."""
-        return Score(self.metric, round(self.value, 4), self.n, by)
+    def as_score(self, by: str = "", *, on: str = "", tokens: int | None = None) -> Score:
+        """What a specialist's card keeps. `tokens` are all that were written."""
+        return Score(
+            self.metric,
+            round(self.value, 4),
+            self.n,
+            by,
+            low=round(self.low, 4),
+            high=round(self.high, 4),
+            tokens=None if tokens is None else round(tokens / self.n, 1),
+            seconds=round(self.seconds / self.n, 4),
+            on=on,
+        )
+
+    def minus(self, other: ScoreCard, what: str, *, on: str = "") -> Difference:
+        """The paired bootstrap: rows are drawn, and with each row both of its scores.
+
+        Raises SettingsError if the other one is of other rows.
+        """
+        if [result.row for result in self.results] != [result.row for result in other.results]:
+            raise SettingsError(f"{what}: these are scores of different rows, which cannot be compared one by one.")
+        pairs = zip(self.results, other.results, strict=True)
+        value, low, high = interval([one.value - another.value for one, another in pairs])
+        return Difference(what, round(value, 4), round(low, 4), round(high, 4), self.n, on)
 
     def __str__(self) -> str:
         return f"{self.task}: {self.value:.3f} [{self.low:.3f}, {self.high:.3f}] by {self.metric}, n = {self.n}"

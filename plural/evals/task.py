@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -15,11 +15,26 @@ from plural.types import Message, Role, ToolCall, ToolSpec
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is asked and what should come. For tool calls `expected` is the calls' JSON list."""
+    """What is asked and what should come. For tool calls (`calls`) `expected` is the calls' JSON list.
+
+    `line` counts from 1 in the file that it was read from.
+    """
 
     messages: tuple[Message, ...]
     expected: str
     tools: tuple[ToolSpec, ...] = ()
+    calls: bool = False
+    line: int = field(default=0, compare=False)
+
+    def to_json(self) -> str:
+        """The line that `Task.read` reads it from."""
+        last = {"role": "assistant", "content": self.expected}
+        if self.calls:
+            last = {"role": "assistant", "content": "", "tool_calls": json.loads(self.expected)}
+        row: dict[str, Any] = {"messages": [*map(_as_dict, self.messages), last]}
+        if self.tools:
+            row["tools"] = [asdict(tool) for tool in self.tools]
+        return json.dumps(row, ensure_ascii=False, default=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +56,16 @@ class Task:
         """
         path = Path(path)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(str(path), [(0, f"cannot be read: {error}")], hint="Nothing was scored.") from error
-        numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-        return cls(name or path.stem, _rows(str(path), numbered, checker), checker)
+        return cls.parse(text, str(path), checker, name=name or path.stem)
+
+    @classmethod
+    def parse(cls, text: str, source: str, checker: str = "exact", *, name: str = "") -> Self:
+        """The same from the text of such a file; `source` is what errors call it. Raises what `read` raises."""
+        numbered = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        return cls(name or source, _rows(source, numbered, checker), checker)
 
     @classmethod
     def of(cls, name: str, rows: Iterable[Mapping[str, Any]], checker: str = "exact") -> Self:
@@ -66,7 +86,7 @@ def _rows(source: str, numbered: Sequence[tuple[int, str | Mapping[str, Any]]], 
         try:
             row = _row(_mapping(given))
             check("", row.expected)
-            found.append(row)
+            found.append(replace(row, line=number))
         except (ValueError, TypeError, AttributeError) as error:
             problems.append((number, str(error)))
         except KeyError as error:
@@ -98,7 +118,7 @@ def _row(fields: Mapping[str, Any]) -> Row:
     expected = _calls_as_json(last.tool_calls) if last.tool_calls else last.content
     if not expected.strip():
         raise ValueError("the assistant's message is empty")
-    return Row(tuple(messages[:-1]), expected, tuple(map(_tool, fields.get("tools", ()))))
+    return Row(tuple(messages[:-1]), expected, tuple(map(_tool, fields.get("tools", ()))), bool(last.tool_calls))
 
 
 def _refuse(unknown: set[str]) -> None:
@@ -112,6 +132,15 @@ def _text(value: Any, field: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{field} is {value!r}; it must be text")
     return value
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    made: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        made["tool_calls"] = [asdict(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        made["tool_call_id"] = message.tool_call_id
+    return made
 
 
 def _message(fields: Mapping[str, Any], index: int) -> Message:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from plural.errors import SpecialistError
-from plural.types import Score
+from plural.types import Difference, Score
 
 CARD_FILE = "specialist.json"
+# What may lie beside the card, so that its specialist can be scored again: the rows that are kept out of training, the
+# rows that are shown to the base, and what is needed to tell rows that it was trained on.
+HELDOUT_FILE, SHOTS_FILE, TRAINED_FILE = "heldout.jsonl", "shots.jsonl", "trained.safetensors"
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,63}"
 _DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Strict(BaseModel):
@@ -39,10 +44,31 @@ class Lineage(_Strict):
     parent: str | None = None
 
 
+class Evidence(_Strict):
+    """What a specialist is scored on: `rows` held-out rows, judged by `checker`. `files` are those beside the card."""
+
+    checker: str
+    rows: int = Field(ge=1)
+    files: dict[Literal["heldout.jsonl", "shots.jsonl", "trained.safetensors"], Sha256]
+
+
+class Promotion(_Strict):
+    """When a version became the one that its name stands for, and which one it replaced.
+
+    `warning` says why the gate would not have let it pass, when it was forced.
+    """
+
+    at: datetime
+    replaced: int | None = None
+    warning: str = ""
+
+
 class Card(_Strict):
     """`digest` is the adapter's, `base` that of the base it was trained on. The router learns from `examples`.
 
     `invocation` is the adapter's own: the tokens from which on it acts; empty for one that acts on all it reads.
+    Scores of `specialist` are of what is served, under its contract's grammar if it has one; `free` is without it.
+    Of the scores of one set of rows, the first of the base's is its best.
     """
 
     schema_version: Literal[1] = 1
@@ -57,8 +83,12 @@ class Card(_Strict):
     tools: tuple[str, ...] = ()
     invocation: tuple[int, ...] = ()
     examples: tuple[str, ...] = ()
-    scores: dict[Literal["base", "specialist"], tuple[Score, ...]] = Field(default_factory=dict)
+    scores: dict[Literal["base", "specialist", "free"], tuple[Score, ...]] = Field(default_factory=dict)
+    differences: tuple[Difference, ...] = ()
+    evidence: Evidence | None = None
     lineage: Lineage | None = None
+    version: int = Field(default=1, ge=1)
+    promotion: Promotion | None = None
     licence: str = "unspecified"
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
 

@@ -15,7 +15,7 @@ import numpy as np
 from plural import sync
 from plural.agents import Agent, toolbox
 from plural.errors import DataError, PromptError, SettingsError, StorageError, unknown_name
-from plural.specialists import Library, Specialist
+from plural.specialists import Contract, Library, Specialist
 from plural.teams import Planner, Router, work
 from plural.types import AdapterRef, Event, Grammar, Message, RunFinished, Sampling, Usage
 from plural.wiring.settings import STARTER, Settings, read_settings, shelf
@@ -99,11 +99,15 @@ class Network:
         engine = Engine(
             loaded.decoder,
             loaded.tokenizer,
-            lambda digest: library_.by_digest(digest).load(shape),
+            lambda digest: library_.load(digest, shape),
             EngineSettings(**chosen.model_dump(include={"threads", "dtype", "max_running", "memory"})),
             packed=chosen.resolve(chosen.cache) / "packed" / f"{_label(loaded.digest)}-{chosen.dtype}.safetensors",
         )
         return cls(loaded, library_, engine, chosen, progress)
+
+    def over(self, library: Library) -> Network:
+        """The same base and engine with another view of its library, for comparison. Close only the first one."""
+        return Network(self.base_model, library, self.engine, self.settings, self._progress)
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +121,7 @@ class Network:
     # ------------------------------------------------------------------------------------------------------- members
     def names(self) -> list[str]:
         """The specialists of this base, without the planner."""
-        return [one.name for one in self._mine() if one.card.kind == "skill"]
+        return [one.name for one in self.mine() if one.card.kind == "skill"]
 
     @property
     def base(self) -> ChatPlural:
@@ -183,7 +187,7 @@ class Network:
         events = work(
             request,
             agents={name: self.agent(name) for name in names},
-            router=None if to else await self._router(),
+            router=None if to else await self.router(),
             planner=None if to else self._planner(),
             embedder=self.base,
             history=history,
@@ -193,14 +197,26 @@ class Network:
             yield event
 
     # --------------------------------------------------------------------------------------------------------- inside
-    def _mine(self) -> list[Specialist]:
+    def mine(self) -> list[Specialist]:
+        """The specialists of this base."""
         return [one for one in self.library if one.card.base == self.base_model.digest]
 
-    def model(self, specialist: Specialist | None, instructions: str = "") -> ChatPlural:
-        """A specialist that need not be in the library, or the base with instructions, as a chat model."""
+    def model(
+        self,
+        specialist: Specialist | None,
+        instructions: str = "",
+        *,
+        output: Contract | None = None,
+        grammar: bool = True,
+    ) -> ChatPlural:
+        """A specialist that need not be in the library, or the base with instructions and a contract, as a chat model.
+
+        `grammar` says whether answers are drawn under the contract's.
+        """
         from plural.engine.chat import ChatPlural
 
         card = specialist.card if specialist else None
+        contract = (card.output if card else output) if grammar else None
         return ChatPlural(
             engine=self.engine,
             base=self.base_model,
@@ -208,21 +224,21 @@ class Network:
             adapter=AdapterRef(card.digest) if card else None,
             invocations={card.digest: card.invocation} if card and card.invocation else {},
             instructions=card.instructions if card else instructions,
-            grammar=Grammar(card.output.kind, card.output.source) if card and card.output else None,
+            grammar=Grammar(contract.kind, contract.source) if contract else None,
             sampling=Sampling(max_tokens=self.settings.max_tokens),
         )
 
     def _planners(self) -> list[Specialist]:
         """The first of them plans."""
-        return [one for one in self._mine() if one.card.kind == "planner"]
+        return [one for one in self.mine() if one.card.kind == "planner"]
 
     def _planner(self) -> Planner | None:
         return next((Planner(self.model(one), name=one.name) for one in self._planners()), None)
 
-    async def _router(self) -> Router | None:
+    async def router(self) -> Router | None:
         """Fitted to the library as it stands; the vectors of a card's examples are computed once and kept on disk."""
         unused = {one.name for one in self._planners()[1:]}
-        examples = {one.name: one.card.examples for one in self._mine() if one.card.examples and one.name not in unused}
+        examples = {one.name: one.card.examples for one in self.mine() if one.card.examples and one.name not in unused}
         if not examples:
             return None
         general = (STARTER / "general.txt").read_text().splitlines()

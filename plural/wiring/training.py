@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-import queue
 import random
 import shlex
 import shutil
 import sys
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from plural import sync
-from plural.errors import SpecialistError
-from plural.evals import ChatAnswerer, Row, ScoreCard, Task, score
+from plural.errors import DataError, SpecialistError
+from plural.evals import Fingerprint, Row, Task, refuse
 from plural.specialists import Card, Contract, Lineage, Specialist, adapter_digest, check_name, read_invocation
 from plural.specialists.card import CARD_FILE
+from plural.wiring import contracts
 from plural.wiring.network import Network
+from plural.wiring.publishing import promote_if_not_worse
+from plural.wiring.scoring import SHOTS, Exam, evaluate, write_evidence
 from plural.wiring.settings import Settings, read_settings, shelf
+from plural.wiring.stages import Stage
 
 if TYPE_CHECKING:
     from plural.train import TrainEvent
 
 _MOST_EXAMPLES = 64
 _MOST_TEST_ROWS = 100
-_SHOTS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class TrainOrder:
     """What is to be trained, and what its card will say. `None` leaves a setting at the trainer's default.
 
-    Without `test`, a tenth of the rows (at most 100) is kept out of training and scored on.
+    Without `test`, a tenth of the rows (at most 100) is kept out of training and scored on. `contract` is "auto" (learn
+    one from the answers), "none", or the file of one; `output`, a contract itself, goes before it.
     """
 
     data: Path
@@ -42,6 +43,7 @@ class TrainOrder:
     instructions: str = ""
     test: Path | None = None
     checker: str = "exact"
+    contract: str = contracts.AUTO
     output: Contract | None = None
     tools: tuple[str, ...] = ()
     kind: Literal["skill", "planner"] = "skill"
@@ -58,20 +60,6 @@ class TrainOrder:
     resume: bool = False
     base: Path | None = None
     library: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Progress of one stage: `done` in [0, 1], a short note, and a line to keep when the stage has a result."""
-
-    stage: str
-    done: float
-    note: str = ""
-    result: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def train_specialist(order: TrainOrder) -> Iterator[Stage]:
@@ -100,10 +88,16 @@ def train_specialist(order: TrainOrder) -> Iterator[Stage]:
     task = _test_rows(order, rows)
     tested = {row.messages for row in task.rows}
     kept = tuple(example for example, row in zip(examples.rows, rows, strict=True) if row.messages not in tested)
+    trained_on = [row for row in rows if row.messages not in tested]
     work = settings.resolve(settings.cache) / "training" / order.name
     if not order.resume:
         shutil.rmtree(work, ignore_errors=True)
     base = load_base(settings.base, cache_dir=settings.resolve(settings.cache), device=settings.device)
+    given = order.output or order.contract
+    settled = contracts.settle(given, rows, trained_on, str(order.data), base.tokenizer)
+    if settled.contract is not None and given != contracts.AUTO and order.test is not None:
+        contracts.check(settled.contract, task.rows, str(order.test), base.tokenizer)
+    yield Stage("contract", 1.0, "", settled.note, {"contract": settled.contract and settled.contract.model_dump()})
     trained: Trained | None = None
     learned = replace(examples, rows=kept)
     for event in train(base, learned, chosen, work / order.name, instructions=order.instructions, resume=order.resume):
@@ -127,46 +121,33 @@ def train_specialist(order: TrainOrder) -> Iterator[Stage]:
         purpose=order.purpose,
         instructions=order.instructions,
         kind=order.kind,
-        output=order.output,
+        output=settled.contract,
         tools=order.tools,
         invocation=read_invocation(trained.path),
         examples=_examples(order, rows),
         lineage=lineage,
         licence=order.licence,
     )
-    shown = [row for row in rows if row.messages not in tested][:_SHOTS]
-    yield from _score_and_publish(order, settings, card, trained.path, task, shown)
+    exam = Exam(task, tuple(row for row in rows if row.messages not in tested)[:SHOTS])
+    yield from _score_and_publish(order, settings, card, trained.path, exam, trained_on)
     shutil.rmtree(work, ignore_errors=True)
 
 
 def _score_and_publish(
-    order: TrainOrder, settings: Settings, card: Card, staged: Path, task: Task, shown: Sequence[Row]
+    order: TrainOrder, settings: Settings, card: Card, staged: Path, exam: Exam, trained_on: Sequence[Row]
 ) -> Iterator[Stage]:
-    """Base (at its best of two prompts) and specialist answer the held-out rows through the engine, side by side."""
+    """Base and specialist answer the held-out rows through the engine, side by side. A specialist that replaces another
+    one must pass the gate."""
+    card = card.model_copy(update={"evidence": write_evidence(staged, exam, trained_on)})
     (staged / CARD_FILE).write_text(card.to_json())
     with Network.open(**settings.model_dump() | {"library": staged.parent, "starter": False}) as network:
-        base = ChatAnswerer(network.model(None, card.instructions))
-        zero = yield from _scored("scoring the base", task, base)
-        few = yield from _scored(f"scoring the base, {len(shown)}-shot", task.with_examples(shown), base)
-        own = yield from _scored(f"scoring {card.name}", task, ChatAnswerer(network.model(Specialist(staged, card))))
-    best = few.as_score(f"{len(shown)}-shot") if few.value > zero.value else zero.as_score("zero-shot")
-    scores = {"base": (best,), "specialist": (own.as_score("with its contract" if card.output else "zero-shot"),)}
-    (staged / CARD_FILE).write_text(card.model_copy(update={"scores": scores}).to_json())
-    published = shelf(settings).publish(staged, name=order.name, replace=order.replace)
+        card = yield from evaluate(network, Specialist(staged, card), exam)
+    (staged / CARD_FILE).write_text(card.to_json())
+    if order.replace and order.name in shelf(settings):
+        published = yield from promote_if_not_worse(settings, shelf(settings).keep(staged, name=order.name))
+    else:
+        published = shelf(settings).publish(staged, name=order.name, replace=False)
     yield Stage("publishing", 1.0, "", f"{published.name} is in the network: {published.path}")
-
-
-def _scored(stage: str, task: Task, answerer: ChatAnswerer) -> Generator[Stage, None, ScoreCard]:
-    """Scores in the background and tells how far it is."""
-    counts: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-    with ThreadPoolExecutor(1) as pool:
-        scoring = pool.submit(lambda: sync.run(score(task, answerer, progress=lambda done, _: counts.put(done))))
-        scoring.add_done_callback(lambda _: counts.put(None))
-        while (done := counts.get()) is not None:
-            yield Stage(stage, done / len(task.rows), f"{done} of {len(task.rows)} rows")
-        result = scoring.result()
-    yield Stage(stage, 1.0, f"{len(task.rows)} rows", f"{stage}: {result}", {"value": result.value, "n": result.n})
-    return result
 
 
 def _stage(event: TrainEvent) -> Stage:
@@ -201,13 +182,32 @@ def _check_name_is_free(order: TrainOrder, settings: Settings) -> None:
 
 
 def _test_rows(order: TrainOrder, rows: Sequence[Row]) -> Task:
-    """The rows that are only scored on: a given file's, or a tenth of the data, whole prompts at a time."""
+    """The rows that are only scored on: a given file's, or a tenth of the data.
+
+    Raises DataError if a given file repeats rows of the data. Rows of the data that repeat each other stay together.
+    """
+    print_of_rows = Fingerprint.of(rows)
     if order.test is not None:
-        return Task.read(order.test, order.checker, name=order.name)
-    prompts = sorted({row.messages for row in rows}, key=repr)
-    random.Random(order.seed).shuffle(prompts)
-    held = set(prompts[: max(1, min(_MOST_TEST_ROWS, len(prompts) // 10))])
-    return Task(order.name, tuple(row for row in rows if row.messages in held), order.checker)
+        task = Task.read(order.test, order.checker, name=order.name)
+        refuse(print_of_rows.leaks(task.rows), str(order.test), str(order.data))
+        return task
+    members: dict[int, list[Row]] = {}
+    for row, first in zip(rows, print_of_rows.groups(), strict=True):
+        members.setdefault(first, []).append(row)
+    groups = list(members.values())
+    random.Random(order.seed).shuffle(groups)
+    wanted = max(1, min(_MOST_TEST_ROWS, len(groups) // 10))
+    held: list[Row] = []
+    for group in groups:
+        if len(held) < wanted and len(held) + len(group) <= max(1, len(rows) // 2):
+            held += group
+    if not held:
+        raise DataError(
+            str(order.data),
+            [(0, f"its {len(rows)} rows repeat each other or nearly, so that none can be held out to score on")],
+            hint="Nothing was trained. Give more different rows, or rows to score on with --test.",
+        )
+    return Task(order.name, tuple(sorted(held, key=lambda row: row.line)), order.checker)
 
 
 def _examples(order: TrainOrder, rows: Sequence[Row]) -> tuple[str, ...]:

@@ -44,6 +44,26 @@ async def test_the_value_is_the_share_of_right_answers_and_results_keep_the_rows
     assert (kept.metric, kept.value, kept.n, kept.by) == ("exact", 0.75, 40, "test")
 
 
+async def test_two_cards_are_compared_row_by_row() -> None:
+    better, worse = await score(TASK, Squares(30)), await score(TASK, Squares(20))
+    gain = better.minus(worse, "30 - 20", on="squares")
+    assert (gain.what, gain.value, gain.n, gain.on) == ("30 - 20", 0.25, 40, "squares")
+    # Only ten rows differ: the difference is surer than that of two scores that know nothing of each other.
+    assert 0 < gain.low < 0.25 < gain.high < better.high - worse.low
+    assert better.minus(better, "nothing").low == better.minus(better, "nothing").high == 0
+    other = await score(Task("fewer", TASK.rows[:-1]), Squares(30))
+    with pytest.raises(SettingsError, match="different rows"):
+        better.minus(other, "other rows")
+
+
+async def test_a_card_says_what_an_answer_costs() -> None:
+    kept = (await score(TASK, Squares(30))).as_score("test", on="rows.jsonl", tokens=100)
+    assert (kept.tokens, kept.on) == (2.5, "rows.jsonl")
+    assert kept.low is not None
+    assert kept.high is not None
+    assert kept.low < kept.value < kept.high
+
+
 async def test_no_more_than_the_allowed_number_is_asked_at_once() -> None:
     answerer = Squares(40)
     await score(TASK, answerer, concurrency=3)

@@ -78,6 +78,29 @@ def test_an_expected_answer_that_its_checker_cannot_read_is_a_bad_line(tmp_path:
         Task.read(path, "cron")
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "2+2?", "answer": "4\u2028"},
+        {
+            "messages": [
+                {"role": "system", "content": "Add."},
+                {"role": "user", "content": "add 1"},
+                {"role": "assistant", "tool_calls": [{"id": "a", "name": "add", "arguments": {"a": 1}}]},
+                {"role": "tool", "content": "2", "tool_call_id": "a"},
+                {"role": "assistant", "tool_calls": [{"name": "add", "arguments": {"a": 2}}]},
+            ],
+            "tools": [ADD],
+        },
+    ],
+)
+def test_a_row_is_read_again_from_what_it_writes(tmp_path: Path, row: dict[str, object]) -> None:
+    read = Task.of("t", [row]).rows
+    (again,) = Task.read(written(tmp_path, read[0].to_json())).rows
+    assert again == read[0]
+    assert again.line == 1
+
+
 def test_no_file_no_rows_no_checker(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         Task.read(tmp_path / "none.jsonl")

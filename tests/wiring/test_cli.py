@@ -75,9 +75,9 @@ def trained(plural: Plural, home: Path) -> list[dict[str, Any]]:
 def test_forty_examples_become_a_specialist_with_a_scorecard(
     plural: Plural, home: Path, trained: list[dict[str, Any]]
 ) -> None:
-    stages = list(dict.fromkeys(stage["stage"] for stage in trained))
-    assert stages[0] == "training"
-    assert stages[-1] == "publishing"
+    names = list(dict.fromkeys(stage["stage"] for stage in trained))
+    assert names[:2] == ["contract", "training"]
+    assert names[-1] == "publishing"
     assert sum(stage["stage"].startswith("scoring") for stage in trained) > 3
     assert {path.name for path in (home / "library" / "echo").iterdir()} >= {
         "adapter_config.json",
@@ -159,7 +159,7 @@ def test_an_interrupted_training_says_how_to_go_on(plural: Plural, monkeypatch: 
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt("Stopped; the checkpoint of step 7 is kept.")
 
-    monkeypatch.setattr(training, "_scored", interrupted)
+    monkeypatch.setattr(training, "evaluate", interrupted)
     code, _, problems = plural("train", "rows.jsonl", "--name", "halted")
     assert code == 130
     assert "step 7 is kept" in problems
