@@ -12,7 +12,8 @@ from langchain_core.prompts import ChatPromptTemplate
 from pydantic import BaseModel
 
 from plural.engine import Engine
-from plural.engine.chat import ChatPlural, to_messages
+from plural.engine.chat import ChatPlural
+from plural.engine.messages import to_messages
 from plural.errors import ContractError, PromptError, SettingsError
 from plural.types import AdapterRef, Grammar, Message, Sampling
 
@@ -111,7 +112,7 @@ def test_grammar_binds_like_any_option(model: ChatPlural) -> None:
 
 
 async def test_choose_gives_every_option_its_probability(model: ChatPlural) -> None:
-    decision = await model.achoose([Message("user", "Is Paris in France?")], ["Yes.", "No.", "Banana"])
+    decision = await model.achoose("Is Paris in France?", ["Yes.", "No.", "Banana"])
     assert {option.value for option in decision.options} == {"Yes.", "No.", "Banana"}
     assert sum(option.probability for option in decision.options) == pytest.approx(1)
     assert decision.value != "Banana"
