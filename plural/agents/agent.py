@@ -129,7 +129,9 @@ class Agent(Runnable[AgentInput, Any]):
         for each in self.tools:
             tool = graph.add_node(each)
             graph.add_edge(model, tool, conditional=True)
-            graph.add_edge(tool, answer if each.return_direct else model)
+            graph.add_edge(tool, model, conditional=each.return_direct)  # which goes on only when it failed
+            if each.return_direct:
+                graph.add_edge(tool, answer, conditional=True)
         graph.add_edge(model, answer, conditional=bool(self.tools))
         return graph
 
