@@ -12,6 +12,7 @@ import torch
 
 from plural.models.base import load_base
 from plural.specialists.peft_files import read_adapter
+from plural.types import Decision, Option
 from tests.models import tiny
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -133,6 +134,21 @@ def test_slora_serves_every_adapter_from_disk(monkeypatch, benchmark, base):
     assert said["reads"] >= 15
     assert not math.isnan(said["service"]["latency"])
     assert slora.serve(given, 0)["capacity"] > 0
+
+
+def test_calibration_asks_for_what_is_easily_mistaken(benchmark):
+    rows = [{"prompt": f"question {n}", "answer": answer} for n, answer in enumerate(["aa", "ab", "zz", "aa"])]
+    asked = benchmark("calibration").questions(rows, 2)
+    assert asked == [("question 0", ["aa", "ab", "zz"]), ("question 2", ["zz", "aa", "ab"])]
+
+
+def test_calibration_fits_on_one_half_and_measures_the_other(benchmark):
+    sure = Decision("a", 0.9, (Option("a", 0.9), Option("b", 0.1)))
+    found = benchmark("calibration").measured([sure] * 8, ["a", "a", "b", "b"] * 2)
+    assert (found["rows"], found["right"], found["said"]) == (4, 0.5, pytest.approx(0.9))
+    assert found["ece"] == pytest.approx(0.4)
+    assert found["temperature"] > 50  # half of them right: as good as a coin
+    assert found["ece_scaled"] < 0.02
 
 
 def test_imports_are_added_up_by_package(benchmark):
