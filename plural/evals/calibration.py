@@ -72,5 +72,5 @@ def fit_temperature(decisions: Sequence[Sequence[float]], right: Sequence[int]) 
 
 
 def _softmax(logits_K: NDArray[np.float64]) -> NDArray[np.float64]:
-    e_K: NDArray[np.float64] = np.exp(logits_K - logits_K.max())
-    return e_K / e_K.sum()
+    e_K = np.exp(logits_K - logits_K.max())
+    return np.asarray(e_K / e_K.sum())

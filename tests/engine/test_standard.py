@@ -63,6 +63,11 @@ class Standard:
         return {"temperature": 0, "max_tokens": 100, "timeout": 60, "stop": []}
 
     @property
+    def structured_output_kwargs(self) -> dict[str, Any]:
+        """How this specialist was trained to be shown a schema."""
+        return {"method": "function_calling"}
+
+    @property
     def supports_json_mode(self) -> bool:
         return True
 
