@@ -5,8 +5,8 @@ scaling.
     python benchmarks/calibration.py --rows 200
 
 Each held-out row is a decision among eight whole answers: the right one, and the seven right answers of other rows that
-look most like it. The temperature is fitted on every second row (Guo et al. 2017, arXiv 1706.04599), and the expected
-calibration error (ten bins) is that of the others. The last line is JSON.
+look most like it. The second expected calibration error (ten bins) is that after temperature scaling (Guo et al. 2017,
+arXiv 1706.04599): each half of the rows is scaled by what the other half asks for. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -53,28 +53,31 @@ async def decided(model: ChatPlural, asked: Sequence[tuple[str, list[str]]]) -> 
 
 
 def measured(decisions: Sequence[Decision[str]], right: Sequence[str]) -> dict[str, float]:
-    """The temperature of the even ones, and what the odd ones are before and after it."""
-    fitted, held = decisions[::2], decisions[1::2]
+    """Before, and after each half was scaled by the temperature that the other half asks for."""
     places = [
         [option.value for option in decision.options].index(answer)
-        for decision, answer in zip(fitted, right[::2], strict=True)
+        for decision, answer in zip(decisions, right, strict=True)
     ]
-    temperature = fit_temperature([[option.probability for option in each.options] for each in fitted], places)
-    hits = [decision.value == answer for decision, answer in zip(held, right[1::2], strict=True)]
-    said = [decision.probability for decision in held]
+    shares = [[option.probability for option in decision.options] for decision in decisions]
+    hits = [place == 0 for place in places]
+    scaled = [0.0] * len(decisions)
+    for half in (0, 1):
+        temperature = fit_temperature(shares[1 - half :: 2], places[1 - half :: 2])
+        scaled[half::2] = [tempered(each, temperature).probability for each in decisions[half::2]]
+    said = [decision.probability for decision in decisions]
     return {
-        "rows": len(held),
+        "rows": len(hits),
         "right": sum(hits) / len(hits),
         "said": sum(said) / len(said),
         "ece": calibration_error(said, hits),
-        "temperature": temperature,
-        "ece_scaled": calibration_error([tempered(each, temperature).probability for each in held], hits),
+        "temperature": fit_temperature(shares, places),
+        "ece_scaled": calibration_error(scaled, hits),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=40, help="of each skill; half of them fit the temperature")
+    parser.add_argument("--rows", type=int, default=40, help="of each skill")
     given = parser.parse_args()
     sys.path.append(str(ROOT / "recipes" / "starter"))
     from skills import SKILLS as RECIPES

@@ -64,8 +64,9 @@ class Standard:
 
     @property
     def structured_output_kwargs(self) -> dict[str, Any]:
-        """How this specialist was trained to be shown a schema."""
-        return {"method": "function_calling"}
+        """It is shown the schema as it was trained to be, and kept from telling one joke over and over: a grammar holds
+        the form of an answer, but cannot make a small model end a string within the suite's 100 tokens."""
+        return {"method": "function_calling", "repetition_penalty": 1.2}
 
     @property
     def supports_json_mode(self) -> bool:
