@@ -78,6 +78,7 @@ def measured(decisions: Sequence[Decision[str]], right: Sequence[str]) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=40, help="of each skill")
+    parser.add_argument("--skills", nargs="+", choices=SKILLS, default=SKILLS)
     given = parser.parse_args()
     sys.path.append(str(ROOT / "recipes" / "starter"))
     from skills import SKILLS as RECIPES
@@ -85,7 +86,7 @@ def main() -> None:
     table: dict[str, dict[str, float]] = {}
     print(f"{'':21}{'rows':>6}{'right':>8}{'said':>8}{'ECE':>8}{'T':>8}{'ECE after':>11}")
     with Network.open() as net:
-        for name in SKILLS:
+        for name in given.skills:
             asked = questions(RECIPES[name].test_rows(), given.rows)
             for who, model in {
                 "base": net.model(None, RECIPES[name].asked_of_base),
