@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plural.agents import Agent, tool
+    from plural.agents import Agent, decide, tool
     from plural.errors import PluralError
     from plural.types import Decision, Event, Grammar, Message, Sampling, ToolSpec
     from plural.wiring.network import Answer, Conversation, Network
@@ -32,6 +32,7 @@ _HOMES = {
     "PluralError": "plural.errors",
     "Sampling": "plural.types",
     "ToolSpec": "plural.types",
+    "decide": "plural.agents",
     "tool": "plural.agents",
 }
 
@@ -47,6 +48,7 @@ __all__ = [
     "PluralError",
     "Sampling",
     "ToolSpec",
+    "decide",
     "tool",
 ]
 

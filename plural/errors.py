@@ -15,7 +15,7 @@ PluralError
 │   └── LimitError           steps, tokens or seconds are used up
 └── MachineError         the machine or Plural itself: retry, free something, or report it
     ├── PoolError            a request that the memory pool can never hold
-    ├── DeadlineError        a request whose first token could not have come in time
+    ├── DeadlineError        an answer that did not come, or could not have come, in time
     ├── NumericError         NaN or infinity where numbers must be
     ├── StorageError         a file could not be written; nothing was published
     └── EngineStopped        the engine was closed while a request was waiting

@@ -6,16 +6,19 @@ Chat models are langchain-core's `BaseChatModel`; these are the few things it ha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from plural.types import Decision, Grammar, Message, ToolSpec
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import LanguageModelInput
 
 
 @runtime_checkable
 class Chooser(Protocol):
     """Draws one of `options` as the next assistant message; returns every option's probability (they sum to 1)."""
 
-    async def achoose(self, messages: Sequence[Message], options: Sequence[str]) -> Decision[str]: ...
+    async def achoose(self, messages: LanguageModelInput, options: Sequence[str]) -> Decision[str]: ...
 
 
 @runtime_checkable
@@ -29,7 +32,8 @@ class Embedder(Protocol):
 class Constrainable(Protocol):
     """A chat model that can hold its output to a grammar: `model.bind(grammar=...)`.
 
-    It also takes `logprobs=n` and then puts the tokens' log-probabilities into `response_metadata["logprobs"]`.
+    It also takes `logprobs=n` and then puts the tokens' log-probabilities into `response_metadata["logprobs"]`, in
+    OpenAI's form.
     """
 
     grammar: Grammar | None

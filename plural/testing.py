@@ -28,7 +28,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import PrivateAttr
 
 from plural.errors import LimitError, SettingsError
-from plural.types import Decision, Grammar, Message, Option
+from plural.types import Decision, Grammar, Option
 
 Reply = str | AIMessage | Exception | Callable[[Sequence[BaseMessage]], str | AIMessage]
 
@@ -104,8 +104,8 @@ class ScriptedModel(BaseChatModel):
         described = [convert_to_openai_tool(each) for each in tools]
         return self.bind(tools=described, tool_choice=tool_choice or "auto", **kwargs)
 
-    async def achoose(self, messages: Sequence[Message], options: Sequence[str]) -> Decision[str]:
-        reply = self._next([_as_langchain(message) for message in messages], {"options": tuple(options)})
+    async def achoose(self, messages: LanguageModelInput, options: Sequence[str]) -> Decision[str]:
+        reply = self._next(self._convert_input(messages).to_messages(), {"options": tuple(options)})
         chosen = reply.text
         if chosen not in options:
             raise SettingsError(f"The scripted choice {chosen!r} is none of {', '.join(options)}.")
@@ -206,9 +206,3 @@ def _counted(messages: Sequence[BaseMessage], message: AIMessage) -> UsageMetada
     read = sum(len(each.text.split()) for each in messages)
     written = len(message.text.split()) + len(message.tool_calls)
     return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
-
-
-def _as_langchain(message: Message) -> BaseMessage:
-    return BaseMessage(
-        content=message.content, type={"user": "human", "assistant": "ai"}.get(message.role, message.role)
-    )

@@ -160,11 +160,17 @@ class Option(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Decision(Generic[T]):
-    """A typed value with its probability and every alternative, most probable first. Never parsed out of prose."""
+    """A typed value with its probability and every alternative, most probable first. Never parsed out of prose.
+
+    `by` says where the probabilities come from: "logits", "logprobs" or "samples" of a chat model; "" of the router. A
+    decision that was too unsure to be taken has `abstained`, and None as its value.
+    """
 
     value: T
     probability: float
     options: tuple[Option[T], ...] = ()
+    by: str = ""
+    abstained: bool = False
 
 
 # ---------------------------------------------------------------------------------------------- events of a run

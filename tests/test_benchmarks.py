@@ -12,13 +12,14 @@ import torch
 
 from plural.models.base import load_base
 from plural.specialists.peft_files import read_adapter
+from plural.types import Decision, Option
 from tests.models import tiny
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def script(monkeypatch):
     """Imports a benchmark as its own directory would."""
     monkeypatch.syspath_prepend(str(FOLDER))
     return pytest.importorskip
@@ -31,11 +32,11 @@ def base(tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, benchmark, base, capsys):
+def run(monkeypatch, script, base, capsys):
     """Runs a benchmark's main on the tiny base and returns its last line."""
 
     def run(name, *options):
-        module = benchmark(name)
+        module = script(name)
         monkeypatch.setattr(module, "load_base", lambda: base)
         monkeypatch.setattr("sys.argv", [name, *options])
         module.main()
@@ -44,8 +45,8 @@ def run(monkeypatch, benchmark, base, capsys):
     return run
 
 
-def test_slora_draws_what_its_code_draws(benchmark):
-    calls = benchmark("workload").slora_calls(
+def test_slora_draws_what_its_code_draws(script):
+    calls = script("workload").slora_calls(
         adapters=5, rate=2.0, duration=10, alpha=0.3, cv=4, inputs=(8, 32), outputs=(4, 16), vocabulary=300
     )
     np.random.seed(42)
@@ -58,8 +59,8 @@ def test_slora_draws_what_its_code_draws(benchmark):
     assert [call.at for call in calls] == pytest.approx(np.cumsum(intervals))
 
 
-def test_metrics_count_the_aborted_as_failures(benchmark):
-    workload = benchmark("workload")
+def test_metrics_count_the_aborted_as_failures(script):
+    workload = script("workload")
     firsts = {"a": [1.0, 3.0], "b": [7.0, None]}
     outcomes = [
         workload.Outcome(workload.Call((1,), 1, adapter), first, 9.0)
@@ -73,8 +74,8 @@ def test_metrics_count_the_aborted_as_failures(benchmark):
     assert found.satisfaction == pytest.approx(((1 - 1 / 36) + (1 - 9 / 36)) / 4)
 
 
-def test_other_engines_get_our_weights(benchmark, base, tmp_path):
-    benchmark("export").write_huggingface(base, tmp_path / "again")
+def test_other_engines_get_our_weights(script, base, tmp_path):
+    script("export").write_huggingface(base, tmp_path / "again")
     again = load_base(tmp_path / "again")
     assert replace(again.config, rope_scaling={}) == replace(base.config, rope_scaling={})
     for mine, theirs in zip(base.decoder.weights.layers, again.decoder.weights.layers, strict=True):
@@ -84,11 +85,11 @@ def test_other_engines_get_our_weights(benchmark, base, tmp_path):
     assert again.tokenizer.encode("Hello 42") == base.tokenizer.encode("Hello 42")
 
 
-def test_llamacpp_gets_our_adapters(benchmark, base, tmp_path):
+def test_llamacpp_gets_our_adapters(script, base, tmp_path):
     from gguf import GGUFReader
 
-    adapter = benchmark("adapters").random_adapter(base.config, 3, 4)
-    reader = GGUFReader(benchmark("export").write_lora_gguf(base, adapter, tmp_path / "lora.gguf"))
+    adapter = script("adapters").random_adapter(base.config, 3, 4)
+    reader = GGUFReader(script("export").write_lora_gguf(base, adapter, tmp_path / "lora.gguf"))
     found = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
     assert reader.fields["adapter.lora.alpha"].contents() == 4.0
     a_RI, b_OR = adapter.tensors[1, "q_proj"]
@@ -99,8 +100,8 @@ def test_llamacpp_gets_our_adapters(benchmark, base, tmp_path):
     assert np.array_equal(found["blk.0.ffn_down.weight.lora_b"], adapter.tensors[0, "down_proj"][1])
 
 
-def test_a_shelf_reads_few_files_under_many_digests(benchmark, base, tmp_path):
-    adapters = benchmark("adapters")
+def test_a_shelf_reads_few_files_under_many_digests(script, base, tmp_path):
+    adapters = script("adapters")
     paths = adapters.write_adapters(base, tmp_path, 2, 4, 0.01)
     shelf = adapters.Shelf(base, paths)
     held = read_adapter(paths[1], base.shape).tensors[0, "q_proj"][0]
@@ -121,8 +122,8 @@ def test_overload(run):
     assert served["finished"] == served["requests"] == int(said["rate"] * 1)
 
 
-def test_slora_serves_every_adapter_from_disk(monkeypatch, benchmark, base):
-    slora = benchmark("slora")
+def test_slora_serves_every_adapter_from_disk(monkeypatch, script, base):
+    slora = script("slora")
     monkeypatch.setattr(slora, "load_base", lambda: base)
     sizes = ["--rate", "40", "--duration", "1", "--inputs", "2", "6", "--outputs", "2", "4", "--rank", "4"]
     monkeypatch.setattr("sys.argv", ["slora", *sizes, "--files", "2", "--dtype", "fp32"])
@@ -135,7 +136,22 @@ def test_slora_serves_every_adapter_from_disk(monkeypatch, benchmark, base):
     assert slora.serve(given, 0)["capacity"] > 0
 
 
-def test_imports_are_added_up_by_package(benchmark):
+def test_calibration_asks_for_what_is_easily_mistaken(script):
+    rows = [{"prompt": f"question {n}", "answer": answer} for n, answer in enumerate(["aa", "ab", "zz", "aa"])]
+    asked = script("calibration").questions(rows, 2)
+    assert asked == [("question 0", ["aa", "ab", "zz"]), ("question 2", ["zz", "aa", "ab"])]
+
+
+def test_calibration_scales_each_half_by_the_other(script):
+    sure = Decision("a", 0.9, (Option("a", 0.9), Option("b", 0.1)))
+    found = script("calibration").measured([sure] * 8, ["a", "a", "b", "b"] * 2)
+    assert (found["rows"], found["right"], found["said"]) == (8, 0.5, pytest.approx(0.9))
+    assert found["ece"] == pytest.approx(0.4)
+    assert found["temperature"] > 50  # half of them right: as good as a coin
+    assert found["ece_scaled"] < 0.02
+
+
+def test_imports_are_added_up_by_package(script):
     said = "import time: self [us] | cumulative | imported package\nimport time:  2000 |  9000 |   torch.nn\n"
-    found = benchmark("coldstart").import_times(said + "import time:  1000 |  1000 | torch\nimport time: 5 | 5 | re\n")
+    found = script("coldstart").import_times(said + "import time:  1000 |  1000 | torch\nimport time: 5 | 5 | re\n")
     assert found == pytest.approx({"torch": 0.003, "re": 0.000005})

@@ -1,4 +1,4 @@
-"""One agent: a LangChain Runnable with tools, an output contract and one streaming loop."""
+"""One agent: a LangChain Runnable with tools, an output contract and one streaming loop. Decisions of any model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ if TYPE_CHECKING:
     from plural.agents import toolbox
     from plural.agents.agent import Agent
     from plural.agents.contract import Contract
+    from plural.agents.decisions import adecide, decide
     from plural.agents.tools import tool, tool_specs
 
-_HOMES = {"Agent": "agent", "Contract": "contract", "tool": "tools", "tool_specs": "tools"}
+_HOMES = {
+    "Agent": "agent",
+    "Contract": "contract",
+    "adecide": "decisions",
+    "decide": "decisions",
+    "tool": "tools",
+    "tool_specs": "tools",
+}
 
-__all__ = ["Agent", "Contract", "tool", "tool_specs", "toolbox"]
+__all__ = ["Agent", "Contract", "adecide", "decide", "tool", "tool_specs", "toolbox"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables.graph import Graph
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, Field
 
@@ -107,6 +108,33 @@ class Agent(Runnable[AgentInput, Any]):
     def stream(self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         return sync.iterate(self.astream(input, config, **kwargs))
 
+    def batch(
+        self,
+        inputs: list[AgentInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """All at once, so that they meet in one batch of the model; LangChain's own takes a thread for each."""
+        return sync.run(self.abatch(inputs, config, return_exceptions=return_exceptions, **kwargs))
+
+    def get_graph(self, config: RunnableConfig | None = None) -> Graph:  # noqa: ARG002 - LangChain's signature
+        """The loop: the model, its tools, and the way back."""
+        graph = Graph()
+        given = graph.add_node(self.get_input_schema())
+        model = graph.add_node(self)
+        answer = graph.add_node(self.get_output_schema())
+        graph.add_edge(given, model)
+        for each in self.tools:
+            tool = graph.add_node(each)
+            graph.add_edge(model, tool, conditional=True)
+            graph.add_edge(tool, model, conditional=each.return_direct)  # which goes on only when it failed
+            if each.return_direct:
+                graph.add_edge(tool, answer, conditional=True)
+        graph.add_edge(model, answer, conditional=bool(self.tools))
+        return graph
+
     def as_tool(
         self,
         args_schema: type[BaseModel] | None = None,
@@ -169,6 +197,14 @@ class Agent(Runnable[AgentInput, Any]):
         return [SystemMessage(self.instructions), *messages]
 
 
+def task_of(input: AgentInput) -> str:
+    """What the user said last. Raises PromptError when that is nothing."""
+    said = next((str(message.text) for message in reversed(_read(input)) if message.type == "human"), "")
+    if not said.strip():
+        raise PromptError(f"There is no request in {input!r}.", hint="Say what you want.")
+    return said
+
+
 def _read(input: AgentInput) -> list[BaseMessage]:
     match input:
         case str():
@@ -195,12 +231,12 @@ def _equipment(
     contract: Contract | None,
     max_steps: int,
 ) -> Equipment:
-    speaking: ChatRunnable = model.bind(grammar=contract.grammar) if contract and _constrainable(model) else model
+    speaking: ChatRunnable = model.bind(grammar=contract.grammar) if contract and constrainable(model) else model
     calling: ChatRunnable = speaking
     if tools:
         try:
             calling = model.bind_tools(tools)  # type: ignore[attr-defined]
-            if contract is None and _constrainable(model):
+            if contract is None and constrainable(model):
                 speaking = model.bind_tools(tools, tool_choice="none")  # type: ignore[attr-defined]
         except (AttributeError, NotImplementedError) as error:
             raise SettingsError(
@@ -209,7 +245,8 @@ def _equipment(
     return Equipment(name, calling, speaking, {each.name: each for each in tools}, contract, max_steps)
 
 
-def _constrainable(model: Runnable[Any, Any]) -> bool:
+def constrainable(model: Runnable[Any, Any]) -> bool:
+    """Can its output be held to a grammar, whatever is bound to it already?"""
     while isinstance(model, RunnableBinding):
         model = model.bound
     return isinstance(model, Constrainable)

@@ -54,6 +54,58 @@ def violations(value: Any, schema: Mapping[str, Any]) -> list[str]:
     return list(_violations(value, schema, schema, "the answer"))
 
 
+def finite_values(schema: Any, most: int = 64) -> tuple[Any, ...] | None:
+    """Every value that the schema allows, when they are at most `most` and follow from its form; otherwise None.
+
+    An object's values are those of its properties, all of which must be required: what it does not name is left out.
+    """
+    found = _values(schema, schema, most, ())
+    if found is None or not found or len(found) > most:
+        return None
+    return tuple(value for i, value in enumerate(found) if not any(_same(value, other) for other in found[:i]))
+
+
+def _values(schema: Any, root: Mapping[str, Any], most: int, within: tuple[str, ...]) -> list[Any] | None:
+    """`within` are the references that led here: a schema that contains itself has no last value."""
+    if not isinstance(schema, Mapping):
+        return None
+    match {key: value for key, value in schema.items() if key not in _NOTES}:
+        case {"enum": values, **rest} if set(rest) <= {"type"}:
+            return list(values)
+        case {"const": value, **rest} if set(rest) <= {"type"}:
+            return [value]
+        case {"$ref": reference, **rest} if not rest and reference not in within:
+            return _values(_resolve(reference, root), root, most, (*within, reference))
+        case {"anyOf": forms, **rest} | {"oneOf": forms, **rest} if not rest:
+            lists = [_values(form, root, most, within) for form in forms]
+            return None if None in lists else [value for values in lists for value in values or ()]
+        case {"type": "boolean", **rest} if not rest:
+            return [True, False]
+        case {"type": "null", **rest} if not rest:
+            return [None]
+        case {"type": "integer", "minimum": int(least), "maximum": int(greatest), **rest} if not rest:
+            return list(range(least, greatest + 1)) if greatest - least < most else None
+        case {"type": "object", "properties": below, **rest}:
+            return _objects(below, rest, root, most, within)
+    return None
+
+
+def _objects(
+    properties: Mapping[str, Any], rest: Mapping[str, Any], root: Mapping[str, Any], most: int, within: tuple[str, ...]
+) -> list[Any] | None:
+    if set(rest) - {"required", "additionalProperties"} or rest.get("additionalProperties"):
+        return None
+    if set(properties) - set(rest.get("required", ())):
+        return None
+    made: list[Any] = [{}]
+    for name, below in properties.items():
+        values = _values(below, root, most, within)
+        if values is None or len(made) * len(values) > most:
+            return None
+        made = [{**one, name: value} for one in made for value in values]
+    return made
+
+
 def _parts(schema: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(schema, bool):
         return

@@ -6,53 +6,45 @@ implements `protocols.Chooser` and `protocols.Embedder`, for which LangChain has
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
-from pydantic import BaseModel, ConfigDict
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from plural import sync
 from plural.engine.engine import Engine
+from plural.engine.messages import known_choice, to_messages, tool_spec, usage_metadata
 from plural.engine.request import Request, mixture
-from plural.errors import ContractError, PromptError, SettingsError
+from plural.errors import ContractError, DeadlineError, PromptError, SettingsError
 from plural.models.base import Base
 from plural.models.chat import ChatFormat
 from plural.specialists import invoked_at
-from plural.types import (
-    AdapterRef,
-    Decision,
-    Grammar,
-    Message,
-    Mixture,
-    Role,
-    Sampling,
-    TokenEvent,
-    ToolCall,
-    ToolSpec,
-    Usage,
-)
+from plural.types import AdapterRef, Decision, Grammar, Mixture, Sampling, TokenEvent, ToolCall
 
-_ROLES: dict[str, Role] = {"system": "system", "human": "user", "ai": "assistant", "tool": "tool"}
 _SAMPLING = frozenset(Sampling.__dataclass_fields__)
+_OPTIONS = _SAMPLING | {"priority", "deadline", "timeout", "top_logprobs"}
 
 
 class ChatPlural(BaseChatModel):
-    """`sampling` holds the defaults; every field of `Sampling` can be given per call or with `bind`, and so can
-    `priority` and `deadline` (see `Request`).
+    """`sampling` holds the defaults; every field of `Sampling` can also be given here by its name, per call or with
+    `bind`. So can, per call, `priority` and `deadline` (see `Request`), and `timeout`: the seconds that a whole answer
+    may take.
 
     An adapter whose digest is in `invocations` is activated: it acts from where the last of those tokens begin in each
-    prompt. Several adapters are a mixture, each at its scale.
+    prompt. Several adapters are a mixture, each at its scale. With `streaming`, `invoke` tells callbacks every token.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -65,6 +57,15 @@ class ChatPlural(BaseChatModel):
     instructions: str = ""
     grammar: Grammar | None = None
     sampling: Sampling = Sampling()
+    timeout: float | None = None
+    streaming: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_sampling(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        given = {name: value for name, value in fields.items() if name in _SAMPLING}
+        rest = {name: value for name, value in fields.items() if name not in _SAMPLING}
+        return rest | {"sampling": _sampling(fields.get("sampling", Sampling()), given)} if given else fields
 
     # ------------------------------------------------------------------------------------------ LangChain's surface
     @property
@@ -73,44 +74,89 @@ class ChatPlural(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        worn = [(ref.digest, ref.scale) for ref in mixture(self.adapter)]
-        return {"model_name": self.model_name, "adapters": worn}
+        """All that an answer depends on but the messages: LangChain's cache looks answers up by it."""
+        return {
+            "model_name": self.model_name,
+            "base": self.base.digest,
+            "adapters": [(ref.digest, ref.scale) for ref in mixture(self.adapter)],
+            "instructions": self.instructions,
+            "grammar": self.grammar,
+            "sampling": self.sampling,
+        }
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        known = LangSmithParams(ls_temperature=self.sampling.temperature, ls_max_tokens=self.sampling.max_tokens)
+        return known | super()._get_ls_params(stop=stop, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """All inputs are in the engine at once, where LangChain's own would let in as many as it has threads."""
+        return sync.run(self.abatch(inputs, config, return_exceptions=return_exceptions, **kwargs))
 
     def bind_tools(
         self,
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
-        tool_choice: str | None = None,
+        tool_choice: str | bool | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool = True,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """`tool_choice`: "auto" (the default), "any" or "required" (a call must be made), "none", or a tool's name."""
+        """`tool_choice`: "auto" (the default), "any", "required" or True (a call must be made), "none", or a tool's
+        name, bare or in OpenAI's dict. Without `parallel_tool_calls` there is at most one call."""
         specs = [convert_to_openai_tool(tool) for tool in tools]
-        return self.bind(tools=specs, tool_choice=tool_choice or "auto", **kwargs)
+        chosen = known_choice(tool_choice, [tool_spec(spec) for spec in specs])
+        return self.bind(tools=specs, tool_choice=chosen, parallel_tool_calls=parallel_tool_calls, **kwargs)
 
     def with_structured_output(
-        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        method: Literal["json_schema", "json_mode", "function_calling"] = "json_schema",
+        strict: bool | None = None,
+        **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """The answer is drawn under the schema's grammar, so it cannot be malformed; only its length can end it."""
-        if kwargs:
-            raise SettingsError(f"with_structured_output does not know {', '.join(sorted(kwargs))}.")
-        model = self.bind(grammar=Grammar.json_schema(convert_to_json_schema(schema)))
+        """The answer is drawn under the schema's grammar, so it cannot be malformed; only its length can end it.
+
+        That holds for every `method` and whether `strict` or not. "function_calling" shows the schema to the model as a
+        tool and takes the call's arguments; the other two leave it to the prompt to say what is wanted. Options such as
+        max_tokens are bound.
+        """
+        unknown = sorted(set(kwargs) - _OPTIONS)
+        if unknown:
+            raise SettingsError(f"with_structured_output does not know {', '.join(unknown)}.")
+        described = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        model: Runnable[LanguageModelInput, AIMessage]
+        if method == "function_calling":
+            model = self.bind_tools(
+                [schema],
+                tool_choice="required",
+                parallel_tool_calls=False,
+                ls_structured_output_format=described,
+                **kwargs,
+            )
+        elif method in ("json_schema", "json_mode"):
+            grammar = Grammar.json_schema(convert_to_json_schema(schema))
+            model = self.bind(grammar=grammar, ls_structured_output_format=described, **kwargs)
+        else:
+            raise SettingsError(f"method is {method!r}.", hint="Known: json_schema, json_mode, function_calling.")
 
         def parse(message: AIMessage) -> Any:
-            try:
-                value = json.loads(str(message.content))
-            except json.JSONDecodeError as error:
-                raise ContractError(
-                    f"The answer ended before it was whole: {message.content!r}.", hint="Raise max_tokens."
-                ) from error
-            return schema(**value) if isinstance(schema, type) and issubclass(schema, BaseModel) else value
+            return _structured(message, schema)
 
         def parse_raw(message: AIMessage) -> dict[str, Any]:
             try:
                 return {"raw": message, "parsed": parse(message), "parsing_error": None}
-            except ValueError as error:
+            except ContractError as error:
                 return {"raw": message, "parsed": None, "parsing_error": error}
 
-        return model | RunnableLambda(parse_raw if include_raw else parse)
+        return model | RunnableLambda(parse_raw if include_raw else parse, name="parse")
 
     async def _astream(
         self,
@@ -119,15 +165,18 @@ class ChatPlural(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        tools, choice, request = self._request(messages, stop, kwargs)
-        split = _CallSplitter(self.base.chat if tools and choice != "none" else None)
+        timeout = kwargs.pop("timeout", self.timeout)
+        request, calls = self._request(messages, stop, kwargs)
+        split = _CallSplitter(self.base.chat if calls else None)
         logprob = 0.0
-        async for event in self.engine.generate(request):
-            logprob += event.logprob
-            chunk = self._chunk(split.add(event), event, split, logprob)
-            if run_manager is not None:
-                await run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
-            yield chunk
+        # Leaving this stream must end the request now, not when somebody collects the generator.
+        async with aclosing(self.engine.generate(request)) as drawn:
+            async for event in drawn if timeout is None else _within(drawn, timeout):
+                logprob += event.logprob
+                chunk = self._chunk(split.add(event), event, split, logprob)
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(str(chunk.message.content), chunk=chunk)
+                yield chunk
 
     async def _agenerate(
         self,
@@ -172,9 +221,10 @@ class ChatPlural(BaseChatModel):
         return sync.run(self._agenerate(messages, stop, None, **kwargs))
 
     # ------------------------------------------------------------------------------------------ decisions and reading
-    async def achoose(self, messages: Sequence[Message], options: Sequence[str]) -> Decision[str]:
+    async def achoose(self, messages: LanguageModelInput, options: Sequence[str]) -> Decision[str]:
         """Every option's probability as the whole next assistant turn, exact from the logits."""
-        prompt = self.base.chat.encode(messages, instructions=self.instructions)
+        read = to_messages(self._convert_input(messages).to_messages())
+        prompt = self.base.chat.encode(read, instructions=self.instructions)
         return await self.engine.choose(prompt, options, self._worn(prompt))
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
@@ -183,27 +233,28 @@ class ChatPlural(BaseChatModel):
 
     # ------------------------------------------------------------------------------------------ inside
     def _request(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> tuple[tuple[ToolSpec, ...], str, Request]:
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> tuple[Request, bool]:
+        """The request, and whether its answer may be tool calls."""
         options = dict(kwargs)
-        tools = tuple(_tool_spec(tool) for tool in options.pop("tools", None) or ())
-        choice: str = options.pop("tool_choice", None) or "auto"
+        tools = tuple(tool_spec(tool) for tool in options.pop("tools", None) or ())
+        choice = known_choice(options.pop("tool_choice", None), tools)
+        parallel: bool = options.pop("parallel_tool_calls", True)
         grammar: Grammar | None = options.pop("grammar", self.grammar)
         order = {name: options.pop(name) for name in ("priority", "deadline") if name in options}
+        if top := options.pop("top_logprobs", None):  # OpenAI's way to say how many: logprobs is then a bool
+            options["logprobs"] = top
         unknown = sorted(set(options) - _SAMPLING)
         if unknown:
             raise SettingsError(f"{self.model_name} does not know the option {', '.join(unknown)}.")
-        if stop:
-            options["stop"] = tuple(stop)
-        chosen = {name: getattr(self.sampling, name) for name in _SAMPLING} | options
-        chosen["stop"] = tuple(chosen["stop"])
-        if tools and choice != "none":
-            choice = _known_choice(choice, tools)
-            grammar = self.base.chat.tool_grammar(tools, choice)
-        elif tools and grammar is None and not chosen["stop"]:  # a grammar says where its answer ends, as stop does
+        sampling = _sampling(self.sampling, options | ({"stop": stop} if stop else {}))
+        calls = bool(tools) and choice != "none"
+        if calls:
+            grammar = self.base.chat.tool_grammar(tools, choice, parallel=parallel)
+        elif tools and grammar is None and not sampling.stop:  # a grammar says where its answer ends, as stop does
             grammar = self.base.chat.tool_grammar(tools, "none")
         prompt = self.base.chat.encode(to_messages(messages), tools, instructions=self.instructions)
-        return tools, choice, Request(tuple(prompt), Sampling(**chosen), self._worn(prompt), grammar, **order)
+        return Request(tuple(prompt), sampling, self._worn(prompt), grammar, **order), calls
 
     def _worn(self, prompt: Sequence[int]) -> Mixture:
         return tuple(replace(ref, offset=self._invoked(ref.digest, prompt)) for ref in mixture(self.adapter))
@@ -239,19 +290,67 @@ class ChatPlural(BaseChatModel):
                 tool_call_chunk(name=call.name, args=json.dumps(call.arguments), id=call.id, index=index)
                 for index, call in enumerate(calls)
             ],
-            usage_metadata=_usage(event.usage) if event.usage else None,
+            usage_metadata=usage_metadata(event.usage) if event.usage else None,
             response_metadata=metadata,
             chunk_position="last" if event.finish is not None else None,
         )
         return ChatGenerationChunk(message=message, generation_info=info or None)
 
     def _logprob(self, event: TokenEvent) -> dict[str, Any]:
-        name = self.base.tokenizer.decode
-        return {
-            "token": name([event.token_id]),
-            "logprob": event.logprob,
-            "top_logprobs": [{"token": name([token]), "logprob": value} for token, value in event.top_logprobs],
-        }
+        """As OpenAI writes a token's log-probability."""
+        drawn = self._token(event.token_id, event.logprob)
+        return drawn | {"top_logprobs": [self._token(token, value) for token, value in event.top_logprobs]}
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        tokenizer = self.base.tokenizer
+        return {"token": tokenizer.decode([token]), "bytes": list(tokenizer.token_bytes(token)), "logprob": logprob}
+
+
+def _sampling(defaults: Sampling, options: Mapping[str, Any]) -> Sampling:
+    """`options` in the place of the defaults; None leaves one as it is."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in {"stop", "stop_token_ids"} & given.keys():
+        given[name] = (given[name],) if isinstance(given[name], str | int) else tuple(given[name])
+    if "logprobs" in given:
+        given["logprobs"] = int(given["logprobs"])
+    return replace(defaults, **given)
+
+
+async def _within(events: AsyncIterator[TokenEvent], seconds: float) -> AsyncIterator[TokenEvent]:
+    """The same events, all of them within so many seconds."""
+    end = asyncio.get_running_loop().time() + seconds
+    while True:
+        try:
+            async with asyncio.timeout_at(end):
+                event = await anext(events)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise DeadlineError(
+                f"The answer was not whole after {seconds} seconds.", hint="Raise timeout or lower max_tokens."
+            ) from None
+        yield event
+
+
+def _structured(message: AIMessage, schema: dict[str, Any] | type) -> Any:
+    """The value that was drawn under the schema's grammar. Raises ContractError when its end is missing, or when a
+    pydantic model asks for more than its schema says."""
+    text = json.dumps(message.tool_calls[0]["args"]) if message.tool_calls else str(message.text)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ContractError(f"The answer ended before it was whole: {text!r}.", hint="Raise max_tokens.") from error
+    if not (isinstance(schema, type) and is_basemodel_subclass(schema)):
+        return value
+    try:
+        return schema.model_validate_json(text) if issubclass(schema, BaseModel) else _of_old(schema, text)
+    except ValueError as error:
+        raise ContractError(f"The answer {text!r} is not a valid {schema.__name__}: {error}.") from error
+
+
+def _of_old(schema: Any, text: str) -> Any:
+    """An instance of a model of pydantic 1, which LangChain's users may still have."""
+    return schema.parse_raw(text)
 
 
 class _CallSplitter:
@@ -283,55 +382,3 @@ class _CallSplitter:
         if not self._calling or self._chat is None:
             return self._held, ()
         return self._chat.parse(self._held)
-
-
-def to_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
-    """LangChain's messages as ours. Text only: any other content is refused by its type."""
-    return tuple(_to_message(message) for message in messages)
-
-
-def _to_message(message: BaseMessage) -> Message:
-    role = _ROLES.get("ai" if message.type == "AIMessageChunk" else message.type)
-    if role is None:
-        raise PromptError(f"A message of type {message.type!r} cannot be read.", hint=f"Known: {', '.join(_ROLES)}.")
-    calls: tuple[ToolCall, ...] = ()
-    if isinstance(message, AIMessage):
-        calls = tuple(ToolCall(str(call["id"]), call["name"], call["args"]) for call in message.tool_calls)
-    answered = message.tool_call_id if isinstance(message, ToolMessage) else None
-    return Message(role, _text(message), calls, answered)
-
-
-def _text(message: BaseMessage) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    parts: list[str] = []
-    for block in message.content:
-        kind = "text" if isinstance(block, str) else block.get("type")
-        if kind == "text":
-            parts.append(block if isinstance(block, str) else str(block["text"]))
-        elif kind not in ("tool_use", "tool_call"):
-            raise PromptError(f"Content of type {kind!r} cannot be read: this model reads text only.")
-    return "".join(parts)
-
-
-def _tool_spec(tool: dict[str, Any]) -> ToolSpec:
-    function = tool.get("function", tool)
-    return ToolSpec(function["name"], function.get("description", ""), function.get("parameters") or {})
-
-
-def _known_choice(choice: str, tools: Sequence[ToolSpec]) -> str:
-    if choice in ("any", "required"):
-        return "required"
-    names = [tool.name for tool in tools]
-    if choice != "auto" and choice not in names:
-        raise SettingsError(f"tool_choice is {choice!r}, which is no tool.", hint=f"Tools: {', '.join(names)}.")
-    return choice
-
-
-def _usage(usage: Usage) -> UsageMetadata:
-    return UsageMetadata(
-        input_tokens=usage.prompt,
-        output_tokens=usage.completion,
-        total_tokens=usage.prompt + usage.completion,
-        input_token_details={"cache_read": usage.cached},
-    )

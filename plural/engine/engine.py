@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -212,7 +212,7 @@ class Engine:
             self._end(parent, None)
 
     # ---------------------------------------------------------------------------------------------- the callers' side
-    async def generate(self, request: Request) -> AsyncIterator[TokenEvent]:
+    async def generate(self, request: Request) -> AsyncGenerator[TokenEvent, None]:
         """The request's tokens as they are drawn; the last event has `finish` and `usage`.
 
         Raises PromptError, SettingsError or GrammarError for a request that cannot run, PoolError for one that the KV
@@ -295,7 +295,7 @@ class Engine:
             (Option(option, weight / sum(weights)) for option, weight in zip(options, weights, strict=True)),
             key=lambda option: -option.probability,
         )
-        return Decision(ranked[0].value, ranked[0].probability, tuple(ranked))
+        return Decision(ranked[0].value, ranked[0].probability, tuple(ranked), "logits")
 
     async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Of every prompt the mean of the base's final states over its tokens, at unit norm."""

@@ -1,6 +1,7 @@
 """Tasks, checkers and scorecards over anything that answers. No torch, no HTTP."""
 
 from plural.evals.answerers import ChatAnswerer
+from plural.evals.calibration import calibration_error, fit_temperature
 from plural.evals.checkers import CHECKERS, checker
 from plural.evals.contracts import Answer, Learned, answers, broken, learn, read_contract
 from plural.evals.leaks import Fingerprint, Leak, refuse
@@ -20,7 +21,9 @@ __all__ = [
     "Task",
     "answers",
     "broken",
+    "calibration_error",
     "checker",
+    "fit_temperature",
     "interval",
     "learn",
     "read_contract",

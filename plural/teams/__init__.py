@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from plural.teams.network import work
     from plural.teams.planner import PLAN_SCHEMA, Planner
     from plural.teams.router import Router
+    from plural.teams.routing import Routing
 
-_HOMES = {"PLAN_SCHEMA": "planner", "Planner": "planner", "Router": "router", "work": "network"}
+_HOMES = {"PLAN_SCHEMA": "planner", "Planner": "planner", "Router": "router", "Routing": "routing", "work": "network"}
 
-__all__ = ["PLAN_SCHEMA", "Planner", "Router", "work"]
+__all__ = ["PLAN_SCHEMA", "Planner", "Router", "Routing", "work"]
 
 
 def __getattr__(name: str) -> Any:

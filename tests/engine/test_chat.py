@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
+from plural.agents import Agent, adecide, decide
 from plural.engine import Engine
-from plural.engine.chat import ChatPlural, to_messages
-from plural.errors import ContractError, PromptError, SettingsError
+from plural.engine.chat import ChatPlural
+from plural.engine.messages import to_messages
+from plural.errors import ContractError, DeadlineError, PromptError, SettingsError
 from plural.types import AdapterRef, Grammar, Message, Sampling
 
 from .tiny import tiny_adapter
@@ -89,6 +94,159 @@ def test_tool_choice_none_answers_in_text(model: ChatPlural) -> None:
     assert not answer.tool_calls
 
 
+QUESTIONS = [f"What is {n} plus {n}? Say it in words." for n in range(12)]
+
+
+def steps_of(model: ChatPlural, work: Callable[[], Any]) -> int:
+    """How many steps the engine takes for it."""
+    before = model.engine.stats().steps
+    work()
+    return model.engine.stats().steps - before
+
+
+@pytest.mark.parametrize("how", ["batch", "abatch"])
+def test_a_batch_is_one_batch_of_the_engine(model: ChatPlural, how: str) -> None:
+    """Twelve answers of twelve tokens take the steps of one, and a few until the last has come in."""
+    before = model.engine.stats().submitted
+    run = {"batch": lambda: model.batch(QUESTIONS), "abatch": lambda: asyncio.run(model.abatch(QUESTIONS))}[how]
+    assert steps_of(model, run) <= 12 + len(QUESTIONS)
+    assert model.engine.stats().submitted - before == len(QUESTIONS)
+
+
+def test_a_batch_of_a_chain_is_one_batch_of_the_engine(model: ChatPlural) -> None:
+    prompt = ChatPromptTemplate.from_messages([("human", "{question}")])
+    asked = [{"question": question} for question in QUESTIONS]
+    alone = [model.invoke(question).content for question in QUESTIONS]
+    answers: list[Any] = []
+    for specialist in (model, Agent("clerk", model)):
+        chain = prompt | specialist | StrOutputParser()
+        assert steps_of(model, lambda chain=chain: answers.append(chain.batch(asked))) <= 12 + len(asked)
+    assert answers == [alone, alone]
+
+
+async def test_leaving_a_stream_frees_its_pages(model: ChatPlural) -> None:
+    long = model.bind(max_tokens=400, ignore_eos=True)
+    stream = long.astream("Tell me a long story.")
+    await anext(stream)
+    assert model.engine.stats().pages_used
+    await stream.aclose()
+    task = asyncio.create_task(long.ainvoke("Tell me a longer story."))
+    while not model.engine.stats().running:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for _ in long.stream("Tell me the longest story."):
+        break
+    for _ in range(100):  # the stream's end reaches the engine through two event loops
+        await asyncio.sleep(0.01)
+        model.engine.check()
+        if not model.engine.stats().running:
+            break
+    assert model.engine.stats().pages_used == 0
+
+
+def test_an_answer_that_takes_too_long_is_an_error(model: ChatPlural) -> None:
+    slow = model.bind(max_tokens=400, ignore_eos=True, timeout=0.02)
+    with pytest.raises(DeadlineError, match=r"not whole after 0.02 seconds"):
+        slow.invoke("Tell me a story.")
+    assert model.bind(timeout=600.0).invoke("Hi").content == model.invoke("Hi").content
+
+
+def test_options_can_be_given_when_it_is_made(model: ChatPlural) -> None:
+    made = ChatPlural(engine=model.engine, base=model.base, model_name="base", max_tokens=3, stop="you", temperature=0)
+    assert made.sampling == Sampling(max_tokens=3, stop=("you",))
+    assert made.invoke("Hi").usage_metadata["output_tokens"] <= 3
+    with pytest.raises(ValueError, match="temprature"):
+        ChatPlural(engine=model.engine, base=model.base, model_name="base", temprature=1)
+
+
+def test_a_seed_makes_sampling_repeatable(model: ChatPlural) -> None:
+    warm = model.bind(temperature=1.5, seed=7)
+    first, again = warm.batch(["Tell me a story."] * 2)
+    assert first.content == again.content
+    assert model.bind(temperature=1.5, seed=8).invoke("Tell me a story.").content != first.content
+
+
+def test_stop_strings_end_an_answer_and_are_not_shown(model: ChatPlural) -> None:
+    whole = str(model.invoke("What is the capital of France?").content)
+    assert "France" in whole
+    cut = model.invoke("What is the capital of France?", stop=["France"])
+    assert cut.content == whole[: whole.index("France")]
+    assert cut.response_metadata["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("options", [{"logprobs": 3}, {"logprobs": True, "top_logprobs": 3}])
+def test_logprobs_are_as_openai_writes_them(model: ChatPlural, options: dict[str, Any]) -> None:
+    said = model.bind(max_tokens=4, **options).invoke("What is the capital of France?")
+    tokens = said.response_metadata["logprobs"]["content"]
+    assert len(tokens) == said.usage_metadata["output_tokens"] == 4
+    assert "".join(token["token"] for token in tokens) == said.content
+    assert bytes(tokens[0]["bytes"]).decode() == tokens[0]["token"]
+    for token in tokens:
+        best = token["top_logprobs"]
+        assert len(best) == 3
+        assert {key: token[key] for key in ("token", "bytes", "logprob")} == best[0]  # greedy
+        assert best[0]["logprob"] >= best[1]["logprob"] >= best[2]["logprob"]
+
+
+async def test_a_streamed_answer_counts_its_tokens(model: ChatPlural) -> None:
+    chunks = [chunk async for chunk in model.astream("Name three fruits.")]
+    (counted,) = [chunk.usage_metadata for chunk in chunks if chunk.usage_metadata]
+    whole = (await model.ainvoke("Name three fruits.")).usage_metadata
+    assert whole is not None
+    for kind in ("input_tokens", "output_tokens", "total_tokens"):
+        assert counted[kind] == whole[kind] > 0
+    assert counted["total_tokens"] == counted["input_tokens"] + counted["output_tokens"]
+
+
+def test_two_specialists_do_not_share_an_answer_in_langchains_cache(model: ChatPlural) -> None:
+    cached = model.model_copy(update={"cache": InMemoryCache()})
+    brief = cached.model_copy(update={"instructions": "Answer in French."})
+    first = cached.invoke("Hello, who are you?")
+    assert brief.invoke("Hello, who are you?").content != first.content
+    submitted = model.engine.stats().submitted
+    assert cached.invoke("Hello, who are you?").content == first.content
+    assert model.engine.stats().submitted == submitted
+
+
+@pytest.mark.parametrize(
+    "choice", ["any", "required", True, "weather", {"type": "function", "function": {"name": "weather"}}]
+)
+def test_every_way_to_ask_for_a_call(model: ChatPlural, choice: Any) -> None:
+    bound = model.bind_tools([weather], tool_choice=choice, parallel_tool_calls=False, max_tokens=64)
+    assert [call["name"] for call in bound.invoke("Weather in Paris?").tool_calls] == ["weather"]
+
+
+class City(TypedDict):
+    """A city."""
+
+    name: str
+    large: bool
+
+
+@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
+def test_structured_output_by_every_method(model: ChatPlural, method: Any) -> None:
+    found = model.with_structured_output(City, method=method, include_raw=True, max_tokens=64).invoke("Paris is large.")
+    assert found["parsing_error"] is None
+    assert found["parsed"].keys() == {"name", "large"}
+    assert isinstance(found["parsed"]["large"], bool)
+    assert bool(found["raw"].tool_calls) == (method == "function_calling")
+
+
+def test_raw_structured_output_keeps_what_was_said(model: ChatPlural) -> None:
+    found = model.with_structured_output(City, include_raw=True, max_tokens=3).invoke("Paris is large.")
+    assert found["parsed"] is None
+    assert isinstance(found["parsing_error"], ContractError)
+    assert found["raw"].usage_metadata["output_tokens"] == 3
+
+
+@pytest.mark.parametrize("options", [{"method": "magic"}, {"temprature": 1}])
+def test_structured_output_knows_its_options(model: ChatPlural, options: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError):
+        model.with_structured_output(City, **options)
+
+
 def test_structured_output_is_what_the_schema_says(model: ChatPlural) -> None:
     class Person(BaseModel):
         name: str
@@ -111,11 +269,32 @@ def test_grammar_binds_like_any_option(model: ChatPlural) -> None:
 
 
 async def test_choose_gives_every_option_its_probability(model: ChatPlural) -> None:
-    decision = await model.achoose([Message("user", "Is Paris in France?")], ["Yes.", "No.", "Banana"])
+    decision = await model.achoose("Is Paris in France?", ["Yes.", "No.", "Banana"])
     assert {option.value for option in decision.options} == {"Yes.", "No.", "Banana"}
     assert sum(option.probability for option in decision.options) == pytest.approx(1)
     assert decision.value != "Banana"
     assert decision.probability == max(option.probability for option in decision.options)
+
+
+async def test_a_decision_is_exact_and_may_abstain(model: ChatPlural) -> None:
+    asked, options = "Is Paris in France?", ["Yes.", "No.", "Banana"]
+    made = await adecide(model, asked, options)
+    assert made == await model.achoose(asked, options)
+    assert made.by == "logits"
+    unsure = await adecide(model, asked, options, threshold=1.0)
+    assert unsure.abstained
+    assert unsure.options == made.options
+
+
+def test_a_decision_that_a_schema_leaves_open(model: ChatPlural) -> None:
+    class Person(BaseModel):
+        name: str = Field(max_length=12)
+        age: int = Field(ge=0, le=150)
+
+    made = decide(model.bind(max_tokens=64), "Ann is 33 years old.", schema=Person)
+    assert isinstance(made.value, Person)
+    assert made.by == "logprobs"
+    assert 0 < made.probability < 1
 
 
 async def test_vectors_are_of_unit_length_and_tell_texts_apart(model: ChatPlural) -> None:
