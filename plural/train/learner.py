@@ -113,13 +113,15 @@ class Learner:
         """One step of the optimiser, with the gradient that has been gathered. Raises NumericError."""
         done, flat = self.progress, self.lora.flat
         assert flat.grad is not None  # it lives as long as the weights
-        norm = float(torch.nn.utils.clip_grad_norm_([flat], self.settings.grad_clip))
+        norm = float(torch.linalg.vector_norm(flat.grad))
+        if norm > self.settings.grad_clip:
+            flat.grad.mul_(self.settings.grad_clip / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_ has it
         recent = [*done.losses[1 - _RECENT :], loss]
         self._check(recent, norm)
         self.optimiser.param_groups[0]["lr"] = self.settings.rate(done.step, self.steps)
         self.whole = False
         self.optimiser.step()
-        flat.grad.zero_()
+        self.lora.stale = True
         done.step += 1
         done.losses = recent
         if done.first_loss is None:

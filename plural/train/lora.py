@@ -1,7 +1,7 @@
 """The LoRAs that are trained, as the decoder's `Delta`: each acts on its own segment of a pass's tokens.
 
 A specialist's weights lie in one flat tensor and their gradient in another: its norm, its clipping and the optimiser's
-step are one operation each, and the backward pass adds to the gradient in place.
+step are one operation each, and the backward pass writes the gradient in place.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Lora:
         size = sum(math.prod(shape) for group in layout for shape in group.shapes)
         self.flat = torch.nn.Parameter(torch.zeros(size, device=device))
         self.flat.grad = torch.zeros(size, device=device)
+        self.stale = True  # the gradient is of an earlier step: the next pass writes it, those after add to it
         self.groups: dict[tuple[int, Group], _GroupLora] = {}
         draw = torch.Generator().manual_seed(seed)
         at = 0
@@ -116,6 +117,14 @@ def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
     return tensor.detach().cpu().numpy().copy()
 
 
+@dataclass(frozen=True, slots=True)
+class _Acting:
+    held: _GroupLora
+    tokens: slice
+    scale: float
+    stale: bool
+
+
 class SegmentedDelta:
     """Adds to each segment of a pass's tokens what its LoRA makes of them."""
 
@@ -126,7 +135,7 @@ class SegmentedDelta:
 
     def __call__(self, layer: int, group: Group, x_TI: Tensor, y_TO: Tensor) -> Tensor:
         acting = [
-            (lora.scale, held, tokens)
+            _Acting(held, tokens, lora.scale, lora.stale)
             for lora, tokens in self._segments
             if (held := lora.groups.get((layer, group))) is not None
         ]
@@ -139,16 +148,15 @@ class _AddLoras(torch.autograd.Function):
     """y += scale * x @ A.T @ B.T for every segment, in place: nobody else needs the y that goes in."""
 
     @staticmethod
-    def forward(
-        ctx: Any, _anchor: Tensor, x_TI: Tensor, y_TO: Tensor, acting: list[tuple[float, _GroupLora, slice]]
-    ) -> Tensor:
+    def forward(ctx: Any, _anchor: Tensor, x_TI: Tensor, y_TO: Tensor, acting: list[_Acting]) -> Tensor:
         hidden: list[Tensor] = []
-        for scale, held, tokens in acting:
+        for one in acting:
+            held, tokens = one.held, one.tokens
             h_TS = torch.mm(x_TI[tokens], held.a_SI.T)
             rank = held.a_SI.shape[0] // len(held.modules)
             for i, module in enumerate(held.modules):
                 part = h_TS[:, i * rank : (i + 1) * rank]
-                y_TO[tokens, module.where].addmm_(part, module.b_OR.T, alpha=scale)
+                y_TO[tokens, module.where].addmm_(part, module.b_OR.T, alpha=one.scale)
             hidden.append(h_TS)
         ctx.mark_dirty(y_TO)
         ctx.save_for_backward(x_TI, *hidden)
@@ -160,17 +168,19 @@ class _AddLoras(torch.autograd.Function):
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, *hidden = ctx.saved_tensors
         _, wants_x, wants_y, _ = ctx.needs_input_grad
-        grad_x_TI = torch.zeros_like(x_TI) if wants_x else None
-        for (scale, held, tokens), h_TS in zip(ctx.acting, hidden, strict=True):
+        everywhere = sum(map(len, hidden)) == len(x_TI)
+        grad_x_TI = (torch.empty_like if everywhere else torch.zeros_like)(x_TI) if wants_x else None
+        for one, h_TS in zip(ctx.acting, hidden, strict=True):
+            held, tokens, kept = one.held, one.tokens, 0 if one.stale else 1
             rank = held.a_SI.shape[0] // len(held.modules)
             grad_h_TS = torch.empty_like(h_TS)
             for i, module in enumerate(held.modules):
                 part = slice(i * rank, (i + 1) * rank)
                 grad_TM = grad_TO[tokens, module.where]
-                module.grad_OR.addmm_(grad_TM.T, h_TS[:, part], alpha=scale)
+                module.grad_OR.addmm_(grad_TM.T, h_TS[:, part], beta=kept, alpha=one.scale)
                 torch.mm(grad_TM, module.b_OR, out=grad_h_TS[:, part])
-            grad_h_TS.mul_(scale)
-            held.grad_SI.addmm_(grad_h_TS.T, x_TI[tokens])
+            grad_h_TS.mul_(one.scale)
+            held.grad_SI.addmm_(grad_h_TS.T, x_TI[tokens], beta=kept)
             if grad_x_TI is not None:
                 torch.mm(grad_h_TS, held.a_SI, out=grad_x_TI[tokens])
         return None, grad_x_TI, grad_TO if wants_y else None, None

@@ -125,3 +125,10 @@ def losses(decoder: Decoder, prompts: PromptStates, parts: Sequence[Part]) -> li
         read = sum(next(computed) for _ in part.rows)
         found.append(PartLoss(part, loss.sum(), tokens.stop - tokens.start + read))
     return found
+
+
+def backward(found: Sequence[PartLoss], weights: Sequence[float]) -> None:
+    """Adds the gradient of the weighted losses of one pass to that of the earlier passes of the step."""
+    torch.stack([one.loss * weight for one, weight in zip(found, weights, strict=True)]).sum().backward()
+    for one in found:
+        one.part.lora.stale = False

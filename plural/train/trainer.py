@@ -103,10 +103,9 @@ class _School:
         work = [(learner.lora, batch) for learner, batch in zip(learners, batches, strict=True)]
         for pack in passes.packs(work, self.settings.tokens_at_once):
             found = passes.losses(self.decoder, self.prompts, pack)
-            parts = [one.loss / answers[one.part.number] for one in found]
-            torch.stack(parts).sum().backward()
-            for one, part in zip(found, parts, strict=True):
-                loss[one.part.number] += float(part.detach())
+            passes.backward(found, [1 / answers[one.part.number] for one in found])
+            for one in found:
+                loss[one.part.number] += float(one.loss.detach()) / answers[one.part.number]
                 computed[one.part.number] += one.computed
         failed = {i: error for i, learner in enumerate(learners) if (error := self._update(learner, loss[i]))}
         seconds = time.monotonic() - began

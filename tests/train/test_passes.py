@@ -20,7 +20,7 @@ from plural.train import Course, Examples, PassSettings, Stepped, TrainSettings,
 from plural.train.attend import RaggedAttend, Span
 from plural.train.compute import answer_losses, training_decoder
 from plural.train.lora import Lora
-from plural.train.passes import losses, packs
+from plural.train.passes import backward, losses, packs
 from plural.train.prompts import PromptStates
 from plural.train.rows import Row
 
@@ -97,7 +97,7 @@ def test_packed_rows_of_many_have_the_losses_and_gradients_of_each_alone(
         found = [0.0] * len(held)
         for pack in packs(held, 30):
             parts = losses(decoder, prompts, pack)
-            torch.stack([part.loss for part in parts]).sum().backward()
+            backward(parts, [1.0] * len(parts))
             for part in parts:
                 found[part.part.number] += float(part.loss.detach())
         for (lora, rows), loss in zip(held, found, strict=True):
@@ -106,7 +106,7 @@ def test_packed_rows_of_many_have_the_losses_and_gradients_of_each_alone(
             expected = sum(gradient for _, gradient in alone)
             assert lora.flat.grad is not None
             torch.testing.assert_close(lora.flat.grad, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-            lora.flat.grad.zero_()
+            lora.stale = True
 
 
 def test_packs_hold_every_row_and_no_more_tokens_than_allowed(tiny: Base) -> None:
