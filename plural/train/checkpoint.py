@@ -18,7 +18,10 @@ from plural.specialists.peft_files import write_file
 
 @dataclass
 class Progress:
-    """Where a training stands. `losses` are the last few, oldest first; `worse` counts looks without improvement."""
+    """Where a training stands. `losses` are the last few, oldest first; `worse` counts looks without improvement.
+
+    `writing`: what lies in the adapter's place is this training's own; `written`: it is whole.
+    """
 
     step: int = 0
     first_loss: float | None = None
@@ -29,6 +32,7 @@ class Progress:
     stopped: bool = False
     tokens: int = 0
     seconds: float = 0.0
+    writing: bool = False
     written: bool = False
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -183,11 +184,15 @@ class Learner:
     def begin(self, *, resume: bool) -> None:
         """Takes up the checkpoint, or forgets it. Raises SettingsError where something lies in the adapter's place."""
         found = checkpoint.load(self.kept_at, self.identity) if resume else None
+        if found is not None and found[0].written:
+            if self.path.exists():
+                self.progress = found[0]
+                return
+            found = None
         if found is not None:
             self.progress, tensors = found
-            if self.progress.written and self.path.exists():
-                return
-            self.progress.written = False
+            if self.progress.writing:  # cut off before it could be said that it is whole
+                shutil.rmtree(self.path, ignore_errors=True)
             self.lora.set(tensors["weights"])
             self.best = tensors.get("best")
             moments = {key.removeprefix("moment."): value for key, value in tensors.items() if "moment." in key}
@@ -216,6 +221,8 @@ class Learner:
         """The adapter, at its best held-out loss; a resumed training finds it done."""
         if self.progress.written:
             return self.trained()
+        self.progress.writing = True
+        self.save()
         if self.best is not None:
             self.lora.set(self.best)
         staged = self.kept_at.with_suffix(".adapter")
@@ -224,6 +231,6 @@ class Learner:
             staged.replace(self.path)
         except OSError as error:
             raise StorageError(f"{self.path} could not be written: {error.strerror or error}.") from error
+        checkpoint.save(self.kept_at, replace(self.progress, written=True), {}, self.identity)
         self.progress.written = True
-        checkpoint.save(self.kept_at, self.progress, {}, self.identity)
         return self.trained()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from plural.train import (
     TrainEvent,
     TrainSettings,
     TrainStarted,
+    checkpoint,
     read_examples,
     train,
 )
@@ -190,6 +192,29 @@ def test_a_cut_off_training_goes_on_with_the_same_curve(
     assert rest[-1].best_loss == whole[-1].best_loss
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_a_kill_while_the_adapter_is_written_is_made_good(
+    tiny: Base, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter lies in its place, and nobody could say so. And what was taken away afterwards is made anew."""
+    settings, save = TrainSettings(**QUICK, max_steps=4), checkpoint.save
+
+    def killed(path: Path, progress: checkpoint.Progress, *rest: Any) -> None:
+        if progress.written:
+            raise KeyboardInterrupt
+        save(path, progress, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    with pytest.raises(KeyboardInterrupt, match="out at step 4"):
+        list(school(tiny, examples, settings, tmp_path / "out"))
+    monkeypatch.undo()
+    first = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    for steps_left in (0, 4):
+        events = list(school(tiny, examples, settings, tmp_path / "out", resume=True))
+        assert sum(isinstance(event, Stepped) for event in events) == steps_left
+        assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == first
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_resuming_with_other_settings_is_refused_by_name(tiny: Base, examples: Examples, tmp_path: Path) -> None:
