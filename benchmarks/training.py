@@ -151,6 +151,7 @@ def beside_peers(base: Base, given: argparse.Namespace, folder: Path) -> dict[st
         found[kind]["ratio"] = found[kind]["ours"] / found[kind]["peft"]
         pairs = zip(taken["peft"][first:], taken["ours"][first:], strict=True)
         found[kind]["median of ratios"] = statistics.median(theirs / mine for theirs, mine in pairs)
+        show(kind, found)
     return found
 
 
@@ -173,19 +174,21 @@ def school(base: Base, given: argparse.Namespace, folder: Path) -> dict[str, dic
             together = sum(taken.pop("together")[1:])
             after_another = sum(sum(each[1:]) for each in taken.values())
             count = tokens * rows * given.specialists * (given.steps - 1)
-            found[f"{tokens} tokens, {rows} rows"] = {
+            kind = f"{tokens} tokens, {rows} rows"
+            found[kind] = {
                 "one after another": count / after_another,
                 "together": count / together,
                 "ratio": after_another / together,
             }
+            show(kind, found)
     return found
 
 
-def show(title: str, table: dict[str, dict[str, float]]) -> None:
-    headings = list(next(iter(table.values())))
-    print(f"{title:24}" + "".join(f"{heading:>20}" for heading in headings))
-    for kind, row in table.items():
-        print(f"{kind:24}" + "".join(f"{row[heading]:>20.2f}" for heading in headings))
+def show(kind: str, table: dict[str, dict[str, float]]) -> None:
+    """The newest line of a table, under its headings if it is the first."""
+    if len(table) == 1:
+        print(f"{'row tokens/s':24}" + "".join(f"{heading:>20}" for heading in table[kind]))
+    print(f"{kind:24}" + "".join(f"{figure:>20.2f}" for figure in table[kind].values()), flush=True)
 
 
 def main() -> None:
@@ -209,7 +212,6 @@ def main() -> None:
         for name, part in parts.items():
             if given.only in (None, name):
                 found[name] = part(base, given, Path(folder))
-                show(f"row tokens/s: {name}", found[name])
     asked = {"rank": given.rank, "steps": given.steps, "threads": given.threads}
     print(json.dumps({"benchmark": "training", **asked, "tokens_per_second": found}))
 

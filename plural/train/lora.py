@@ -29,11 +29,15 @@ class _Module:
     b_OR: Tensor
     grad_OR: Tensor
 
+    def of(self, y_TO: Tensor) -> Tensor:
+        return y_TO.narrow(1, self.where.start, self.where.stop - self.where.start)
+
 
 @dataclass(frozen=True)
 class _GroupLora:
     """One group of one layer: `a_SI` holds the A of its modules under each other, which share one product with x."""
 
+    rank: int
     a_SI: Tensor
     grad_SI: Tensor
     modules: tuple[_Module, ...]
@@ -65,7 +69,7 @@ class Lora:
             a_SI.copy_(torch.empty(a_SI.shape).uniform_(-bound, bound, generator=draw))
             slices = config.slices(one.group)
             modules = [_Module(m, slices[m], *view) for m, view in zip(one.modules, rest, strict=True)]
-            self.groups[one.layer, one.group] = _GroupLora(a_SI, grad_SI, tuple(modules))
+            self.groups[one.layer, one.group] = _GroupLora(self.rank, a_SI, grad_SI, tuple(modules))
 
     @torch.no_grad()
     def set(self, flat: Tensor) -> None:
@@ -119,68 +123,76 @@ def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Acting:
+    """A LoRA of one group and the number of the segment that it acts on."""
+
     held: _GroupLora
-    tokens: slice
+    segment: int
     scale: float
     stale: bool
 
 
 class SegmentedDelta:
-    """Adds to each segment of a pass's tokens what its LoRA makes of them."""
+    """Adds to each segment of a pass's tokens, one of so many behind the other, what its LoRA makes of them."""
 
-    def __init__(self, segments: Sequence[tuple[Lora, slice]]) -> None:
-        self._segments = segments
+    def __init__(self, segments: Sequence[tuple[Lora, int]]) -> None:
+        self._loras = [lora for lora, _ in segments]
+        self._lengths = [length for _, length in segments]
         # The gradients are no outputs of the graph. This is what makes the first trained layer a part of it.
         self._anchor = torch.zeros(0, requires_grad=True)
 
     def __call__(self, layer: int, group: Group, x_TI: Tensor, y_TO: Tensor) -> Tensor:
         acting = [
-            _Acting(held, tokens, lora.scale, lora.stale)
-            for lora, tokens in self._segments
+            _Acting(held, i, lora.scale, lora.stale)
+            for i, lora in enumerate(self._loras)
             if (held := lora.groups.get((layer, group))) is not None
         ]
         if not acting:
             return y_TO
-        return _AddLoras.apply(self._anchor, x_TI, y_TO, acting)  # type: ignore[no-untyped-call, no-any-return]
+        return _AddLoras.apply(self._anchor, x_TI, y_TO, acting, self._lengths)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _AddLoras(torch.autograd.Function):
-    """y += scale * x @ A.T @ B.T for every segment, in place: nobody else needs the y that goes in."""
+    """y += scale * x @ A.T @ B.T for every segment, in place: nobody else needs the y that goes in.
+
+    Views are taken by split and narrow, all at once or cheaply: with many small segments they are what takes the time.
+    """
 
     @staticmethod
-    def forward(ctx: Any, _anchor: Tensor, x_TI: Tensor, y_TO: Tensor, acting: list[_Acting]) -> Tensor:
+    def forward(
+        ctx: Any, _anchor: Tensor, x_TI: Tensor, y_TO: Tensor, acting: list[_Acting], lengths: list[int]
+    ) -> Tensor:
         hidden: list[Tensor] = []
+        x_parts, y_parts = x_TI.split(lengths), y_TO.split(lengths)
         for one in acting:
-            held, tokens = one.held, one.tokens
-            h_TS = torch.mm(x_TI[tokens], held.a_SI.T)
-            rank = held.a_SI.shape[0] // len(held.modules)
-            for i, module in enumerate(held.modules):
-                part = h_TS[:, i * rank : (i + 1) * rank]
-                y_TO[tokens, module.where].addmm_(part, module.b_OR.T, alpha=one.scale)
+            held, y_SO = one.held, y_parts[one.segment]
+            h_TS = torch.mm(x_parts[one.segment], held.a_SI.T)
+            for module, h_TR in zip(held.modules, h_TS.split(held.rank, 1), strict=True):
+                module.of(y_SO).addmm_(h_TR, module.b_OR.T, alpha=one.scale)
             hidden.append(h_TS)
         ctx.mark_dirty(y_TO)
         ctx.save_for_backward(x_TI, *hidden)
-        ctx.acting = acting
+        ctx.acting, ctx.lengths = acting, lengths
         return y_TO
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, *hidden = ctx.saved_tensors
-        _, wants_x, wants_y, _ = ctx.needs_input_grad
-        everywhere = sum(map(len, hidden)) == len(x_TI)
+        _, wants_x, wants_y, *_ = ctx.needs_input_grad
+        everywhere = len(ctx.acting) == len(ctx.lengths)
         grad_x_TI = (torch.empty_like if everywhere else torch.zeros_like)(x_TI) if wants_x else None
+        x_parts, grad_parts = x_TI.split(ctx.lengths), grad_TO.split(ctx.lengths)
+        grad_x_parts = () if grad_x_TI is None else grad_x_TI.split(ctx.lengths)
         for one, h_TS in zip(ctx.acting, hidden, strict=True):
-            held, tokens, kept = one.held, one.tokens, 0 if one.stale else 1
-            rank = held.a_SI.shape[0] // len(held.modules)
+            held, grad_SO, kept = one.held, grad_parts[one.segment], 0 if one.stale else 1
             grad_h_TS = torch.empty_like(h_TS)
-            for i, module in enumerate(held.modules):
-                part = slice(i * rank, (i + 1) * rank)
-                grad_TM = grad_TO[tokens, module.where]
-                module.grad_OR.addmm_(grad_TM.T, h_TS[:, part], beta=kept, alpha=one.scale)
-                torch.mm(grad_TM, module.b_OR, out=grad_h_TS[:, part])
+            of_modules = zip(held.modules, h_TS.split(held.rank, 1), grad_h_TS.split(held.rank, 1), strict=True)
+            for module, h_TR, grad_h_TR in of_modules:
+                grad_TM = module.of(grad_SO)
+                module.grad_OR.addmm_(grad_TM.T, h_TR, beta=kept, alpha=one.scale)
+                torch.mm(grad_TM, module.b_OR, out=grad_h_TR)
             grad_h_TS.mul_(one.scale)
-            held.grad_SI.addmm_(grad_h_TS.T, x_TI[tokens], beta=kept)
-            if grad_x_TI is not None:
-                torch.mm(grad_h_TS, held.a_SI, out=grad_x_TI[tokens])
-        return None, grad_x_TI, grad_TO if wants_y else None, None
+            held.grad_SI.addmm_(grad_h_TS.T, x_parts[one.segment], beta=kept)
+            if grad_x_parts:
+                torch.mm(grad_h_TS, held.a_SI, out=grad_x_parts[one.segment])
+        return None, grad_x_TI, grad_TO if wants_y else None, None, None

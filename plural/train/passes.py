@@ -61,12 +61,12 @@ def packs(work: Sequence[tuple[Lora, Sequence[Row]]], at_once: int) -> Iterator[
 
 
 class Flat:
-    """The tokens of a pack, one after another: ids_T, a span for each row, a segment for each part."""
+    """The tokens of a pack, one after another: ids_T, a span for each row, the length of each part's segment."""
 
     def __init__(self, parts: Sequence[Part], fronts: Sequence[Places], held: int) -> None:
         self.ids: list[int] = []
         self.spans: list[Span] = []
-        self.segments: list[slice] = []
+        self.segments: list[int] = []
         self.at: list[int] = []
         self.following: list[int] = []
         self.answers: list[int] = []
@@ -79,7 +79,7 @@ class Flat:
             for row in part.rows:
                 front = next(before)
                 self._add(row, front if row.offset else beginning, shared)
-            self.segments.append(slice(start, len(self.ids)))
+            self.segments.append(len(self.ids) - start)
             self.answers.append(len(self.at) - learned)
 
     def _begin(self, ids: Sequence[int]) -> Places:
@@ -123,7 +123,7 @@ def losses(decoder: Decoder, prompts: PromptStates, parts: Sequence[Part]) -> li
     computed = iter(held.computed)
     for part, loss, tokens in zip(parts, loss_A.split(flat.answers), flat.segments, strict=True):
         read = sum(next(computed) for _ in part.rows)
-        found.append(PartLoss(part, loss.sum(), tokens.stop - tokens.start + read))
+        found.append(PartLoss(part, loss.sum(), tokens + read))
     return found
 
 
