@@ -32,7 +32,8 @@ class TrainingTable:
         line = self._lines.setdefault(stage.name, _Line())
         facts: Mapping[str, Any] = stage.facts
         if stage.stage != "evaluating":
-            line.state = stage.stage if stage.stage in ("training", "diverged") else f"{stage.stage} {stage.note}"
+            doing, _, _ = stage.stage.partition(" ")
+            line.state = doing if doing in ("training", "diverged") else f"{doing} {stage.note}"
         if "of" in facts:
             line.step, line.loss = f"{facts['step']}/{facts['of']}", f"{facts['loss']:.3f}"
             line.speed, line.left = f"{facts['tokens_per_second']:.0f}", _clock(facts["seconds_left"])
@@ -45,11 +46,10 @@ class TrainingTable:
 
     def __rich__(self) -> Table:
         table = Table(box=None, header_style="bold")
-        for heading, justify in (("specialist", "left"), ("step", "right"), ("loss", "right"), ("held-out", "right")):
-            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-        table.add_column("tokens/s", justify="right")
-        table.add_column("left", justify="right")
-        table.add_column("", no_wrap=True)
+        table.add_column("specialist", no_wrap=True)
+        for heading in ("step", "loss", "held-out", "tokens/s", "left"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("")
         for name, line in self._lines.items():
             table.add_row(name, line.step, line.loss, line.held_out, line.speed, line.left, line.state)
         return table

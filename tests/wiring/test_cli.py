@@ -155,14 +155,22 @@ def test_a_bad_line_is_named_and_nothing_is_trained(plural: Plural, home: Path) 
     assert not (home / "library" / "bad").exists()
 
 
-def test_an_interrupted_training_says_how_to_go_on(plural: Plural, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_training_says_how_to_go_on(plural: Plural, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt("Stopped; the checkpoint of step 7 is kept.")
 
-    monkeypatch.setattr(training, "_scored", interrupted)
-    code, _, problems = plural("train", "rows.jsonl", "--name", "halted")
+    words = ("train", "rows.jsonl", "--name", "halted", "--max-steps", "3")
+    with monkeypatch.context() as cut:
+        cut.setattr(training, "_scored", interrupted)
+        code, _, problems = plural(*words)
     assert code == 130
     assert "step 7 is kept" in problems
+    code, out, _ = plural(*words, "--resume", "--json")
+    assert code == 0
+    stages = [json.loads(line) for line in out.splitlines()]
+    assert not [stage for stage in stages if "of" in stage["facts"]]  # what was trained is only scored
+    assert stages[-1]["stage"] == "publishing"
+    shutil.rmtree(home / "library" / "halted")
 
 
 def test_a_school_is_trained_at_once_and_who_diverges_is_named_at_the_end(plural: Plural, home: Path) -> None:
