@@ -133,7 +133,7 @@ def beside_peers(base: Base, given: argparse.Namespace, folder: Path) -> dict[st
     found: dict[str, dict[str, float]] = {}
     rows_of = given.batch * max(1, given.steps // 3)
     made = examples(base, folder / "rows.jsonl", rows=rows_of, tokens=given.tokens, answer=given.answer, seed=0)
-    for kind in ("plain", "activated"):
+    for kind in given.kinds:
         activated = kind == "activated"
         settings = TrainSettings(
             rank=given.rank, activated=activated, learning_rate=RATE, batch_rows=given.batch, max_steps=given.steps,
@@ -194,6 +194,7 @@ def show(kind: str, table: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("peers", "school"))
+    parser.add_argument("--kinds", nargs="+", choices=("plain", "activated"), default=["plain", "activated"])
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch", type=int, default=16, help="rows of a step beside the peers")
