@@ -33,6 +33,7 @@ from plural.types import (
 
 if TYPE_CHECKING:
     from plural.wiring.network import Network
+    from plural.wiring.school import School
 
 
 class _StoppedError(Exception):
@@ -392,8 +393,6 @@ def train(
 ) -> None:
     """Train new specialists from examples, all at once, score each beside the base, and put them into the network."""
     from plural.wiring.school import read_school
-    from plural.wiring.table import TrainingTable
-    from plural.wiring.training import train_school
 
     said = {
         "purpose": purpose, "instructions": instructions, "test": test, "checker": checker, "rank": rank,
@@ -401,6 +400,13 @@ def train(
         "max_steps": max_steps, "batch_rows": batch_rows, "seed": seed, "compute": compute, "licence": licence,
     }  # fmt: skip
     school = read_school(data, name or (), said, replace=replace, resume=resume, base=base, library=library)
+    _show_training(school, as_json)
+
+
+def _show_training(school: School, as_json: bool) -> None:
+    from plural.wiring.table import TrainingTable
+    from plural.wiring.training import train_school
+
     if as_json:
         for stage in train_school(school):
             print(json.dumps(stage.to_json()), flush=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,12 +61,12 @@ class School:
     library: Path | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Given:
     """What is said of one specialist, and where, before anything of it is checked."""
 
     where: str
-    values: dict[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any]
 
 
 def read_school(
