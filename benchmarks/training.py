@@ -5,7 +5,7 @@
     python benchmarks/training.py --only school --lengths 16
 
 Peers get the same rows, batches and steps, padded, with peft's fastest attention and optimiser. Rows are digits in the
-base's own chat format, of exactly so many tokens: of 64, the template takes some 35, the answer 24. The activated
+base's own chat format, of exactly so many tokens: of 64, the template takes some 35, the answer 16. The activated
 adapter's prompts are computed once, in the first of three epochs, which counts. Eight specialists have rows of 16 or 64
 tokens in a short template, one or two a step each. Tokens are those of the rows, however few had to be computed. Kinds
 take turns, so that a slow moment of the machine meets all of them. The last line is JSON.
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch", type=int, default=16, help="rows of a step beside the peers")
     parser.add_argument("--tokens", type=int, default=64, help="of a row beside the peers")
-    parser.add_argument("--answer", type=int, default=24, help="of those")
+    parser.add_argument("--answer", type=int, default=16, help="of those")
     parser.add_argument("--specialists", type=int, default=8)
     parser.add_argument("--lengths", type=int, nargs="+", default=[16, 64], help="tokens of a row in the school")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2], help="of each specialist in a step")
