@@ -61,7 +61,8 @@ class _Line:
             self.own = value
 
     def scores(self) -> str:
-        return "/".join("-" if value is None else f"{value:.2f}" for value in (self.own, self.base))
+        own, base = ("-" if value is None else f"{value:.2f}" for value in (self.own, self.base))
+        return f"{own}, base {base}"
 
 
 class TrainingTable:
@@ -88,20 +89,18 @@ class TrainingTable:
         if "value" in facts:
             line.scored(stage.stage, facts["value"])
         if stage.stage == "publishing":
-            line.state = "published"
+            line.state = line.scores()
 
     def __rich__(self) -> Table:
         table = Table(box=None, header_style="bold")
         table.add_column("specialist", no_wrap=True)
         for heading in ("step", "loss", "held-out", "tokens/s", "left"):
             table.add_column(heading, justify="right", no_wrap=True)
-        for heading in ("contract", "score/base"):
-            table.add_column(heading, no_wrap=True)
-        table.add_column("")
+        table.add_column("contract", no_wrap=True)
+        table.add_column("score")
         for name, line in self._lines.items():
-            scores = line.scores() if (line.own, line.base) != (None, None) else ""
             figures = (line.step, line.loss, line.held_out, line.speed, line.left)
-            table.add_row(name, *figures, line.contract, scores, line.state)
+            table.add_row(name, *figures, line.contract, line.state)
         return table
 
 
