@@ -31,7 +31,7 @@ def test_a_skill_becomes_a_specialist_with_scores(tmp_path: Path) -> None:
     from build import build
     from skills import SKILLS
 
-    tiny.save(tmp_path / "base", tie_word_embeddings=True)
+    tiny.save(tmp_path / "base", max_position_embeddings=1024, tie_word_embeddings=True)
     rows = [{"prompt": f"every day at {n} o'clock", "answer": f"0 {n} * * *"} for n in range(20)]
     skill = replace(
         SKILLS["cron"], train_rows=lambda: rows[:16], test_rows=lambda: rows[16:], examples=lambda: ["every day"]
