@@ -8,7 +8,7 @@ UV      = $(BIN)/uv pip install -q --python $(BIN)/python
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 # On Linux without a local CPU wheel: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu (the default index brings CUDA).
 TORCH_INDEX ?=
-BENCHES = step roofline quality calibration tax serving slora overload handover coldstart
+BENCHES = step roofline quality calibration tax serving slora overload handover coldstart training
 export PLURAL_PEERS ?= $(HOME)/.cache/plural/peers
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiled modules are kept, whatever the caller's shell says: without them every start compiles torch anew.
@@ -54,7 +54,7 @@ slow: setup  ## the tests that take minutes each, which make test leaves out
 quick: setup  ## the tests that need no base model, with fewer examples; QUICK="PATHS" chooses some
 	@HYPOTHESIS_PROFILE=quick $(PYTEST) -m "not real" $(QUICK)
 
-bench: setup  ## time the engine: step, LoRA tax, serving beside other engines, S-LoRA's workload, overload, hand-over, cold start
+bench: setup  ## time the engine and the trainer: step, LoRA tax, serving and training beside peers, S-LoRA's workload, overload, hand-over, cold start
 	@$(foreach one,$(BENCHES),$(BIN)/python benchmarks/$(one).py && ) true
 
 peers: setup  ## make the environments of the engines that bench compares with (vLLM, peft, llama.cpp) in PLURAL_PEERS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
@@ -323,63 +323,80 @@ def show(
 # ------------------------------------------------------------------------------------------------------------ training
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="JSONL: {'prompt', 'answer'} or {'messages': [...]} a line.")],
-    name: Annotated[str, typer.Option(help="The new specialist's name.")],
-    purpose: Annotated[str, typer.Option(help="One sentence: what it is for.")] = "",
-    instructions: Annotated[str, typer.Option(help="A system message that it always sees. Short is fast.")] = "",
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA...",
+            help="JSONL, {'prompt', 'answer'} or {'messages': [...]} a line: each file becomes a specialist. Or a "
+            "school.toml with a table for each. All are trained at once.",
+        ),
+    ],
+    name: Annotated[
+        list[str] | None, typer.Option(help="The new specialist's name; once for each file. Default: the file's.")
+    ] = None,
+    purpose: Annotated[str | None, typer.Option(help="One sentence: what it is for.")] = None,
+    instructions: Annotated[
+        str | None, typer.Option(help="A system message that it always sees. Short is fast.")
+    ] = None,
     test: Annotated[Path | None, typer.Option(help="Held-out rows to score on. Default: a tenth of the data.")] = None,
-    checker: Annotated[str, typer.Option(help="How answers are scored: exact, json, cron or toolcall.")] = "exact",
+    checker: Annotated[
+        str | None, typer.Option(help="How answers are scored: exact (the default), json, cron or toolcall.")
+    ] = None,
     contract: Annotated[
-        str,
-        typer.Option(help="auto: learned from the answers; none; or FILE: JSON Schema or choices (.json), a regex."),
-    ] = "auto",
-    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 8,
+        str | None,
+        typer.Option(
+            help="auto (the default): learned from the answers; none; or FILE: JSON Schema or choices (.json), a regex."
+        ),
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="LoRA rank. Default: 8.")] = None,
+    rslora: Annotated[bool | None, typer.Option("--rslora", help="Scale by alpha / sqrt(rank).")] = None,
     activated: Annotated[
-        bool, typer.Option(help="Act on the answer only (aLoRA): all that comes before is read once for all.")
-    ] = False,
+        bool | None,
+        typer.Option("--activated", help="Act on the answer only (aLoRA): all that comes before is read once for all."),
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     epochs: Annotated[
         float | None,
         typer.Option(help="Passes over the data at most. Default: 3, or what 40 steps need; it stops early."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the split, the order and the weights.")] = 0,
-    compute: Annotated[str, typer.Option(help="Precision of the frozen base: auto, fp32 or bf16.")] = "auto",
-    licence: Annotated[str, typer.Option(help="Licence of the specialist.")] = "unspecified",
+    max_steps: Annotated[int | None, typer.Option(help="Steps at most, whatever the epochs say.")] = None,
+    batch_rows: Annotated[int | None, typer.Option(help="Rows of one step. Default: 8.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split, the order and the weights.")] = None,
+    compute: Annotated[
+        str | None, typer.Option(help="Precision of the frozen base: auto (the default), fp32 or bf16.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the specialist.")] = None,
     replace: Annotated[bool, typer.Option(help="Replace a specialist of this name.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted training stopped.")] = False,
     base: BaseOption = None,
     library: LibraryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a new specialist from examples, score it beside the base, and put it into the network."""
-    from plural.wiring.training import TrainOrder, train_specialist
+    """Train new specialists from examples, all at once, score each beside the base, and put them into the network."""
+    from plural.wiring.school import read_school
+    from plural.wiring.training import train_school
 
-    order = TrainOrder(
-        data=data, name=name, purpose=purpose, instructions=instructions, test=test, checker=checker, rank=rank,
-        contract=contract, activated=activated, learning_rate=learning_rate, epochs=epochs, seed=seed, compute=compute,
-        licence=licence, replace=replace, resume=resume, base=base, library=library,
-    )  # fmt: skip
+    said = {
+        "purpose": purpose, "instructions": instructions, "test": test, "checker": checker,
+        "contract": contract, "rank": rank, "rslora": rslora, "activated": activated, "learning_rate": learning_rate,
+        "epochs": epochs, "max_steps": max_steps, "batch_rows": batch_rows, "seed": seed, "compute": compute,
+        "licence": licence,
+    }  # fmt: skip
+    school = read_school(data, name or (), said, replace=replace, resume=resume, base=base, library=library)
+    _follow(train_school(school), as_json, [order.name for order in school.orders])
+
+
+def _follow(stages: Iterable[Stage], as_json: bool, trained: Sequence[str] = ()) -> None:
+    """Carries out the work; `trained` are the specialists that are trained by it."""
+    from plural.wiring import progress
+
     if as_json:
-        for event in train_specialist(order):
-            print(json.dumps(event.to_json()), flush=True)
-        return
-    _show_stages(train_specialist(order))
-
-
-def _show_stages(stages: Iterable[Stage]) -> None:
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=err) as progress:
-        rows: dict[str, Any] = {}
         for stage in stages:
-            row = rows.get(stage.stage)
-            if row is None:
-                row = rows[stage.stage] = progress.add_task(stage.stage, total=1.0, note="")
-            progress.update(row, completed=stage.done, note=stage.note)
-            if stage.result:
-                progress.console.print(Text(stage.result))
+            print(json.dumps(stage.to_json()), flush=True)
+    elif trained:
+        progress.follow_training(stages, trained, err)
+    else:
+        progress.follow(stages, err)
 
 
 # ------------------------------------------------------------------------------------------------ scoring, publishing
@@ -401,14 +418,11 @@ def eval_(
     drawing.check(plot)
     cards: list[Card] = []
     order = EvalOrder(name, data=data, checker=checker, rows=rows, base=base, library=library)
-    stages = evaluate_order(order, cards)
+    _follow(evaluate_order(order, cards), as_json)
     if as_json:
-        for stage in stages:
-            print(json.dumps(stage.to_json()), flush=True)
         for card in cards:
             print(card.model_dump_json(), flush=True)
     else:
-        _show_stages(stages)
         out.print(drawing.table(cards))
     if plot is not None:
         drawing.save(cards, plot)
@@ -430,11 +444,7 @@ def publish(
     from plural.wiring.publishing import publish as carry_out
 
     order = PublishOrder(what, name=name, data=data, checker=checker, force=force, base=base, library=library)
-    if not as_json:
-        _show_stages(carry_out(order))
-        return
-    for stage in carry_out(order):
-        print(json.dumps(stage.to_json()), flush=True)
+    _follow(carry_out(order), as_json)
 
 
 @app.command()

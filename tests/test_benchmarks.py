@@ -155,3 +155,16 @@ def test_imports_are_added_up_by_package(script):
     said = "import time: self [us] | cumulative | imported package\nimport time:  2000 |  9000 |   torch.nn\n"
     found = script("coldstart").import_times(said + "import time:  1000 |  1000 | torch\nimport time: 5 | 5 | re\n")
     assert found == pytest.approx({"torch": 0.003, "re": 0.000005})
+
+
+def test_training_counts_the_tokens_of_both_sides(run):
+    few = ["--steps", "3", "--rank", "2", "--batch", "2", "--tokens", "60", "--answer", "10"]
+    found = run("training", *few, "--specialists", "2", "--lengths", "52", "--rows", "1")["tokens_per_second"]
+    assert found["peers"].keys() == {"plain", "activated"}
+    assert found["school"].keys() == {"52 tokens, 1 rows"}
+    for each in (*found["peers"].values(), *found["school"].values()):
+        assert all(figure > 0 for figure in each.values())
+    for each in found["peers"].values():
+        assert each["ratio"] == pytest.approx(each["ours"] / each["peft"])
+    (each,) = found["school"].values()
+    assert each["ratio"] == pytest.approx(each["together"] / each["one after another"])

@@ -1,14 +1,18 @@
-"""Examples in, adapter out: supervised fine-tuning of one LoRA on the frozen decoder."""
+"""Examples in, adapters out: supervised fine-tuning of many LoRAs at once on the one frozen decoder."""
 
 from plural.train.data import Example, Examples, read_examples
-from plural.train.events import Evaluated, Stepped, Trained, TrainEvent, TrainStarted
-from plural.train.settings import TrainSettings
+from plural.train.events import Diverged, Evaluated, Stepped, Trained, TrainEvent, TrainStarted
+from plural.train.learner import Course
+from plural.train.settings import PassSettings, TrainSettings
 from plural.train.trainer import train
 
 __all__ = [
+    "Course",
+    "Diverged",
     "Evaluated",
     "Example",
     "Examples",
+    "PassSettings",
     "Stepped",
     "TrainEvent",
     "TrainSettings",

@@ -1,4 +1,4 @@
-"""What a training needs to go on after a kill, in one file that is either the old one or the new one."""
+"""What a specialist's training needs to go on after a kill, in one file that is either the old one or the new one."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from plural.errors import SettingsError, StorageError
 from plural.specialists.peft_files import write_file
 
-FILE = "checkpoint.safetensors"
-# Changing these changes nothing that was computed so far.
-_FREE = ("checkpoint_every", "tokens_at_once")
-
 
 @dataclass
 class Progress:
-    """Where a training stands. `losses` are the last few, oldest first; `worse` counts looks without improvement."""
+    """Where a training stands. `losses` are the last few, oldest first; `worse` counts looks without improvement.
+
+    `writing`: what lies in the adapter's place is this training's own; `written`: it is whole.
+    """
 
     step: int = 0
     first_loss: float | None = None
@@ -34,25 +32,26 @@ class Progress:
     stopped: bool = False
     tokens: int = 0
     seconds: float = 0.0
+    writing: bool = False
+    written: bool = False
 
 
-def save(folder: Path, progress: Progress, tensors: Mapping[str, Tensor], identity: Mapping[str, Any]) -> None:
+def save(path: Path, progress: Progress, tensors: Mapping[str, Tensor], identity: Mapping[str, Any]) -> None:
     """Raises StorageError; the checkpoint that was there before is then still whole."""
     metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(dict(identity), sort_keys=True)}
     content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / FILE, content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, content)
     except OSError as error:
         raise StorageError(
-            f"The checkpoint in {folder} could not be written: {error.strerror or error}.",
+            f"The checkpoint {path} could not be written: {error.strerror or error}.",
             hint="Free some space and resume.",
         ) from error
 
 
-def load(folder: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, Tensor]] | None:
+def load(path: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str, Tensor]] | None:
     """None when there is no checkpoint. Raises SettingsError naming what differs from the training that made it."""
-    path = folder / FILE
     if not path.exists():
         return None
     try:
@@ -64,25 +63,9 @@ def load(folder: Path, identity: Mapping[str, Any]) -> tuple[Progress, dict[str,
         raise StorageError(f"{path} is damaged: {error}.", hint="Train from the beginning (without resume).") from error
     now = json.loads(json.dumps(dict(identity)))
     for key in sorted(made_by.keys() | now.keys()):
-        if key not in _FREE and made_by.get(key) != now.get(key):
+        if made_by.get(key) != now.get(key):
             raise SettingsError(
                 f"The interrupted training had {key} = {made_by.get(key)!r}, this one has {now.get(key)!r}.",
                 hint="Resume with the same data and settings, or train from the beginning.",
             )
     return progress, tensors
-
-
-def optimiser_tensors(optimiser: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """AdamW's state under `moment.<name>.<key>`; `names` in the order of the optimiser's parameters."""
-    state = optimiser.state_dict()["state"]
-    return {f"moment.{names[i]}.{key}": value for i, held in state.items() for key, value in held.items()}
-
-
-def restore_optimiser(optimiser: torch.optim.Optimizer, names: list[str], tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for i, name in enumerate(names):
-        prefix = f"moment.{name}."
-        held = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        if held:
-            state[i] = held
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -1,4 +1,7 @@
-"""What a training says while it runs. The last event is always `Trained`."""
+"""What a training says while it runs, of one specialist each time.
+
+A specialist's last event is `Trained`, or `Diverged` when its loss did; the others go on.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 class TrainStarted:
     """`step` is above 0 when an interrupted training goes on. `duplicates` are rows that repeat an earlier one."""
 
+    name: str
     rows: int
     holdout_rows: int
     duplicates: int
@@ -23,32 +27,50 @@ class TrainStarted:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """`loss` is the mean over the batch's answer tokens, in nats; `tokens_per_second` counts prompt tokens, too."""
+    """`loss` is the mean over the batch's answer tokens, in nats; `tokens_per_second` counts prompt tokens, too.
 
+    `computed` tokens went through the base for it: what rows share is computed once, what is kept not at all.
+    """
+
+    name: str
     step: int
     of: int
     loss: float
     learning_rate: float
     tokens_per_second: float
     seconds_left: float
+    computed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     """Loss over the held-out answers before anything was trained (step 0) or after `step` steps."""
 
+    name: str
     step: int
     holdout_loss: float
     best: bool
 
 
 @dataclass(frozen=True, slots=True)
+class Diverged:
+    """It stopped alone; no adapter was written. `message` says what the loss did, `hint` what rate to try."""
+
+    name: str
+    step: int
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trained:
     """`best_loss` is the held-out loss of the weights in `path`; None when nothing was held out.
 
-    `tokens` and `seconds` are of all sittings. `settings` are those that were used, defaults worked out.
+    `tokens` and `seconds` are of all sittings; the seconds were shared with whoever trained beside it. `settings` are
+    those that were used, defaults worked out.
     """
 
+    name: str
     path: Path
     steps: int
     best_loss: float | None
@@ -57,4 +79,4 @@ class Trained:
     settings: Mapping[str, Any]
 
 
-TrainEvent = TrainStarted | Stepped | Evaluated | Trained
+TrainEvent = TrainStarted | Stepped | Evaluated | Diverged | Trained

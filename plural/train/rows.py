@@ -1,14 +1,12 @@
-"""Examples as token rows: encoded, split, ordered and packed. All of it is a pure function of data and seed."""
+"""Examples as token rows: encoded, split and ordered. All of it is a pure function of data and seed."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from plural.errors import DataError, PromptError, SettingsError
 from plural.models.base import Base
@@ -25,23 +23,24 @@ class Row:
     prompt: str = ""
     offset: int = 0
 
+    @functools.cached_property
+    def targets(self) -> tuple[int, ...]:
+        """The positions that are learned. The last of them, and what follows it, is never computed."""
+        return tuple(place for place in range(1, len(self.ids)) if self.learn[place])
+
     @property
     def answer_tokens(self) -> int:
-        return sum(self.learn[1:])
+        return len(self.targets)
 
+    @property
+    def before(self) -> tuple[int, ...]:
+        """What the base reads before the adapter acts."""
+        return self.ids[: self.offset]
 
-@dataclass(frozen=True)
-class Pack:
-    """Rows one after another: `ids` T. `at` are the A places whose next token is learned, `following` those tokens.
-
-    `acts_T1` is 1 where the adapter acts and 0 elsewhere; None where it acts everywhere.
-    """
-
-    ids: Tensor
-    lengths: tuple[int, ...]
-    at: Tensor
-    following: Tensor
-    acts_T1: Tensor | None
+    @property
+    def acting(self) -> tuple[int, ...]:
+        """What is computed with the adapter."""
+        return self.ids[self.offset : self.targets[-1]] if self.targets else ()
 
 
 @dataclass(frozen=True)
@@ -132,38 +131,3 @@ def batch(rows: Sequence[Row], step: int, settings: TrainSettings) -> list[Row]:
             random.Random(f"{settings.seed}/{epoch}").shuffle(order)
         chosen.append(rows[order[place % len(rows)]])
     return chosen
-
-
-def packs(rows: Sequence[Row], tokens_at_once: int, device: torch.device) -> Iterator[Pack]:
-    """`rows` in their order, in as few packs as `tokens_at_once` allows; a longer row is a pack of its own."""
-    together: list[Row] = []
-    tokens = 0
-    for row in rows:
-        if together and tokens + len(row.ids) > tokens_at_once:
-            yield _pack(together, device)
-            together, tokens = [], 0
-        together.append(row)
-        tokens += len(row.ids)
-    if together:
-        yield _pack(together, device)
-
-
-def _pack(rows: Sequence[Row], device: torch.device) -> Pack:
-    ids: list[int] = []
-    at: list[int] = []
-    following: list[int] = []
-    acts: list[bool] = []
-    for row in rows:
-        acts += (place >= row.offset for place in range(len(row.ids)))
-        for place in range(1, len(row.ids)):
-            if row.learn[place]:
-                at.append(len(ids) + place - 1)
-                following.append(row.ids[place])
-        ids += row.ids
-    return Pack(
-        torch.tensor(ids, device=device),
-        tuple(len(row.ids) for row in rows),
-        torch.tensor(at, device=device, dtype=torch.long),
-        torch.tensor(following, device=device, dtype=torch.long),
-        None if all(acts) else torch.tensor(acts, device=device, dtype=torch.float32)[:, None],
-    )

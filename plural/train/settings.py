@@ -1,9 +1,9 @@
-"""The settings of one training."""
+"""The settings of a training: of each specialist, and of the pass over the base that they share."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,13 +15,46 @@ _LEAST_STEPS = 40
 _MOST_BETWEEN_LOOKS = 40
 
 
-class TrainSettings(BaseModel):
-    """Frozen and strict; `TrainSettings.of` is the door that turns a wrong value into a SettingsError."""
+class _Strict(BaseModel):
+    """Frozen and strict; `of` is the door that turns a wrong value into a SettingsError."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def of(cls, **given: Any) -> Self:
+        """`None` means not given. Raises SettingsError naming the option, its value and what is allowed."""
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                raise SettingsError(
+                    f"There is no training setting {name!r}.", hint=f"Settings: {', '.join(cls.model_fields)}."
+                ) from error
+            raise SettingsError(f"{name} is {first['input']!r}: {first['msg']}.") from error
+
+
+class PassSettings(_Strict):
+    """What all specialists of a training share. Only `compute` changes what is computed."""
+
+    compute: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="Precision of the frozen linears.")
+    tokens_at_once: int = Field(default=2048, ge=1, description="Tokens computed together: memory, not the result.")
+    prompt_megabytes: int = Field(
+        default=1024,
+        ge=0,
+        description="Memory for the states of prompts that activated adapters leave to the base; what does not fit is "
+        "computed again in every epoch.",
+    )
+    checkpoint_every: int = Field(default=25, ge=1, description="Steps between two checkpoints.")
+
+
+class TrainSettings(_Strict):
+    """What one specialist is trained with."""
+
     rank: int = Field(default=8, ge=1, le=512, description="LoRA rank.")
-    alpha: float | None = Field(default=None, gt=0, description="LoRA alpha; none is twice the rank.")
+    alpha: float | None = Field(default=None, gt=0, description="LoRA alpha; none is twice the rank, with rslora 8.")
+    rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) instead of alpha / rank (rsLoRA).")
     targets: tuple[str, ...] = Field(default=MODULES, min_length=1, description="Linears that get an update.")
     activated: bool = Field(
         default=False, description="Whether it acts from the assistant's turn on only (aLoRA); a higher rank helps."
@@ -49,30 +82,20 @@ class TrainSettings(BaseModel):
         description="Steps between two looks at the held-out rows; none is a fifth of all, at most 40.",
     )
     patience: int = Field(default=3, ge=1, description="Looks without an improvement before it stops.")
-    compute: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="Precision of the frozen linears.")
-    checkpoint_every: int = Field(default=25, ge=1, description="Steps between two checkpoints.")
-    tokens_at_once: int = Field(default=2048, ge=1, description="Tokens computed together: memory, not the result.")
 
     @classmethod
-    def of(cls, **given: Any) -> TrainSettings:
+    def of(cls, **given: Any) -> Self:
         """`None` means not given. Raises SettingsError naming the option, its value and what is allowed."""
-        try:
-            made = cls(**{name: value for name, value in given.items() if value is not None})
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            if first["type"] == "extra_forbidden":
-                raise SettingsError(
-                    f"There is no training setting {name!r}.", hint=f"Settings: {', '.join(cls.model_fields)}."
-                ) from error
-            raise SettingsError(f"{name} is {first['input']!r}: {first['msg']}.") from error
+        made = super().of(**given)
         unknown = [target for target in made.targets if target not in MODULES]
         if unknown:
             raise SettingsError(f"targets names {unknown[0]!r}.", hint=f"Linears: {', '.join(MODULES)}.")
         return made
 
     def resolved_alpha(self) -> float:
-        return 2.0 * self.rank if self.alpha is None else self.alpha
+        if self.alpha is not None:
+            return self.alpha
+        return 8.0 if self.rslora else 2.0 * self.rank
 
     def steps(self, rows: int) -> int:
         """Steps over `rows` training rows. Three passes over a few rows would be too few to learn anything."""

@@ -1,235 +1,147 @@
-"""Supervised fine-tuning of one LoRA: one loop that yields what happens.
+"""Supervised fine-tuning of LoRAs on one frozen base, one or many at once: one loop that yields what happens.
 
-for event in train(base, read_examples(path), TrainSettings(), out):
+for event in train(base, [Course("tickets", read_examples(path))], folder):
     print(event)
 """
 
 from __future__ import annotations
 
-import functools
-import math
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from plural.errors import NumericError, SettingsError, StorageError
-from plural.models.attention import PackedAttend
+from plural.errors import NumericError, SettingsError
 from plural.models.base import Base
-from plural.models.decoder import Decoder
-from plural.specialists import AdapterConfig, write_adapter
-from plural.train import checkpoint, rows
-from plural.train.checkpoint import Progress
+from plural.train import passes
 from plural.train.compute import choose_compute, training_decoder
-from plural.train.data import Examples
-from plural.train.events import Evaluated, Stepped, Trained, TrainEvent, TrainStarted
-from plural.train.lora import Lora
-from plural.train.settings import TrainSettings
-
-_RECENT = 5
+from plural.train.events import Diverged, TrainEvent
+from plural.train.learner import Course, Learner
+from plural.train.prompts import PromptStates
+from plural.train.settings import PassSettings
 
 
 def train(
-    base: Base, examples: Examples, settings: TrainSettings, out: Path, *, instructions: str = "", resume: bool = False
+    base: Base, courses: Sequence[Course], out: Path, settings: PassSettings | None = None, *, resume: bool = False
 ) -> Iterator[TrainEvent]:
-    """Trains and writes the adapter (best held-out loss) as a PEFT directory at `out`, which must not exist yet.
+    """Trains a specialist for each course and writes its adapter (best held-out loss) as a PEFT directory `out`/name.
 
-    A checkpoint lies beside `out` until the training is done. `resume` goes on from it, if there is one, on the same
-    curve; otherwise an old one is forgotten. Stopping the iterator or Ctrl-C leaves a checkpoint.
+    All are trained at once: every round is a step of each that is not done yet, in passes over the base that hold rows
+    of all. Each becomes what it would have become alone.
 
-    Raises DataError and SettingsError before anything is trained, NumericError when the loss diverges, StorageError
-    when files cannot be written.
+    Checkpoints lie in `out`/.training. `resume` goes on from them, on the same curves; otherwise they are forgotten.
+    Stopping the iterator or Ctrl-C leaves checkpoints.
+
+    Raises DataError and SettingsError before anything is trained, StorageError when files cannot be written, and at the
+    very end NumericError when the loss of a specialist diverged; the others are trained and written by then.
     """
-    run = _Run(base, examples, settings, out, instructions)
-    if resume:
-        run.resume()
-    else:
-        shutil.rmtree(run.work, ignore_errors=True)
-    yield run.started()
+    school = _School(base, courses, out, settings or PassSettings())
+    for learner in school.active:
+        learner.begin(resume=resume)
+    yield from [learner.started() for learner in school.active]
     try:
-        yield from run.loop()
+        yield from school.rounds()
     except KeyboardInterrupt:
-        kept = run.keep()
-        raise KeyboardInterrupt(f"Stopped; the checkpoint of step {kept} is kept, resume goes on from there.") from None
+        kept = ", ".join(f"{learner.name} at step {learner.save()}" for learner in school.active)
+        raise KeyboardInterrupt(f"Stopped; kept: {kept}. Resume goes on from there.") from None
     except GeneratorExit:
-        run.keep()
+        for learner in school.active:
+            learner.save()
         raise
-    yield run.finish()
-
-
-class _Run:
-    """One training. Its weights, optimiser and `progress` change together, in `_step` only."""
-
-    def __init__(self, base: Base, examples: Examples, settings: TrainSettings, out: Path, instructions: str) -> None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise SettingsError(f"{out} exists already.", hint="Choose another place for the adapter, or remove it.")
-        self.out, self.work = out, out.with_name(f".{out.name}.training")
-        self.settings, self.base_name = settings, base.name
-        self.duplicates = examples.duplicates
-        invocation = base.chat.invocation() if settings.activated else ()
-        self.split = rows.split(rows.encode(base, examples, instructions, invocation), settings)
-        self.steps = settings.steps(len(self.split.train))
-        self.compute = choose_compute(settings.compute, base.decoder.device)
-        self.decoder: Decoder = training_decoder(base.decoder, self.compute)
-        adapter = AdapterConfig(settings.rank, settings.resolved_alpha(), settings.targets, invocation=invocation)
-        self.lora = Lora(base.config, adapter, seed=settings.seed, device=base.decoder.device)
-        self.names = [name for name, _ in self.lora.named()]
-        self.optimiser = torch.optim.AdamW(
-            self.lora.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
-        self.progress = Progress()
-        self.best: dict[str, Tensor] | None = None
-        self.identity = {
-            **settings.model_dump(mode="json"),
-            "data": examples.sha256,
-            "base": base.digest,
-            "instructions": instructions,
-            "compute": self.compute,
-        }
-        self._updating = False
-
-    # --------------------------------------------------------------------------------------------------------- stages
-    def started(self) -> TrainStarted:
-        return TrainStarted(
-            rows=len(self.split.train),
-            holdout_rows=len(self.split.holdout),
-            duplicates=self.duplicates,
-            step=self.progress.step,
-            steps=self.steps,
-            parameters=sum(tensor.numel() for tensor in self.lora.parameters()),
-            compute=self.compute,
+    if school.diverged:
+        raise NumericError(
+            " ".join(event.message for event in school.diverged), hint=" ".join(e.hint for e in school.diverged)
         )
 
-    def loop(self) -> Iterator[TrainEvent]:
-        every = self.settings.look_every(self.steps)
-        sitting, before = time.monotonic(), self.progress.seconds
+
+class _School:
+    """The learners that are not done, and what they share: the base, kept prompts, the pass."""
+
+    def __init__(self, base: Base, courses: Sequence[Course], out: Path, settings: PassSettings) -> None:
+        names = [course.name for course in courses]
+        if not names or len(set(names)) < len(names):
+            twice = next((name for name in names if names.count(name) > 1), None)
+            raise SettingsError(f"Two specialists are called {twice!r}." if twice else "There is nothing to train.")
+        self.settings = settings
+        device = base.decoder.device
+        compute = choose_compute(settings.compute, device)
+        self.decoder = training_decoder(base.decoder, compute)
+        self.active = [Learner(base, course, out, compute) for course in courses]
+        self.diverged: list[Diverged] = []
+        self.prompts = PromptStates(
+            self.decoder,
+            (row.before for learner in self.active for row in (*learner.split.train, *learner.split.holdout)),
+            memory=settings.prompt_megabytes * 2**20,
+            at_once=settings.tokens_at_once,
+        )
+
+    def rounds(self) -> Iterator[TrainEvent]:
+        count = 0
         while True:
-            done = self.progress
-            last = done.step >= self.steps
-            if self.split.holdout and done.looked_at < done.step and (done.step % every == 0 or last):
-                yield self._evaluate()
-            if last or done.stopped:
+            due = [learner for learner in self.active if learner.wants_look]
+            if due:
+                yield from self._look(due)
+            for learner in [learner for learner in self.active if learner.done]:
+                trained = learner.write()
+                self.active.remove(learner)
+                yield trained
+            if not self.active:
                 return
-            yield self._step()
-            done.seconds = before + time.monotonic() - sitting
-            if done.step % self.settings.checkpoint_every == 0:
-                self._save()
+            yield from self._step()
+            count += 1
+            if count % self.settings.checkpoint_every == 0:
+                for learner in self.active:
+                    learner.save()
 
-    def finish(self) -> Trained:
-        if self.best is not None:
-            self.lora.restore(self.best)
-        staged = self.work / "adapter"
-        write_adapter(staged, self.lora.weights(), base_name=self.base_name)
-        try:
-            staged.replace(self.out)
-            shutil.rmtree(self.work)
-        except OSError as error:
-            raise StorageError(f"{self.out} could not be written: {error.strerror or error}.") from error
-        done = self.progress
-        used = {
-            **self.settings.model_dump(mode="json"),
-            "alpha": self.settings.resolved_alpha(),
-            "compute": self.compute,
-            "evaluate_every": self.settings.look_every(self.steps),
-        }
-        return Trained(self.out, done.step, done.best_loss, done.tokens, done.seconds, used)
-
-    def resume(self) -> None:
-        found = checkpoint.load(self.work, self.identity)
-        if found is None:
-            return
-        self.progress, tensors = found
-        self.lora.restore(tensors)
-        checkpoint.restore_optimiser(self.optimiser, self.names, tensors)
-        best = {name: tensors[f"best.{name}"] for name in self.names if f"best.{name}" in tensors}
-        self.best = best or None
-
-    def keep(self) -> int:
-        """Saves where the run stands, unless it was cut off in the middle of an update. Returns the step kept."""
-        if not self._updating:
-            self._save()
-            return self.progress.step
-        found = checkpoint.load(self.work, self.identity)
-        return found[0].step if found else 0
-
-    # ----------------------------------------------------------------------------------------------------------- work
-    def _step(self) -> Stepped:
-        done, began = self.progress, time.monotonic()
-        batch = rows.batch(self.split.train, done.step, self.settings)
-        answers = sum(row.answer_tokens for row in batch)
-        loss = 0.0
-        self.optimiser.zero_grad(set_to_none=True)
-        for pack in rows.packs(batch, self.settings.tokens_at_once, self.decoder.device):
-            part = self._loss(pack) / answers
-            part.backward()
-            loss += float(part.detach())
-        norm = torch.nn.utils.clip_grad_norm_(self.lora.parameters(), self.settings.grad_clip)
-        self._check(loss, float(norm))
-        rate = self.settings.rate(done.step, self.steps)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        tokens = sum(len(row.ids) for row in batch)
-        self._updating = True
-        self.optimiser.step()
-        done.step += 1
-        done.tokens += tokens
-        self._updating = False
+    def _step(self) -> list[TrainEvent]:
+        """One step of every learner; what is told is told when all have made it."""
+        began, learners = time.monotonic(), list(self.active)
+        batches = [learner.batch() for learner in learners]
+        answers = [sum(row.answer_tokens for row in batch) for batch in batches]
+        loss, computed = [0.0] * len(learners), [0] * len(learners)
+        work = [(learner.lora, batch) for learner, batch in zip(learners, batches, strict=True)]
+        for pack in passes.packs(work, self.settings.tokens_at_once):
+            found = passes.losses(self.decoder, self.prompts, pack)
+            passes.backward(found, [1 / answers[one.part.number] for one in found])
+            for one in found:
+                loss[one.part.number] += float(one.loss.detach()) / answers[one.part.number]
+                computed[one.part.number] += one.computed
+        failed = {i: error for i, learner in enumerate(learners) if (error := self._update(learner, loss[i]))}
         seconds = time.monotonic() - began
-        left = (self.steps - done.step) * (done.seconds + seconds) / done.step
-        return Stepped(done.step, self.steps, loss, rate, tokens / seconds, left)
+        events: list[TrainEvent] = []
+        for i, (learner, batch) in enumerate(zip(learners, batches, strict=True)):
+            if i in failed:
+                events.append(self._stop(learner, failed[i]))
+            else:
+                events.append(learner.stepped(sum(len(row.ids) for row in batch), computed[i], seconds))
+        return events
 
-    def _loss(self, pack: rows.Pack) -> Tensor:
-        """Summed over the answer tokens, in nats. The head is computed for those only."""
-        attend, delta = PackedAttend(pack.lengths), functools.partial(self.lora, acts_T1=pack.acts_T1)
-        x_TH = self.decoder.hidden(pack.ids, attend.positions(pack.ids.device), attend, delta)
-        return F.cross_entropy(self.decoder.logits(x_TH[pack.at]), pack.following, reduction="sum")
+    def _update(self, learner: Learner, loss: float) -> NumericError | None:
+        try:
+            learner.update(loss)
+        except NumericError as error:
+            return error
+        return None
 
     @torch.no_grad()
-    def _evaluate(self) -> Evaluated:
-        done, held = self.progress, self.split.holdout
-        answers = sum(row.answer_tokens for row in held)
-        packs = rows.packs(held, self.settings.tokens_at_once, self.decoder.device)
-        loss = sum(float(self._loss(pack)) for pack in packs) / answers
-        if not math.isfinite(loss):
-            raise self._diverged("on the held-out rows is not a finite number any more")
-        done.looked_at = done.step
-        if done.step == 0:
-            return Evaluated(0, loss, best=False)
-        better = done.best_loss is None or loss < done.best_loss
-        if better:
-            done.best_loss, done.worse = loss, 0
-            self.best = self.lora.snapshot()
-        else:
-            done.worse += 1
-            done.stopped = done.worse >= self.settings.patience
-        return Evaluated(done.step, loss, better)
+    def _look(self, due: Sequence[Learner]) -> list[TrainEvent]:
+        """The held-out loss of those whose turn it is."""
+        began, loss = time.monotonic(), [0.0] * len(due)
+        work = [(learner.lora, learner.split.holdout) for learner in due]
+        for pack in passes.packs(work, self.settings.tokens_at_once):
+            for one in passes.losses(self.decoder, self.prompts, pack):
+                loss[one.part.number] += float(one.loss)
+        seconds = time.monotonic() - began
+        events: list[TrainEvent] = []
+        for learner, total in zip(due, loss, strict=True):
+            try:
+                events.append(learner.look(total / sum(row.answer_tokens for row in learner.split.holdout), seconds))
+            except NumericError as error:
+                events.append(self._stop(learner, error))
+        return events
 
-    def _check(self, loss: float, norm: float) -> None:
-        """Stops a training that cannot recover: not a number, or a loss that stays far above where it began."""
-        done = self.progress
-        if done.first_loss is None:
-            done.first_loss = loss
-        done.losses = [*done.losses[1 - _RECENT :], loss]
-        recent = sum(done.losses) / len(done.losses)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise self._diverged("is not a finite number any more")
-        if len(done.losses) == _RECENT and recent > 2 * done.first_loss + 1:
-            raise self._diverged(f"rose from {done.first_loss:.2f} to {recent:.2f}")
-
-    def _diverged(self, what: str) -> NumericError:
-        rate = self.settings.learning_rate
-        return NumericError(
-            f"The loss {what} at step {self.progress.step + 1}, with a learning rate of {rate:g}.",
-            hint=f"No adapter was written. Try a learning rate of {rate / 4:g}.",
-        )
-
-    def _save(self) -> None:
-        tensors: dict[str, Any] = dict(self.lora.named())
-        tensors |= checkpoint.optimiser_tensors(self.optimiser, self.names)
-        tensors |= {f"best.{name}": tensor for name, tensor in (self.best or {}).items()}
-        checkpoint.save(self.work, self.progress, tensors, self.identity)
+    def _stop(self, learner: Learner, error: NumericError) -> Diverged:
+        self.active.remove(learner)
+        self.diverged.append(Diverged(learner.name, learner.progress.step, error.message, error.hint))
+        return self.diverged[-1]

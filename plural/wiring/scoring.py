@@ -15,7 +15,7 @@ from plural.specialists import Card, Evidence, Library, Specialist
 from plural.specialists.card import HELDOUT_FILE, SHOTS_FILE, TRAINED_FILE
 from plural.types import Difference, Sampling, Score
 from plural.wiring.network import Network
-from plural.wiring.stages import Stage, scored
+from plural.wiring.stages import Stage, named, scored
 
 if TYPE_CHECKING:
     from plural.engine.chat import ChatPlural
@@ -107,11 +107,11 @@ def _metric(card: Card) -> str:
 def evaluate(network: Network, specialist: Specialist, exam: Exam) -> Generator[Stage, None, Card]:
     """The specialist's card with the scores on these rows in the place of earlier ones on the same rows."""
     card, output = specialist.card, specialist.card.output
-    free, used = yield from _asked(f"scoring {card.name}", network, exam, network.model(specialist, grammar=False))
+    free, used = yield from _asked("scoring the specialist", network, exam, network.model(specialist, grammar=False))
     served, how = free, "zero-shot"
     own = {"free": free.as_score("zero-shot", on=exam.on, tokens=used)} if output else {}
     if output:
-        stage, how = f"scoring {card.name} under its grammar", "with its contract"
+        stage, how = "scoring the specialist under its grammar", "with its contract"
         served, used = yield from _asked(stage, network, exam, network.model(specialist))
     own["specialist"] = served.as_score(how, on=exam.on, tokens=used)
     base = yield from best_base(network, specialist, exam)
@@ -206,9 +206,9 @@ def evaluate_order(order: EvalOrder, done: list[Card]) -> Iterator[Stage]:
         exams = list(_exams(order, network))
         for specialist, exam in exams:
             if exam.on and fingerprint(specialist) is None:
-                line = f"what {specialist.name} was trained on is not known: {exam.on} may overlap it"
-                yield Stage("comparing rows", 1.0, "", line)
-            card = yield from evaluate(network, specialist, exam)
+                line = f"what it was trained on is not known: {exam.on} may overlap it"
+                yield Stage("comparing rows", 1.0, "", line, name=specialist.name)
+            card = yield from named(specialist.name, evaluate(network, specialist, exam))
             yield _write(network.library, specialist, card)
             done.append(card)
 
@@ -239,5 +239,5 @@ def _write(library: Library, specialist: Specialist, card: Card) -> Stage:
     try:
         library.amend(specialist, card)
     except SpecialistError as error:
-        return Stage("writing the card", 1.0, "", f"{specialist.name}: the card was not written: {error.message}")
-    return Stage("writing the card", 1.0, "", f"{specialist.name}: the scores are on its card")
+        return Stage("writing the card", 1.0, "", f"not written: {error.message}", name=specialist.name)
+    return Stage("writing the card", 1.0, "", "the scores are on its card", name=specialist.name)

@@ -1,4 +1,4 @@
-"""From a file of examples to a specialist in the library: train, score beside the base, write the card, publish."""
+"""From examples to specialists in the library: train all at once, score beside the base, write the cards, publish."""
 
 from __future__ import annotations
 
@@ -6,114 +6,144 @@ import random
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, TypeVar
 
-from plural.errors import DataError, SpecialistError
+from plural.errors import DataError, NumericError, PluralError, SpecialistError
 from plural.evals import Fingerprint, Row, Task, refuse
-from plural.specialists import Card, Contract, Lineage, Specialist, adapter_digest, check_name, read_invocation
+from plural.specialists import Card, Contract, Lineage, Specialist, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
 from plural.wiring import contracts
 from plural.wiring.network import Network
 from plural.wiring.publishing import promote_if_not_worse
+from plural.wiring.school import School, TrainOrder
 from plural.wiring.scoring import SHOTS, Exam, evaluate, write_evidence
 from plural.wiring.settings import Settings, read_settings, shelf
-from plural.wiring.stages import Stage
+from plural.wiring.stages import Stage, named
 
 if TYPE_CHECKING:
-    from plural.train import TrainEvent
+    from plural.models.base import Base
+    from plural.models.tokenizer import Tokenizer
+    from plural.train import Examples, Trained, TrainEvent
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 _MOST_EXAMPLES = 64
 _MOST_TEST_ROWS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class TrainOrder:
-    """What is to be trained, and what its card will say. `None` leaves a setting at the trainer's default.
+@dataclass(frozen=True)
+class _Lesson:
+    """An order whose rows are read: those of `learned` are trained on, again as rows in `trained_on`."""
 
-    Without `test`, a tenth of the rows (at most 100) is kept out of training and scored on. `contract` is "auto" (learn
-    one from the answers), "none", or the file of one; `output`, a contract itself, goes before it.
-    """
-
-    data: Path
-    name: str
-    purpose: str = ""
-    instructions: str = ""
-    test: Path | None = None
-    checker: str = "exact"
-    contract: str = contracts.AUTO
-    output: Contract | None = None
-    tools: tuple[str, ...] = ()
-    kind: Literal["skill", "planner"] = "skill"
-    examples: tuple[str, ...] = ()
-    rank: int | None = None
-    activated: bool = False
-    learning_rate: float | None = None
-    epochs: float | None = None
-    seed: int = 0
-    compute: str = "auto"
-    licence: str = "unspecified"
-    command: str = ""
-    replace: bool = False
-    resume: bool = False
-    base: Path | None = None
-    library: Path | None = None
+    order: TrainOrder
+    examples: Examples
+    learned: Examples
+    rows: tuple[Row, ...]
+    trained_on: tuple[Row, ...]
+    exam: Exam
 
 
-def train_specialist(order: TrainOrder) -> Iterator[Stage]:
-    """Carries out an order. The specialist appears in the library at the very end, whole, or not at all.
+def train_school(school: School) -> Iterator[Stage]:
+    """Trains all specialists at once, then scores and publishes one after another. Each appears in the library whole,
+    or not at all.
 
     Raises:
-        DataError: bad rows, all of them by line number; nothing is trained.
-        SpecialistError: the name is taken (without `replace`) or cannot be a name.
-        StorageError: the disk is full; nothing is published. An interrupted training goes on with `resume`.
+        DataError: bad rows, rows that break a given contract, or test rows that are trained on, all of them by line
+            number; nothing is trained.
+        SpecialistError: a name is taken (without `replace`); or, at the very end, what is not shown to be as good as
+            what it would replace.
+        StorageError: the disk is full; nothing more is published. An interrupted training goes on with `resume`.
+        NumericError: at the very end, for specialists whose loss diverged; the others are published.
     """
     from plural.models.base import load_base
-    from plural.train import Trained, TrainSettings, read_examples, train
+    from plural.train import Course, Trained, train
 
-    settings = read_settings(base=order.base, library=order.library)
-    _check_name_is_free(order, settings)
-    chosen = TrainSettings.of(
-        rank=order.rank,
-        activated=order.activated,
-        learning_rate=order.learning_rate,
-        epochs=order.epochs,
-        seed=order.seed,
-        compute=order.compute,
-    )
+    settings = read_settings(base=school.base, library=school.library)
+    for order in school.orders:
+        _check_name_is_free(order, school, settings)
+    lessons = _each(_lesson, school.orders)
+    base = load_base(settings.base, cache_dir=settings.resolve(settings.cache), device=settings.device)
+    settled = _each(lambda lesson: _settle(lesson, base.tokenizer), lessons)
+    for lesson, found in zip(lessons, settled, strict=True):
+        facts = {"contract": found.contract and found.contract.model_dump()}
+        yield Stage("contract", 1.0, "", found.note, facts, lesson.order.name)
+    work = settings.resolve(settings.cache) / "training"
+    if not school.resume:
+        for order in school.orders:
+            shutil.rmtree(work / order.name, ignore_errors=True)
+    courses = [Course(one.order.name, one.learned, one.order.settings, one.order.instructions) for one in lessons]
+    trained: dict[str, Trained] = {}
+    failed: list[PluralError] = []
+    try:
+        for event in train(base, courses, work, school.passes, resume=school.resume):
+            yield _stage(event)
+            if isinstance(event, Trained):
+                trained[event.name] = event
+    except NumericError as error:
+        failed.append(error)
+    for lesson, found in zip(lessons, settled, strict=True):
+        if (done := trained.get(lesson.order.name)) is not None:
+            card = _card(lesson, done, base, found.contract, school.command)
+            yield from _score_and_publish(lesson, school, settings, card, done, failed)
+            shutil.rmtree(work / card.name, ignore_errors=True)
+    _raise_all(failed)
+
+
+def _each(make: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
+    """Raises DataError for all files that have bad rows."""
+    made: list[Made] = []
+    bad: list[DataError] = []
+    for one in given:
+        try:
+            made.append(make(one))
+        except DataError as error:
+            bad.append(error)
+    if len(bad) > 1:
+        problems = [(number, f"{what} ({error.source})") for error in bad for number, what in error.problems]
+        raise DataError(f"{len(bad)} files", problems, hint=" ".join(dict.fromkeys(error.hint for error in bad)))
+    if bad:
+        raise bad[0]
+    return made
+
+
+def _raise_all(failed: Sequence[PluralError]) -> None:
+    """One error for all of them, of the first one's kind."""
+    if len(failed) > 1:
+        hints = dict.fromkeys(error.hint for error in failed)
+        raise type(failed[0])(" ".join(error.message for error in failed), hint=" ".join(hints))
+    if failed:
+        raise failed[0]
+
+
+def _lesson(order: TrainOrder) -> _Lesson:
+    from plural.train import read_examples
+
     examples = read_examples(order.data)
     rows = Task.read(order.data, order.checker).rows
     task = _test_rows(order, rows)
     tested = {row.messages for row in task.rows}
     kept = tuple(example for example, row in zip(examples.rows, rows, strict=True) if row.messages not in tested)
-    trained_on = [row for row in rows if row.messages not in tested]
-    work = settings.resolve(settings.cache) / "training" / order.name
-    if not order.resume:
-        shutil.rmtree(work, ignore_errors=True)
-    base = load_base(settings.base, cache_dir=settings.resolve(settings.cache), device=settings.device)
+    trained_on = tuple(row for row in rows if row.messages not in tested)
+    return _Lesson(order, examples, replace(examples, rows=kept), rows, trained_on, Exam(task, trained_on[:SHOTS]))
+
+
+def _settle(lesson: _Lesson, tokenizer: Tokenizer) -> contracts.Settled:
+    """Raises DataError naming every row, of the data and of given test rows, that breaks a given contract."""
+    order = lesson.order
     given = order.output or order.contract
-    settled = contracts.settle(given, rows, trained_on, str(order.data), base.tokenizer)
+    settled = contracts.settle(given, lesson.rows, lesson.trained_on, str(order.data), tokenizer)
     if settled.contract is not None and given != contracts.AUTO and order.test is not None:
-        contracts.check(settled.contract, task.rows, str(order.test), base.tokenizer)
-    yield Stage("contract", 1.0, "", settled.note, {"contract": settled.contract and settled.contract.model_dump()})
-    trained: Trained | None = None
-    learned = replace(examples, rows=kept)
-    for event in train(base, learned, chosen, work / order.name, instructions=order.instructions, resume=order.resume):
-        yield _stage(event)
-        if isinstance(event, Trained):
-            trained = event
-    assert trained is not None  # what every training ends with, or it raises
-    lineage = Lineage(
-        data_sha256=examples.sha256,
-        rows=len(kept),
-        command=order.command or shlex.join(["plural", *sys.argv[1:]]),
-        seed=order.seed,
-        settings=dict(trained.settings),
-        seconds=round(trained.seconds, 1),
-    )
-    card = Card(
+        contracts.check(settled.contract, lesson.exam.task.rows, str(order.test), tokenizer)
+    return settled
+
+
+def _card(lesson: _Lesson, trained: Trained, base: Base, contract: Contract | None, command: str) -> Card:
+    """The card, without scores."""
+    order = lesson.order
+    return Card(
         name=order.name,
         digest=adapter_digest(trained.path),
         base=base.digest,
@@ -121,61 +151,72 @@ def train_specialist(order: TrainOrder) -> Iterator[Stage]:
         purpose=order.purpose,
         instructions=order.instructions,
         kind=order.kind,
-        output=settled.contract,
+        output=contract,
         tools=order.tools,
         invocation=read_invocation(trained.path),
-        examples=_examples(order, rows),
-        lineage=lineage,
+        examples=_examples(order, lesson.rows),
+        lineage=Lineage(
+            data_sha256=lesson.examples.sha256,
+            rows=len(lesson.learned.rows),
+            command=command or shlex.join(["plural", *sys.argv[1:]]),
+            seed=order.settings.seed,
+            settings=dict(trained.settings),
+            seconds=round(trained.seconds, 1),
+        ),
         licence=order.licence,
     )
-    exam = Exam(task, tuple(row for row in rows if row.messages not in tested)[:SHOTS])
-    yield from _score_and_publish(order, settings, card, trained.path, exam, trained_on)
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def _score_and_publish(
-    order: TrainOrder, settings: Settings, card: Card, staged: Path, exam: Exam, trained_on: Sequence[Row]
+    lesson: _Lesson, school: School, settings: Settings, card: Card, trained: Trained, failed: list[PluralError]
 ) -> Iterator[Stage]:
     """Base and specialist answer the held-out rows through the engine, side by side. A specialist that replaces another
-    one must pass the gate."""
-    card = card.model_copy(update={"evidence": write_evidence(staged, exam, trained_on)})
+    one must pass the gate; if it does not, the library keeps it as a version, and the error is appended to `failed`."""
+    staged, name = trained.path, card.name
+    card = card.model_copy(update={"evidence": write_evidence(staged, lesson.exam, lesson.trained_on)})
     (staged / CARD_FILE).write_text(card.to_json())
     with Network.open(**settings.model_dump() | {"library": staged.parent, "starter": False}) as network:
-        card = yield from evaluate(network, Specialist(staged, card), exam)
+        card = yield from named(name, evaluate(network, Specialist(staged, card), lesson.exam))
     (staged / CARD_FILE).write_text(card.to_json())
-    if order.replace and order.name in shelf(settings):
-        published = yield from promote_if_not_worse(settings, shelf(settings).keep(staged, name=order.name))
+    if school.replace and name in shelf(settings):
+        kept = shelf(settings).keep(staged, name=name)
+        try:
+            published = yield from named(name, promote_if_not_worse(settings, kept))
+        except SpecialistError as error:
+            failed.append(error)
+            yield Stage("refused", 1.0, "", error.message, {"version": kept.card.version}, name)
+            return
     else:
-        published = shelf(settings).publish(staged, name=order.name, replace=False)
-    yield Stage("publishing", 1.0, "", f"{published.name} is in the network: {published.path}")
+        published = shelf(settings).publish(staged, name=name, replace=False)
+    yield Stage("publishing", 1.0, "", f"in the network: {published.path}", {"path": str(published.path)}, name)
 
 
 def _stage(event: TrainEvent) -> Stage:
-    from plural.train import Evaluated, Stepped, Trained, TrainStarted
+    from plural.train import Diverged, Evaluated, Stepped, Trained, TrainStarted
 
-    facts = asdict(event)
+    facts, name = asdict(event), event.name
     match event:
         case TrainStarted():
             resumed = f", going on at step {event.step}" if event.step else ""
             note = f"{event.rows} rows, {event.holdout_rows} held out, {event.parameters:,} parameters"
-            return Stage("training", 0.0, "", f"{note}, {event.compute}{resumed}", facts)
+            return Stage("training", 0.0, "", f"{note}, {event.compute}{resumed}", facts, name)
         case Stepped():
             note = f"step {event.step}/{event.of}  loss {event.loss:.3f}  {event.tokens_per_second:.0f} tokens/s"
-            return Stage("training", event.step / event.of, note, "", facts)
+            return Stage("training", event.step / event.of, note, "", facts, name)
         case Evaluated():
             best = "  (best so far)" if event.best else ""
-            return Stage(
-                "evaluating", 1.0, "", f"step {event.step}: held-out loss {event.holdout_loss:.4f}{best}", facts
-            )
+            told = f"step {event.step}: held-out loss {event.holdout_loss:.4f}{best}"
+            return Stage("evaluating", 1.0, told, "", facts, name)
+        case Diverged():
+            return Stage("diverged", 1.0, "", f"{event.message} {event.hint}", facts, name)
         case Trained():
             note = f"{event.steps} steps, {event.tokens:,} tokens in {event.seconds:.0f} s"
-            return Stage("training", 1.0, note, f"trained: {note}", {**facts, "path": str(event.path)})
+            return Stage("training", 1.0, note, f"trained: {note}", {**facts, "path": str(event.path)}, name)
 
 
-def _check_name_is_free(order: TrainOrder, settings: Settings) -> None:
-    check_name(order.name)
+def _check_name_is_free(order: TrainOrder, school: School, settings: Settings) -> None:
     path = settings.resolve(settings.library) / order.name
-    if path.exists() and not order.replace:
+    if path.exists() and not school.replace:
         raise SpecialistError(
             f"There is a specialist {order.name!r} in {path.parent}.", hint="Use --replace, or choose another name."
         )
@@ -195,7 +236,7 @@ def _test_rows(order: TrainOrder, rows: Sequence[Row]) -> Task:
     for row, first in zip(rows, print_of_rows.groups(), strict=True):
         members.setdefault(first, []).append(row)
     groups = list(members.values())
-    random.Random(order.seed).shuffle(groups)
+    random.Random(order.settings.seed).shuffle(groups)
     wanted = max(1, min(_MOST_TEST_ROWS, len(groups) // 10))
     held: list[Row] = []
     for group in groups:
@@ -215,5 +256,5 @@ def _examples(order: TrainOrder, rows: Sequence[Row]) -> tuple[str, ...]:
     if order.examples:
         return order.examples
     prompts = sorted({row.messages[-1].content for row in rows if row.messages[-1].role == "user"})
-    random.Random(order.seed).shuffle(prompts)
+    random.Random(order.settings.seed).shuffle(prompts)
     return tuple(prompts[:_MOST_EXAMPLES])

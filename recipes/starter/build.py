@@ -33,7 +33,7 @@ from plural.evals import ChatAnswerer, ScoreCard, Task, score
 from plural.models.base import Base, load_base
 from plural.specialists import Card, Library, Lineage, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
-from plural.train import Stepped, Trained, TrainSettings, read_examples, train
+from plural.train import Course, Stepped, Trained, TrainSettings, read_examples, train
 from plural.types import AdapterRef, Grammar, Sampling, Score
 
 STARTER = Path(__file__).parents[2] / "plural" / "starter"
@@ -54,7 +54,8 @@ def trained(skill: Skill, base: Base, work: Path, more: dict[str, Any], form: st
     examples = read_examples(write_rows(work / "train.jsonl", skill.train_rows()))
     settings = TrainSettings.of(**skill.settings | more)
     done: Trained | None = None
-    for event in train(base, examples, settings, work / "adapter", instructions=skill.instructions, resume=True):
+    course = Course("adapter", examples, settings, skill.instructions)
+    for event in train(base, [course], work, resume=True):
         if not isinstance(event, Stepped) or event.step % 10 == 0:
             print(f"  {event}", flush=True)
         if isinstance(event, Trained):

@@ -44,5 +44,5 @@ def some(rows: Sequence[Row], count: int = EXAMPLES) -> list[str]:
 
 
 # Small batches: these skills need many updates rather than many rows.
-SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "holdout_rows": 48, "evaluate_every": 100, "tokens_at_once": 160}
+SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "holdout_rows": 48, "evaluate_every": 100}
 APACHE = "Apache-2.0"

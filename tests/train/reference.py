@@ -56,6 +56,7 @@ def losses(model: Any, start: AdapterWeights, rows: Sequence[Row], settings: Tra
             r=config.rank,
             lora_alpha=int(config.alpha),
             target_modules=list(config.targets),
+            use_rslora=config.use_rslora,
             alora_invocation_tokens=list(config.invocation) or None,
         ),
     )

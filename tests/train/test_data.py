@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plural.errors import DataError, SettingsError
 from plural.models.base import Base
-from plural.train import Examples, TrainSettings, read_examples
-from plural.train.rows import Row, batch, encode, packs, split
+from plural.train import Examples, PassSettings, TrainSettings, read_examples
+from plural.train.rows import Row, batch, encode, split
 
 GOOD = {"prompt": "a?", "answer": "b"}
 
@@ -108,11 +107,8 @@ def test_an_activated_adapter_learns_each_turn_from_a_row_of_its_own(tiny: Base,
     for row in rows:
         assert row.ids[row.offset : row.offset + len(invocation)] == invocation
         assert row.learn.index(True) == row.offset + len(invocation)
+        assert row.before + row.acting == row.ids[:-1]
     assert rows[1].ids[: len(rows[0].ids)] == rows[0].ids
-    (pack,) = packs(rows, 10_000, torch.device("cpu"))
-    assert pack.acts_T1 is not None
-    acting = [place >= row.offset for row in rows for place in range(len(row.ids))]
-    assert pack.acts_T1[:, 0].tolist() == acting
 
 
 @settings(max_examples=30, deadline=None)
@@ -138,24 +134,17 @@ def test_every_epoch_is_every_row_once(count: int, rows_a_step: int, seed: int) 
         assert {row.ids[0] for row in stream[epoch * count : (epoch + 1) * count]} == set(range(count))
 
 
-def test_packs_hold_every_row_and_no_more_tokens_than_allowed() -> None:
-    rows = [Row(tuple(range(n)), (False,) + (True,) * (n - 1)) for n in (3, 4, 9, 2, 2, 2)]
-    made = list(packs(rows, 7, torch.device("cpu")))
-    assert [pack.lengths for pack in made] == [(3, 4), (9,), (2, 2, 2)]
-    assert made[0].at.tolist() == [0, 1, 3, 4, 5]
-    assert made[0].following.tolist() == [1, 2, 1, 2, 3]
-
-
 def test_settings_are_strict() -> None:
     for given_, named in (
         ({"rank": 0}, "rank is 0"),
         ({"ranks": 4}, "no training setting 'ranks'"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
-        ({"compute": "fp8"}, "compute is 'fp8'"),
         ({"targets": ("q_proj", "lm_head")}, "lm_head"),
     ):
         with pytest.raises(SettingsError, match=named):
             TrainSettings.of(**given_)
+    with pytest.raises(SettingsError, match="compute is 'fp8'"):
+        PassSettings.of(compute="fp8")
     assert TrainSettings.of(rank=None).rank == TrainSettings().rank
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +12,64 @@ import pytest
 import torch
 
 from plural.errors import NumericError, SettingsError
-from plural.models.attention import PackedAttend
 from plural.models.base import Base
 from plural.models.ops import TorchOps
 from plural.specialists import AdapterConfig, read_adapter
-from plural.train import Evaluated, Examples, Stepped, Trained, TrainSettings, TrainStarted, read_examples, train
+from plural.train import (
+    Course,
+    Evaluated,
+    Examples,
+    PassSettings,
+    Stepped,
+    Trained,
+    TrainEvent,
+    TrainSettings,
+    TrainStarted,
+    checkpoint,
+    read_examples,
+    train,
+)
 from plural.train.compute import TrainOps, training_decoder
 from plural.train.lora import Lora
-from plural.train.rows import encode
+from plural.train.rows import encode, split
+from tests.models.tiny import PlainDelta, logits
 
 from . import reference
 
-QUICK: dict[str, Any] = {"rank": 4, "batch_rows": 4, "compute": "fp32", "learning_rate": 1e-2}
+QUICK: dict[str, Any] = {"rank": 4, "batch_rows": 4, "learning_rate": 1e-2}
+FP32 = PassSettings(compute="fp32")
+
+
+def school(
+    base: Base,
+    examples: Examples,
+    settings: TrainSettings,
+    out: Path,
+    passes: PassSettings = FP32,
+    instructions: str = "",
+    resume: bool = False,
+) -> Iterator[TrainEvent]:
+    """A training of one, whose adapter is at `out`."""
+    return train(base, [Course(out.name, examples, settings, instructions)], out.parent, passes, resume=resume)
 
 
 def curve(events: list[Any]) -> list[float]:
     return [event.loss for event in events if isinstance(event, Stepped)]
 
 
-def compare(base: Base, examples: Examples, settings: TrainSettings, out: Path, steps: int) -> float:
+def compare(
+    base: Base, examples: Examples, settings: TrainSettings, out: Path, steps: int, passes: PassSettings = FP32
+) -> float:
     """The largest relative difference between our loss and the reference's."""
-    ours = curve(list(train(base, examples, settings, out)))
+    ours = curve(list(school(base, examples, settings, out, passes)))
     invocation = base.chat.invocation() if settings.activated else ()
-    adapter = AdapterConfig(settings.rank, settings.resolved_alpha(), settings.targets, invocation=invocation)
+    adapter = AdapterConfig(
+        settings.rank,
+        settings.resolved_alpha(),
+        settings.targets,
+        use_rslora=settings.rslora,
+        invocation=invocation,
+    )
     start = Lora(base.config, adapter, seed=settings.seed, device=base.decoder.device).weights()
     rows = encode(base, examples, "", invocation)
     theirs = reference.losses(reference.as_transformers(base), start, rows, settings, steps)
@@ -41,12 +78,14 @@ def compare(base: Base, examples: Examples, settings: TrainSettings, out: Path, 
     return max(abs(a - b) / b for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize(("tokens_at_once", "activated"), [(2048, False), (50, False), (2048, True), (50, True)])
+@pytest.mark.parametrize("more", [{}, {"activated": True}, {"rslora": True, "targets": ("q_proj", "down_proj")}])
+@pytest.mark.parametrize("at_once", [2048, 50])
 def test_the_curve_is_peft_and_transformers_on_a_tiny_base(
-    tiny: Base, examples: Examples, tmp_path: Path, tokens_at_once: int, activated: bool
+    tiny: Base, examples: Examples, tmp_path: Path, at_once: int, more: dict[str, Any]
 ) -> None:
-    settings = TrainSettings(**QUICK, holdout=0, max_steps=20, tokens_at_once=tokens_at_once, activated=activated)
-    assert compare(tiny, examples, settings, tmp_path / "out", 20) < 1e-4
+    settings = TrainSettings(**QUICK, holdout=0, max_steps=20, **more)
+    passes = PassSettings(compute="fp32", tokens_at_once=at_once)
+    assert compare(tiny, examples, settings, tmp_path / "out", 20, passes) < 1e-4
 
 
 @pytest.mark.slow
@@ -58,7 +97,7 @@ def test_the_curve_is_peft_and_transformers_on_the_real_base(base: Base, tmp_pat
         for n in range(30)
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
-    settings = TrainSettings(batch_rows=1, compute="fp32", learning_rate=1e-3, holdout=0, max_steps=20)
+    settings = TrainSettings(batch_rows=1, learning_rate=1e-3, holdout=0, max_steps=20)
     assert compare(base, read_examples(path), settings, tmp_path / "out", 20) < 1e-3
 
 
@@ -82,8 +121,8 @@ def test_the_operations_have_the_gradients_of_plain_torch() -> None:
 def test_bf16_follows_fp32_and_only_changes_the_linears(tiny: Base, examples: Examples, tmp_path: Path) -> None:
     curves = {}
     for compute in ("fp32", "bf16"):
-        settings = TrainSettings(**{**QUICK, "compute": compute}, max_steps=15)
-        events = list(train(tiny, examples, settings, tmp_path / compute))
+        settings = TrainSettings(**QUICK, max_steps=15)
+        events = list(school(tiny, examples, settings, tmp_path / compute, PassSettings.of(compute=compute)))
         assert isinstance(events[0], TrainStarted)
         assert events[0].compute == events[-1].settings["compute"] == compute
         curves[compute] = curve(events)
@@ -99,7 +138,7 @@ def test_bf16_follows_fp32_and_only_changes_the_linears(tiny: Base, examples: Ex
 
 def test_it_learns_and_writes_the_best_weights(tiny: Base, examples: Examples, tmp_path: Path) -> None:
     settings = TrainSettings(**QUICK, epochs=8, evaluate_every=10)
-    events = list(train(tiny, examples, settings, tmp_path / "out", instructions="Add."))
+    events = list(school(tiny, examples, settings, tmp_path / "out", instructions="Add."))
     started, trained = events[0], events[-1]
     looks = [event for event in events if isinstance(event, Evaluated)]
     assert isinstance(started, TrainStarted)
@@ -107,7 +146,7 @@ def test_it_learns_and_writes_the_best_weights(tiny: Base, examples: Examples, t
     assert (started.rows, started.holdout_rows) == (36, 4)
     assert looks[0].step == 0
     assert trained.best_loss == min(look.holdout_loss for look in looks[1:]) < looks[0].holdout_loss
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".training", "out"]
     weights = read_adapter(tmp_path / "out", tiny.shape)
     assert weights.config.rank == 4
     assert weights.scale_of("q_proj") == 2
@@ -116,41 +155,38 @@ def test_it_learns_and_writes_the_best_weights(tiny: Base, examples: Examples, t
 
 def held_out_loss(base: Base, examples: Examples, settings: TrainSettings, weights: Any) -> float:
     """Of an adapter read back from disk, through plain torch."""
-    from plural.train.rows import packs, split
-
-    lora = Lora(base.config, weights.config, seed=1, device=base.decoder.device)
-    lora.load(weights)
-    held = split(encode(base, examples, "Add."), settings).holdout
-    (pack,) = packs(held, 10_000, base.decoder.device)
-    attend = PackedAttend(pack.lengths)
-    with torch.no_grad():
-        x_TH = base.decoder.hidden(pack.ids, attend.positions(), attend, lora)
-        return float(torch.nn.functional.cross_entropy(base.decoder.logits(x_TH[pack.at]), pack.following))
+    pairs = {key: [torch.from_numpy(array).float() for array in pair] for key, pair in weights.tensors.items()}
+    delta = PlainDelta(base.config, pairs, weights.scale_of("q_proj"))
+    losses: list[float] = []
+    for row in split(encode(base, examples, "Add."), settings).holdout:
+        log_TV = torch.log_softmax(logits(base, row.ids, delta), -1)
+        losses += [-float(log_TV[place - 1, row.ids[place]]) for place in row.targets]
+    return sum(losses) / len(losses)
 
 
 @pytest.mark.parametrize("interrupt", ["close", "keyboard", "kill"])
 def test_a_cut_off_training_goes_on_with_the_same_curve(
     tiny: Base, examples: Examples, tmp_path: Path, interrupt: str
 ) -> None:
-    settings = TrainSettings(**QUICK, max_steps=12, evaluate_every=4, checkpoint_every=3)
-    whole = list(train(tiny, examples, settings, tmp_path / "whole"))
-    events = train(tiny, examples, settings, tmp_path / "cut")
+    settings, passes = TrainSettings(**QUICK, max_steps=12, evaluate_every=4), PassSettings(checkpoint_every=3)
+    whole = list(school(tiny, examples, settings, tmp_path / "whole", passes))
+    events = school(tiny, examples, settings, tmp_path / "cut", passes)
     for event in events:
         if isinstance(event, Stepped) and event.step == 7:
             break
     if interrupt == "close":
         events.close()  # type: ignore[attr-defined]
     elif interrupt == "keyboard":
-        with pytest.raises(KeyboardInterrupt, match="checkpoint of step 7"):
+        with pytest.raises(KeyboardInterrupt, match="cut at step 7"):
             events.throw(KeyboardInterrupt())  # type: ignore[attr-defined]
     else:
         # What a kill leaves: the last periodic checkpoint and nothing newer.
-        kept = tmp_path / ".cut.training" / "checkpoint.safetensors"
+        kept = tmp_path / ".training" / "cut.safetensors"
         content = kept.read_bytes()
         events.close()  # type: ignore[attr-defined]
         kept.write_bytes(content)
     assert not (tmp_path / "cut").exists()
-    rest = list(train(tiny, examples, settings, tmp_path / "cut", resume=True))
+    rest: list[Any] = list(school(tiny, examples, settings, tmp_path / "cut", passes, resume=True))
     assert rest[0].step == (6 if interrupt == "kill" else 7)
     assert curve(rest) == curve(whole)[rest[0].step :]
     assert rest[-1].best_loss == whole[-1].best_loss
@@ -158,18 +194,41 @@ def test_a_cut_off_training_goes_on_with_the_same_curve(
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
+def test_a_kill_while_the_adapter_is_written_is_made_good(
+    tiny: Base, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter lies in its place, and nobody could say so. And what was taken away afterwards is made anew."""
+    settings, save = TrainSettings(**QUICK, max_steps=4), checkpoint.save
+
+    def killed(path: Path, progress: checkpoint.Progress, *rest: Any) -> None:
+        if progress.written:
+            raise KeyboardInterrupt
+        save(path, progress, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    with pytest.raises(KeyboardInterrupt, match="out at step 4"):
+        list(school(tiny, examples, settings, tmp_path / "out"))
+    monkeypatch.undo()
+    first = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    for steps_left in (0, 4):
+        events = list(school(tiny, examples, settings, tmp_path / "out", resume=True))
+        assert sum(isinstance(event, Stepped) for event in events) == steps_left
+        assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == first
+        shutil.rmtree(tmp_path / "out")
+
+
 def test_resuming_with_other_settings_is_refused_by_name(tiny: Base, examples: Examples, tmp_path: Path) -> None:
-    settings = TrainSettings(**QUICK, max_steps=6, checkpoint_every=2)
-    events = train(tiny, examples, settings, tmp_path / "out")
+    settings = TrainSettings(**QUICK, max_steps=6)
+    events = school(tiny, examples, settings, tmp_path / "out")
     for event in events:
         if isinstance(event, Stepped) and event.step == 2:
             break
     events.close()  # type: ignore[attr-defined]
     for other, instructions in ((settings.model_copy(update={"seed": 5}), ""), (settings, "Other.")):
         with pytest.raises(SettingsError, match=r"seed = 0.*5|instructions = ''.*'Other\.'"):
-            next(train(tiny, examples, other, tmp_path / "out", instructions=instructions, resume=True))
+            next(school(tiny, examples, other, tmp_path / "out", instructions=instructions, resume=True))
     # From the beginning, the old checkpoint is forgotten.
-    started = next(train(tiny, examples, settings.model_copy(update={"seed": 5}), tmp_path / "out"))
+    started = next(school(tiny, examples, settings.model_copy(update={"seed": 5}), tmp_path / "out"))
     assert isinstance(started, TrainStarted)
     assert started.step == 0
 
@@ -188,20 +247,21 @@ def test_a_few_rows_are_read_often_enough_and_looked_at_on_the_way() -> None:
 def test_it_stops_early(tiny: Base, examples: Examples, tmp_path: Path) -> None:
     """With a rate that changes nothing the first look stays the best one."""
     settings = TrainSettings(**{**QUICK, "learning_rate": 1e-12}, epochs=100, evaluate_every=1, patience=2)
-    events = list(train(tiny, examples, settings, tmp_path / "out"))
+    events: list[Any] = list(school(tiny, examples, settings, tmp_path / "out"))
     looks = [event for event in events if isinstance(event, Evaluated)]
     assert [(look.step, look.best) for look in looks] == [(0, False), (1, True), (2, False), (3, False)]
     assert (events[-1].steps, events[-1].best_loss) == (3, looks[1].holdout_loss)
 
 
 def test_a_loss_that_diverges_names_the_learning_rate(tiny: Base, examples: Examples, tmp_path: Path) -> None:
-    settings = TrainSettings(**{**QUICK, "learning_rate": 0.9}, alpha=4000, epochs=50, decay="none", grad_clip=1e9)
+    settings = TrainSettings(**{**QUICK, "learning_rate": 0.9}, alpha=1e38, epochs=50, decay="none", grad_clip=1e9)
     with pytest.raises(NumericError, match=r"learning rate of 0\.9.*0\.225"):
-        list(train(tiny, examples, settings, tmp_path / "out"))
+        list(school(tiny, examples, settings, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_place_that_is_taken_is_refused(tiny: Base, examples: Examples, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with pytest.raises(SettingsError, match="exists already"):
-        next(train(tiny, examples, TrainSettings(), tmp_path))
+        next(school(tiny, examples, TrainSettings(), tmp_path / "out"))

@@ -155,14 +155,64 @@ def test_a_bad_line_is_named_and_nothing_is_trained(plural: Plural, home: Path) 
     assert not (home / "library" / "bad").exists()
 
 
-def test_an_interrupted_training_says_how_to_go_on(plural: Plural, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_training_says_how_to_go_on(plural: Plural, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt("Stopped; the checkpoint of step 7 is kept.")
 
-    monkeypatch.setattr(training, "evaluate", interrupted)
-    code, _, problems = plural("train", "rows.jsonl", "--name", "halted")
+    words = ("train", "rows.jsonl", "--name", "halted", "--max-steps", "3")
+    with monkeypatch.context() as cut:
+        cut.setattr(training, "evaluate", interrupted)
+        code, _, problems = plural(*words)
     assert code == 130
     assert "step 7 is kept" in problems
+    code, out, _ = plural(*words, "--resume", "--json")
+    assert code == 0
+    stages = [json.loads(line) for line in out.splitlines()]
+    assert not [stage for stage in stages if "of" in stage["facts"]]  # what was trained is only scored
+    assert stages[-1]["stage"] == "publishing"
+    shutil.rmtree(home / "library" / "halted")
+
+
+def test_a_school_is_trained_at_once_and_who_diverges_is_named_at_the_end(plural: Plural, home: Path) -> None:
+    table = '[{}]\ndata = "rows.jsonl"\n{}\n'
+    lessons = {"early": "rank = 2", "late2": "activated = true", "wild": "alpha = 1e38\nlearning_rate = 0.5"}
+    (home / "school.toml").write_text("max_steps = 6\n" + "".join(table.format(*each) for each in lessons.items()))
+    code, out, _ = plural("train", "school.toml", "--json")
+    assert code == 1
+    *stages, error = map(json.loads, out.splitlines())
+    assert "wild" in error["message"]
+    assert "0.5" in error["message"]
+    losses = [(stage["name"], stage["facts"]["step"]) for stage in stages if "of" in stage["facts"]]
+    assert losses.index(("late2", 1)) < losses.index(("early", 2))
+    assert [stage["name"] for stage in stages if stage["stage"] == "publishing"] == ["early", "late2"]
+    for name in ("early", "late2"):
+        shutil.rmtree(home / "library" / name)
+    assert not (home / "library" / "wild").exists()
+
+
+def test_the_table_shows_every_specialist(plural: Plural, home: Path) -> None:
+    shutil.copy(home / "rows.jsonl", home / "second.jsonl")
+    code, _, told = plural("train", "rows.jsonl", "second.jsonl", "--name", "first", "--max-steps", "3")
+    assert code == 0, told
+    for name in ("first", "second"):
+        assert f"{name}: in the network" in told
+        assert f"{name}: no contract:" in told
+        assert f"{name}: scoring the specialist: " in told
+        assert f"{name} 3/3" in told
+        shutil.rmtree(home / "library" / name)
+    assert "held-out tokens/s left contract score" in told
+    assert "none 0.00, base 0.00" in told
+
+
+def test_bad_lines_of_all_files_are_named_at_once(plural: Plural, home: Path) -> None:
+    for name in ("bad", "worse"):
+        (home / f"{name}.jsonl").write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "a"}\n')
+    code, out, _ = plural("train", "bad.jsonl", "rows.jsonl", "worse.jsonl", "--json")
+    assert code == 2
+    message = json.loads(out)["message"]
+    assert message.count("line 2") == 2
+    assert "bad.jsonl" in message
+    assert "worse.jsonl" in message
 
 
 def test_doctor_looks_at_everything(plural: Plural) -> None:

@@ -83,6 +83,20 @@ def test_every_answer_that_breaks_a_declared_contract_is_named(
     assert "no-such" in failed(plural, "train", "parity.jsonl", "--name", "odd", "--contract", "no-such.json")
 
 
+def test_rows_of_all_files_that_break_their_contract_are_named_at_once(plural: Plural, home: Path) -> None:
+    write(home / "first.jsonl", [{"prompt": f"one {n}", "answer": "no"} for n in range(20)])
+    write(home / "second.jsonl", [{"prompt": f"two {n}", "answer": "no"} for n in range(20)])
+    (home / "yes.json").write_text('["yes", "yea"]')
+    table = '[{0}]\ndata = "{0}.jsonl"\ncontract = "yes.json"\n'
+    (home / "school.toml").write_text(table.format("first") + table.format("second"))
+    told = failed(plural, "train", "school.toml")
+    assert "2 files" in told
+    assert "line 1:" in told
+    assert "(first.jsonl)" in told
+    assert "20 more" in told
+    assert "Nothing was trained" in told
+
+
 # ---------------------------------------------------------------------------------------------------------- leaks
 def test_a_test_set_that_overlaps_the_data_is_refused_with_the_lines(
     plural: Plural,
@@ -226,6 +240,26 @@ def test_a_worse_version_is_kept_but_not_promoted_unless_it_is_forced(
     assert "not shown to be not worse" in forced.promotion.warning
     assert "forced" in plural("show", "parity")[1]
     library.rollback("parity")
+
+
+def test_of_a_school_the_gate_refuses_one_and_the_others_are_published(
+    plural: Plural, home: Path, library: Library
+) -> None:
+    before = library.get("parity")
+    write(home / "worse.jsonl", [{"prompt": f"a question {n}", "answer": "never"} for n in range(40)])
+    words = ("train", "worse.jsonl", "parity.jsonl", "--name", "parity", "--name", "newcomer", "--max-steps", "2")
+    code, out, _ = plural(*words, "--replace", "--json")
+    assert code == 2
+    *stages, error = map(json.loads, out.splitlines())
+    assert "'parity' was not promoted" in error["message"]
+    assert [(stage["stage"], stage["name"]) for stage in stages if stage["stage"] in ("refused", "publishing")] == [
+        ("refused", "parity"),
+        ("publishing", "newcomer"),
+    ]
+    assert library.get("parity") == before
+    assert "newcomer" in library
+    assert not (home / "cache" / "training" / "parity").exists()  # the library keeps it
+    library.remove("newcomer")
 
 
 def test_what_takes_requests_from_others_must_answer_them_as_well(plural: Plural, home: Path, library: Library) -> None:

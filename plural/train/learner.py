@@ -1,0 +1,236 @@
+"""One specialist in the making: its rows, weights, optimiser and progress, and when it is done. It computes no pass."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from plural.errors import NumericError, SettingsError, StorageError
+from plural.models.base import Base
+from plural.specialists import AdapterConfig, check_name, write_adapter
+from plural.train import checkpoint, rows
+from plural.train.checkpoint import Progress
+from plural.train.compute import Compute
+from plural.train.data import Examples
+from plural.train.events import Evaluated, Stepped, Trained, TrainStarted
+from plural.train.lora import Lora
+from plural.train.rows import Row
+from plural.train.settings import TrainSettings
+
+WORK = ".training"
+_RECENT = 5
+
+
+@dataclass(frozen=True)
+class Course:
+    """What one specialist is taught, and how. `instructions` are the system message that it always sees."""
+
+    name: str
+    examples: Examples
+    settings: TrainSettings = TrainSettings()
+    instructions: str = ""
+
+
+class Learner:
+    """Weights, optimiser and `progress` change together, in `update` only; cut off in the middle, it is not `whole`."""
+
+    def __init__(self, base: Base, course: Course, out: Path, compute: Compute) -> None:
+        check_name(course.name)
+        self.name, self.settings = course.name, course.settings
+        self.path, self.kept_at = out / course.name, out / WORK / f"{course.name}.safetensors"
+        self.base_name, self.compute = base.name, compute
+        self.duplicates = course.examples.duplicates
+        settings = course.settings
+        invocation = base.chat.invocation() if settings.activated else ()
+        self.split = rows.split(rows.encode(base, course.examples, course.instructions, invocation), settings)
+        self.steps = settings.steps(len(self.split.train))
+        self.look_every = settings.look_every(self.steps)
+        adapter = AdapterConfig(
+            settings.rank,
+            settings.resolved_alpha(),
+            settings.targets,
+            use_rslora=settings.rslora,
+            invocation=invocation,
+        )
+        self.lora = Lora(base.config, adapter, seed=settings.seed, device=base.decoder.device)
+        self.optimiser = torch.optim.AdamW(
+            [self.lora.flat], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self.progress = Progress()
+        self.best: Tensor | None = None
+        self.whole = True
+        self.identity = {
+            **settings.model_dump(mode="json"),
+            "data": course.examples.sha256,
+            "base": base.digest,
+            "instructions": course.instructions,
+            "compute": compute,
+        }
+
+    # -------------------------------------------------------------------------------------------------- where it stands
+    @property
+    def wants_look(self) -> bool:
+        done = self.progress
+        due = done.step % self.look_every == 0 or done.step >= self.steps
+        return bool(self.split.holdout) and done.looked_at < done.step and due
+
+    @property
+    def done(self) -> bool:
+        return self.progress.stopped or self.progress.step >= self.steps
+
+    def batch(self) -> list[Row]:
+        return rows.batch(self.split.train, self.progress.step, self.settings)
+
+    def started(self) -> TrainStarted:
+        return TrainStarted(
+            name=self.name,
+            rows=len(self.split.train),
+            holdout_rows=len(self.split.holdout),
+            duplicates=self.duplicates,
+            step=self.progress.step,
+            steps=self.steps,
+            parameters=self.lora.flat.numel(),
+            compute=self.compute,
+        )
+
+    def trained(self) -> Trained:
+        done = self.progress
+        used = {
+            **self.settings.model_dump(mode="json"),
+            "alpha": self.settings.resolved_alpha(),
+            "compute": self.compute,
+            "evaluate_every": self.look_every,
+        }
+        return Trained(self.name, self.path, done.step, done.best_loss, done.tokens, done.seconds, used)
+
+    # ---------------------------------------------------------------------------------------------------------- changes
+    def update(self, loss: float) -> None:
+        """One step of the optimiser, with the gradient that has been gathered. Raises NumericError."""
+        done, flat = self.progress, self.lora.flat
+        assert flat.grad is not None  # it lives as long as the weights
+        norm = float(torch.linalg.vector_norm(flat.grad))
+        if norm > self.settings.grad_clip:
+            flat.grad.mul_(self.settings.grad_clip / (norm + 1e-6))  # as torch.nn.utils.clip_grad_norm_ has it
+        recent = [*done.losses[1 - _RECENT :], loss]
+        self._check(recent, norm)
+        self.optimiser.param_groups[0]["lr"] = self.settings.rate(done.step, self.steps)
+        self.whole = False
+        self.optimiser.step()
+        self.lora.stale = True
+        done.step += 1
+        done.losses = recent
+        if done.first_loss is None:
+            done.first_loss = loss
+        self.whole = True
+
+    def stepped(self, tokens: int, computed: int, seconds: float) -> Stepped:
+        """What the last update was, and what it took."""
+        done = self.progress
+        done.tokens += tokens
+        done.seconds += seconds
+        rate, left = self.settings.rate(done.step - 1, self.steps), self.steps - done.step
+        return Stepped(
+            self.name,
+            step=done.step,
+            of=self.steps,
+            loss=done.losses[-1],
+            learning_rate=rate,
+            tokens_per_second=tokens / seconds,
+            seconds_left=left * done.seconds / done.step,
+            computed=computed,
+        )
+
+    def look(self, loss: float, seconds: float) -> Evaluated:
+        """Takes the held-out loss of the weights as they are. Raises NumericError when it is no number."""
+        done = self.progress
+        done.seconds += seconds
+        if not math.isfinite(loss):
+            raise self._diverged("on the held-out rows is not a finite number any more")
+        done.looked_at = done.step
+        if done.step == 0:
+            return Evaluated(self.name, 0, loss, best=False)
+        better = done.best_loss is None or loss < done.best_loss
+        if better:
+            done.best_loss, done.worse = loss, 0
+            self.best = self.lora.flat.detach().clone()
+        else:
+            done.worse += 1
+            done.stopped = done.worse >= self.settings.patience
+        return Evaluated(self.name, done.step, loss, better)
+
+    def _check(self, losses: Sequence[float], norm: float) -> None:
+        """Stops a training that cannot recover: not a number, or a loss that stays far above where it began."""
+        first = losses[0] if self.progress.first_loss is None else self.progress.first_loss
+        recent = sum(losses) / len(losses)
+        if not (math.isfinite(losses[-1]) and math.isfinite(norm)):
+            raise self._diverged("is not a finite number any more")
+        if len(losses) == _RECENT and recent > 2 * first + 1:
+            raise self._diverged(f"rose from {first:.2f} to {recent:.2f}")
+
+    def _diverged(self, what: str) -> NumericError:
+        rate = self.settings.learning_rate
+        return NumericError(
+            f"The loss of {self.name} {what} at step {self.progress.step + 1}, with a learning rate of {rate:g}.",
+            hint=f"No adapter of it was written. Try a learning rate of {rate / 4:g}.",
+        )
+
+    # ------------------------------------------------------------------------------------------------------------- disk
+    def begin(self, *, resume: bool) -> None:
+        """Takes up the checkpoint, or forgets it. Raises SettingsError where something lies in the adapter's place."""
+        found = checkpoint.load(self.kept_at, self.identity) if resume else None
+        if found is not None and found[0].written:
+            if self.path.exists():
+                self.progress = found[0]
+                return
+            found = None
+        if found is not None:
+            self.progress, tensors = found
+            if self.progress.writing:  # cut off before it could be said that it is whole
+                shutil.rmtree(self.path, ignore_errors=True)
+            self.lora.set(tensors["weights"])
+            self.best = tensors.get("best")
+            moments = {key.removeprefix("moment."): value for key, value in tensors.items() if "moment." in key}
+            state = {0: moments} if moments else {}
+            self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise SettingsError(
+                f"{self.path} exists already.", hint="Choose another place for the adapter, or remove it."
+            )
+        if found is None:
+            self.kept_at.unlink(missing_ok=True)
+
+    def save(self) -> int:
+        """Keeps where it stands, unless it was cut off in the middle of an update. Returns the step that is kept."""
+        if self.whole:
+            tensors = {"weights": self.lora.flat.detach()}
+            moments = self.optimiser.state_dict()["state"].get(0, {})
+            tensors |= {f"moment.{key}": value for key, value in moments.items()}
+            tensors |= {} if self.best is None else {"best": self.best}
+            checkpoint.save(self.kept_at, self.progress, tensors, self.identity)
+            return self.progress.step
+        found = checkpoint.load(self.kept_at, self.identity)
+        return found[0].step if found else 0
+
+    def write(self) -> Trained:
+        """The adapter, at its best held-out loss; a resumed training finds it done."""
+        if self.progress.written:
+            return self.trained()
+        self.progress.writing = True
+        self.save()
+        if self.best is not None:
+            self.lora.set(self.best)
+        staged = self.kept_at.with_suffix(".adapter")
+        write_adapter(staged, self.lora.weights(), base_name=self.base_name)
+        try:
+            staged.replace(self.path)
+        except OSError as error:
+            raise StorageError(f"{self.path} could not be written: {error.strerror or error}.") from error
+        checkpoint.save(self.kept_at, replace(self.progress, written=True), {}, self.identity)
+        self.progress.written = True
+        return self.trained()
