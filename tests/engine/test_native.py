@@ -202,6 +202,12 @@ def test_packed_weights_are_kept_for_the_next_start(tmp_path: Path) -> None:
 
 
 @built
+def test_plain_numbers_are_not_kept_twice(tmp_path: Path) -> None:
+    NativeKernels(Kind.FP32, 2).forward(FOUR_BIT, kept=tmp_path / "packed.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@built
 @pytest.mark.parametrize("damage", ["cut short", "other shapes", "not a file", "no room"])
 def test_packed_weights_that_do_not_fit_are_packed_anew(tmp_path: Path, damage: str) -> None:
     kept = tmp_path / "packed.safetensors"

@@ -19,7 +19,7 @@ from torch import Tensor
 from plural.engine.kernels import abi
 from plural.engine.kernels.abi import BLOCK, PANEL, library
 from plural.engine.kernels.interface import AdapterWeights, Result, Segment, Span
-from plural.engine.kernels.packing import Kind, PackedLinear, PackedLinears
+from plural.engine.kernels.packing import CODED, Kind, PackedLinear, PackedLinears
 from plural.engine.kernels.pages import Pages, Parcel, Piece, ranks_in_a_page
 from plural.engine.kernels.program import Instruction, Op, Recorded, record
 from plural.engine.kernels.torch_kernels import TorchKernels, finite
@@ -122,7 +122,9 @@ class NativeKernels(TorchKernels):
         packed = PackedLinears.load(kept, linears) if kept else None
         if packed is None:
             packed = PackedLinears.of(linears, self.kind, self.threads)
-            if kept:
+            if kept and any(
+                linear.held.kind in CODED for linear in packed.values()
+            ):  # finding codes is what takes time
                 packed.store(kept)
         return NativeForward(decoder, recorded, packed, self.threads, vocabulary or decoder.config.vocab_size)
 

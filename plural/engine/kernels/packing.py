@@ -38,6 +38,9 @@ class Kind(IntEnum):
     Q4 = 3
 
 
+CODED = (Kind.INT8, Kind.Q4)
+
+
 @dataclass(frozen=True)
 class Held:
     """How one linear is held. `exact`: its weights are, to the bit, those of the base."""
