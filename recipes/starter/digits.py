@@ -98,8 +98,9 @@ def _time(form: clock.Form) -> Skill:
 
 
 def _maths(kind: Kind, form: maths.Form) -> Skill:
-    train, test = functools.partial(maths.train_rows, kind, form), functools.partial(maths.held_out_rows, kind)
-    other: dict[str, Rows] = {f"{kind}_near": functools.partial(maths.near_rows, kind)}
+    tested = _tested(form)
+    train, test = functools.partial(maths.train_rows, kind, form), functools.partial(maths.held_out_rows, kind, tested)
+    other: dict[str, Rows] = {f"{kind}_near": functools.partial(maths.near_rows, kind, tested)}
     return _skill(kind, form, maths.PURPOSES[kind], maths.INSTRUCTIONS[kind], train, test, more_tests=other)
 
 
@@ -117,3 +118,6 @@ FORMS: dict[str, dict[str, Skill]] = {
     "time": {"direct": _time("direct"), "steps": _time("steps")},
     **{kind: {"direct": _maths(kind, "direct"), "steps": _maths(kind, "steps")} for kind in KINDS},
 }
+for _kind in KINDS:
+    if _kind != "finalstep":  # the calculator cannot sort or compare
+        FORMS[_kind]["tool"] = _maths(_kind, "tool")
