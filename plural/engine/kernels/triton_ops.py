@@ -116,6 +116,8 @@ def attend(
     GROUP: tl.constexpr = HEADS // KV_HEADS
     tile, kv_head = tiles + tl.program_id(0) * 4, tl.program_id(1)
     row, rows, length, table = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
+    if rows == 0:
+        return
     m, d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     inside = d < WIDTH
     real = m // GROUP < rows
@@ -144,7 +146,6 @@ def attend(
         mixed_MD = mixed_MD * kept[:, None] + tl.dot(weights_MN, v_ND, input_precision="ieee")
         total = total * kept + tl.sum(weights_MN, axis=1)
         best = higher
-    total = tl.where(total > 0.0, total, 1.0)  # of padding
     tl.store(out + at, mixed_MD / total[:, None], mask=there)
 
 
@@ -166,6 +167,8 @@ def shrink(
     """low = x @ a.T of one module for a tile of rows: of each adapter that they wear, and of just its ranks."""
     tile, module = tiles + tl.program_id(0) * 4, tl.program_id(1)
     row, rows, first, stop = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
+    if first == stop:
+        return
     m, k, r = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_R)
     real = m < rows
     at = (row + m).to(tl.int64)
@@ -216,6 +219,8 @@ def expand(
     """y += scale * low @ b for a tile of rows and BLOCK_N outputs of one module, its adapters one after another."""
     tile, module = tiles + tl.program_id(0) * 4, tl.program_id(1) // BLOCKS
     row, rows, first, stop = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
+    if first == stop:
+        return
     outputs = tl.where(module == 0, OUT_0, tl.where(module == 1, OUT_1, OUT_2))
     before = tl.where(module == 0, 0, tl.where(module == 1, OUT_0, OUT_0 + OUT_1))
     n = (tl.program_id(1) % BLOCKS) * BLOCK_N + tl.arange(0, BLOCK_N)
