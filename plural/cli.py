@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from plural.doors import asking, machine, shelf, training
+from plural.doors import asking, machine, school, shelf, training
 from plural.doors.terminal import complain, err
 from plural.errors import PluralError, UserError
 
@@ -19,6 +19,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": shelf.list_,
     "show": shelf.show,
     "train": training.train,
+    "school": school.school,
     "eval": shelf.eval_,
     "publish": shelf.publish,
     "rollback": shelf.rollback,
