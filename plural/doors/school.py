@@ -40,6 +40,9 @@ def school(
     tokens_at_once: Annotated[
         int | None, typer.Option(min=1, help="Tokens trained on together: memory, not the result. Default: 2048.")
     ] = None,
+    compute: Annotated[
+        str | None, typer.Option(help="Precision of the frozen base in training: auto (the default), fp32 or bf16.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Where the base lives: cpu, cuda, cuda:1.")] = None,
     base: BaseOption = None,
     as_json: JsonOption = False,
@@ -64,7 +67,7 @@ def school(
         read.chosen(skills or (), form),
         out_ or STARTER,
         work or settings.resolve(settings.cache) / "retraining",
-        PassSettings.of(tokens_at_once=tokens_at_once),
+        PassSettings.of(tokens_at_once=tokens_at_once, compute=compute),
         form=form,
         rows=rows,
         max_steps=max_steps,
