@@ -209,9 +209,9 @@ class Bench:
             return list(await asyncio.gather(*work))
 
         with Network.open(library=self.library, starter=False, **self.settings) as network:
-            sync.run(network.router())  # fitted before anything is counted
+            staff = Staff(network, self.skills)
             before, began = network.engine.stats().computed, time.perf_counter()
-            found = sync.run(everything(ask(Staff(network, self.skills))))
+            found = sync.run(everything(ask(staff)))
             seconds, computed = time.perf_counter() - began, network.engine.stats().computed - before
         self.right[line] = [value(one) for one in found]
         return Run(found, seconds, computed)

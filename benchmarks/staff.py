@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from plural import Network
+from plural import Network, sync
 from plural.engine.chat import ChatPlural
 from plural.evals import ChatAnswerer, Task
 from plural.types import Grammar, Message, Sampling, ToolSpec
 from plural.wiring.recipe import Skill
 
+BASE = "base"
 SHOTS = 4
-MAX_TOKENS = 200  # of an answer with its steps; the base, which knows no end, gets fewer
-BASE_TOKENS = 48
+MAX_TOKENS = 256
+BASE_TOKENS = 96  # where no grammar ends its answer: it rarely ends one itself
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,29 @@ class Chosen:
 Choose = Callable[[str, str], Awaitable[Chosen]]
 
 
-@dataclass(frozen=True)
 class Staff:
-    """All that may answer, over one engine."""
+    """All that may answer, over one engine. What a card says is read once, before anything is measured."""
 
-    network: Network
-    skills: Mapping[str, Skill]
+    def __init__(self, network: Network, skills: Mapping[str, Skill]) -> None:
+        router = sync.run(network.router())
+        assert router is not None  # specialists have examples
+        self._network, self._skills, self._router = network, skills, router
+        self._cards = {one.name: one.card for one in network.mine()}
+        self._models = {name: _limited(network.specialist(name)) for name in self._cards} | {
+            BASE: _limited(network.base, BASE_TOKENS)
+        }
+        # As in the network, of several planners one plans, and a step is not planned again.
+        self._planner = next((card.name for card in self._cards.values() if card.kind == "planner"), "")
 
     def base(self, shown: Mapping[str, Sequence[Message]] | None = None, *, told: str = "") -> Choose:
+        """Told what a skill's recipe tells it, under the skill's contract; or `told` something else, without one."""
+
         async def choose(skill: str, _: str) -> Chosen:
-            known = self.skills[skill]
-            model = self.network.model(None, told or known.asked_of_base, output=None if told else known.output)
-            held = not told and (known.output is not None or bool(known.tools))
-            limit = known.max_tokens if held else BASE_TOKENS
-            return Chosen("base", _limited(model, limit), tuple((shown or {}).get(skill, ())))
+            known = self._skills[skill]
+            model = self._network.model(None, told or known.asked_of_base, output=None if told else known.output)
+            ends = not told and (known.output is not None or bool(known.tools))
+            limit = known.max_tokens if ends else BASE_TOKENS
+            return Chosen(BASE, _limited(model, limit), tuple((shown or {}).get(skill, ())))
 
         return choose
 
@@ -50,35 +60,26 @@ class Staff:
         """Told what the skill's specialist would be told, and held to the same contract."""
 
         async def choose(skill: str, _: str) -> Chosen:
-            card = self.network.library.get(skill).card
+            card = self._cards[skill]
             grammar = Grammar(card.output.kind, card.output.source) if card.output else None
             told = {"instructions": card.instructions, "grammar": grammar}
-            return Chosen(name, _limited(self.network.specialist(name).model_copy(update=told)))
+            return Chosen(name, self._models[name].model_copy(update=told))
 
         return choose
 
     async def right(self, skill: str, _: str) -> Chosen:
         """The oracle router."""
-        return Chosen(skill, _limited(self.network.specialist(skill)))
+        return Chosen(skill, self._models[skill])
 
-    async def routed(self, skill: str, question: str) -> Chosen:  # noqa: ARG002 - the skill is what it has to find out
-        return await self._routed(question, barred="")
+    async def routed(self, _: str, question: str) -> Chosen:
+        name = (await self._router.route(question, self._network.base)).value
+        return Chosen(name, self._models[name])
 
-    async def routed_step(self, skill: str, question: str) -> Chosen:  # noqa: ARG002
-        """As the network does it: a step is not planned again."""
-        planners = [one.name for one in self.network.mine() if one.card.kind == "planner"]
-        return await self._routed(question, barred=planners[0] if planners else "")
-
-    async def _routed(self, question: str, *, barred: str) -> Chosen:
-        router = await self.network.router()
-        assert router is not None  # specialists have examples
-        decision = await router.route(question, self.network.base)
-        name = decision.value
-        if name == barred:
-            name = next(option.value for option in decision.options if option.value != barred)
-        if name == "base":
-            return Chosen(name, _limited(self.network.base, BASE_TOKENS))
-        return Chosen(name, _limited(self.network.specialist(name)))
+    async def routed_step(self, _: str, question: str) -> Chosen:
+        decision = await self._router.route(question, self._network.base)
+        barred = decision.value == self._planner
+        name = decision.options[1].value if barred else decision.value
+        return Chosen(name, self._models[name])
 
 
 def _limited(model: ChatPlural, tokens: int = MAX_TOKENS) -> ChatPlural:

@@ -55,10 +55,12 @@ def school(
     from plural.wiring.retraining import Retraining, retrain
     from plural.wiring.settings import STARTER, read_settings
 
-    if generalist and (twins or activated or out_ is None):
+    if twins and activated:
+        raise SettingsError("--twins trains plain and activated adapters; --activated only these.", hint="Give one.")
+    if generalist and (twins or activated or rows or out_ is None):
         raise SettingsError(
-            "--generalist goes with --out, and without --twins and --activated.",
-            hint="The generalists are two plain LoRAs beside the library, not in it.",
+            "--generalist goes with --out, and without --twins, --activated and --rows.",
+            hint="The generalists are two plain LoRAs beside the library, not in it, and are not scored here.",
         )
     read = read_recipe(recipe)
     settings = read_settings()

@@ -75,7 +75,7 @@ def union(lessons: Sequence[Lesson], max_steps: int | None = None) -> list[Row]:
     found: list[Row] = []
     for lesson in lessons:
         settings, steps = budget(lesson, max_steps)
-        rows = [_told(row, lesson.skill) for row in lesson.skill.train_rows()]
+        rows = [_told(row, lesson.skill) for row in lesson.rows]
         chance = random.Random(_SEED)
         epochs = itertools.chain.from_iterable(chance.sample(rows, len(rows)) for _ in itertools.count())
         found += itertools.islice(epochs, steps * settings.batch_rows)

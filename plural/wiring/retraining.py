@@ -15,6 +15,7 @@ from plural.errors import NumericError, PluralError, StorageError
 from plural.evals import ChatAnswerer, Fingerprint, Row, ScoreCard, Task, interval, refuse
 from plural.specialists import Card, Library, Specialist
 from plural.specialists.card import CARD_FILE
+from plural.specialists.peft_files import write_file
 from plural.types import Difference, Sampling, Score
 from plural.wiring import report
 from plural.wiring.network import Network
@@ -80,10 +81,11 @@ class Retraining:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A skill with its data: what is learned, the rows of every test, the skill's own first, and what is shown to the
-    base."""
+    """A skill with its data: the rows that are learned from, as the recipe gives them and as training reads them, the
+    rows of every test, the skill's own first, and what is shown to the base."""
 
     skill: Skill
+    rows: Sequence[Mapping[str, Any]]
     examples: Examples
     tests: Mapping[str, Task]
     shown: tuple[Row, ...]
@@ -122,8 +124,7 @@ def retrain(order: Retraining) -> Iterator[Stage]:
     everybody = [(one, lesson.examples) for lesson in lessons for one in orders[lesson.skill.name]]
     trained = yield from train_all(order, everybody, base, failed)
     times.seconds["training", "all at once"] = max((one.seconds for one in trained.values()), default=0.0)
-    order.out.mkdir(parents=True, exist_ok=True)
-    (order.out / "general.txt").write_text("\n".join(order.recipe.general) + "\n")
+    _write(order.out / "general.txt", "\n".join(order.recipe.general) + "\n")
     opened = settings.model_dump() | {"library": order.adapters, "starter": False}
     with Network.open(**opened) as network:
         for lesson in lessons:
@@ -133,8 +134,7 @@ def retrain(order: Retraining) -> Iterator[Stage]:
             with times.of("scoring", lesson.skill.name):
                 cards = yield from _graded(order, network, lesson, done)
             yield _published(order, lesson.skill, cards)
-    path = order.out / report.FILE
-    path.write_text(report.page(list(Library(order.out)), times.seconds), encoding="utf-8")
+    path = _write(order.out / report.FILE, report.page(list(Library(order.out)), times.seconds))
     yield Stage("table", 1.0, "", f"the table is in {path}", {"path": str(path)})
     raise_all(failed)
 
@@ -155,17 +155,14 @@ def _lesson(skill: Skill, folder: Path) -> Lesson:
 
     made = skill.train_rows()
     path = write_rows(folder / f"{skill.name}.jsonl", made)
-    tests = {name: Task.of(name, rows(), skill.checker) for name, rows in (_own(skill) | skill.more_tests).items()}
+    given = {skill.name: skill.test_rows, **skill.more_tests}
+    tests = {name: Task.of(name, rows(), skill.checker) for name, rows in given.items()}
     known = Fingerprint.of(Task.of(skill.name, [_to_first_answer(row) for row in made]).rows)
     for name, task in tests.items():
         refuse(known.leaks(task.rows), f"the test {name}", str(path))
     # Rows with tools carry their own description of what is wanted.
     shown = () if tests[skill.name].rows[0].tools else Task.of(skill.name, made[:SHOTS], skill.checker).rows
-    return Lesson(skill, read_examples(path), tests, shown)
-
-
-def _own(skill: Skill) -> dict[str, Any]:
-    return {skill.name: skill.test_rows}
+    return Lesson(skill, made, read_examples(path), tests, shown)
 
 
 def _to_first_answer(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -178,11 +175,17 @@ def _to_first_answer(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Raises StorageError."""
+    return _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _write(path: Path, text: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        write_file(path, text.encode())
     except OSError as error:
-        raise StorageError(f"{path} could not be written: {error.strerror or error}.") from error
+        raise StorageError(
+            f"{path} could not be written: {error.strerror or error}.", hint="Free some space and resume."
+        ) from error
     return path
 
 
@@ -190,7 +193,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 def _orders(order: Retraining, lesson: Lesson) -> list[TrainOrder]:
     from plural.train import TrainSettings
 
-    skill = lesson.skill
+    skill, examples = lesson.skill, tuple(lesson.skill.examples())
     kinds = {"": False, TWIN: True} if order.twins else {"": order.activated}
     return [
         TrainOrder(
@@ -203,7 +206,7 @@ def _orders(order: Retraining, lesson: Lesson) -> list[TrainOrder]:
             output=skill.output,
             tools=skill.tools,
             kind=skill.kind,
-            examples=tuple(skill.examples()),
+            examples=examples,
             licence=skill.licence,
         )
         for end, activated in kinds.items()
@@ -246,7 +249,7 @@ def _describe(order: Retraining, one: TrainOrder, learned: Examples, trained: Tr
     path = trained.path / CARD_FILE
     if path.exists() and (before := Card.read(trained.path)).digest == card.digest and before.output == card.output:
         card = card.model_copy(update={"scores": before.scores, "differences": before.differences})
-    path.write_text(card.to_json())
+    _write(path, card.to_json())
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
@@ -284,7 +287,7 @@ def _graded(
         found = {who: tuple(each) for who, each in scores[one.name].items()}
         changed = cards[one.name].model_copy(update={"scores": found, "differences": tuple(differences)})
         cards[one.name] = changed
-        (trained.path / CARD_FILE).write_text(changed.to_json())
+        _write(trained.path / CARD_FILE, changed.to_json())
     return cards
 
 

@@ -149,6 +149,14 @@ def test_an_interrupted_school_goes_on_where_it_stopped(
     assert Library(tmp_path / "out").get("sum").card.scores["specialist"][0].n == 3
 
 
+def test_the_table_of_a_running_school_is_of_its_skills(plural: Plural, tmp_path: Path) -> None:
+    folders = ("--recipe", write_recipe(tmp_path / "recipe"), "--out", tmp_path / "out", "--work", tmp_path / "work")
+    code, _, told = plural("school", "sum", "--max-steps", "2", *map(str, folders))
+    assert code == 0, told
+    assert "sum 2/2" in told
+    assert "the table is in" in told
+
+
 def test_twins_are_compared_on_every_test(school: Any, tmp_path: Path) -> None:
     school("--twins")
     for one in Library(tmp_path / "out"):
@@ -191,6 +199,8 @@ def test_rows_that_are_trained_on_are_no_test(school: Any, tmp_path: Path) -> No
         ((), "empty", "SKILLS, FORMS and GENERAL"),
         ((), "unmade", "needs the package no_such_package"),
         (("--generalist", "--twins"), "recipe", "without --twins"),
+        (("--generalist", "--rows", "3"), "recipe", "without --twins, --activated and --rows"),
+        (("--twins", "--activated"), "recipe", "Give one"),
     ],
 )
 def test_what_a_school_cannot_do_is_said(
