@@ -16,26 +16,26 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from plural import sync
+from plural import Network, sync
 from plural.engine import Engine, EngineSettings, Request
 from plural.engine.kernels.abi import instruction_set
 from plural.engine.kernels.interface import AdapterWeights, Forward, Span
 from plural.engine.kernels.native import NativeKernels
 from plural.engine.kernels.packing import Kind
 from plural.engine.kernels.pages import Pages
-from plural.evals import ChatAnswerer, Task, score
+from plural.evals import Task, score
 from plural.models.base import Base, load_base
-from plural.specialists import Library
 from plural.types import Message, Sampling
+from plural.wiring.recipe import read_recipe
+from plural.wiring.retraining import answerer
+from plural.wiring.settings import STARTER
 
-ROOT = Path(__file__).parents[1]
 PAGE = 16
 PROMPTS = (
     "Explain why the sky is blue.",
@@ -104,20 +104,15 @@ def agreement(ours: Sequence[Sequence[int]], exact: Sequence[Sequence[int]]) -> 
     return sum(shares) / len(shares), shares.count(1.0)
 
 
-def task_scores(base: Base, dtype: str, rows: int) -> dict[str, float]:
-    """The specialists of the starter library as recipes/starter/build.py scores them."""
-    sys.path.append(str(ROOT / "recipes" / "starter"))
-    from build import STARTER, Examiner
-    from skills import SKILLS
-
-    library = Library(STARTER)
+def task_scores(dtype: str, rows: int) -> dict[str, float]:
+    """The specialists of the starter library as `plural school` scores them."""
+    skills = read_recipe().skills
     found = {}
-    for name, skill in ((one.name, SKILLS[one.name]) for one in library if one.name in SKILLS):
-        examiner = Examiner(skill, base, library.get(name).card, library, rows, EngineSettings(dtype=dtype))
-        task = Task.of(name, skill.test_rows()[:rows], skill.checker)
-        model = examiner.model(specialist=True)
-        found[name] = sync.run(score(task, ChatAnswerer(model, tool_choice="required"))).as_score().value
-        examiner.engine.close()
+    with Network.open(library=STARTER, starter=False, dtype=dtype) as network:
+        for one in network.library:
+            skill = skills[one.name]
+            task = Task.of(one.name, skill.test_rows()[:rows], skill.checker)
+            found[one.name] = sync.run(score(task, answerer(network, skill, one))).as_score().value
     return found
 
 
@@ -141,7 +136,7 @@ def main() -> None:
         exact = exact or found
         row["agrees"], row["equal_answers"] = agreement(found, exact)
         if given.tasks:
-            row["tasks"] = task_scores(base, dtype, given.tasks)
+            row["tasks"] = task_scores(dtype, given.tasks)
     print(f"{base.name}, {given.windows} x {given.tokens} tokens, {len(PROMPTS)} answers of {given.answer}")
     print(f"{'':8}{'perplexity':>12}{'divergence':>12}{'same token':>12}{'answers agree':>15}{'equal':>7}")
     for dtype, row in table.items():

@@ -72,6 +72,8 @@ class TrainingTable:
         self._lines = {name: _Line() for name in names}
 
     def show(self, stage: Stage) -> None:
+        if not stage.name:
+            return  # it is of no single specialist
         line = self._lines.setdefault(stage.name, _Line())
         facts: Mapping[str, Any] = stage.facts
         doing, _, _ = stage.stage.partition(" ")

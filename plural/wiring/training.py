@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from plural.errors import DataError, NumericError, PluralError, SpecialistError
 from plural.evals import Fingerprint, Row, Task, refuse
-from plural.specialists import Card, Contract, Lineage, Specialist, adapter_digest, read_invocation
+from plural.specialists import Card, Lineage, Specialist, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
 from plural.wiring import contracts
 from plural.wiring.network import Network
@@ -79,17 +79,19 @@ def train_school(school: School) -> Iterator[Stage]:
     failed: list[PluralError] = []
     try:
         for event in train(base, courses, work, school.passes, resume=school.resume):
-            yield _stage(event)
+            yield stage_of(event)
             if isinstance(event, Trained):
                 trained[event.name] = event
     except NumericError as error:
         failed.append(error)
     for lesson, found in zip(lessons, settled, strict=True):
         if (done := trained.get(lesson.order.name)) is not None:
-            card = _card(lesson, done, base, found.contract, school.command)
+            prompts = _examples(lesson.order, lesson.rows)
+            order = replace(lesson.order, output=found.contract, examples=prompts)
+            card = card_of(order, lesson.learned, done, base, school.command)
             yield from _score_and_publish(lesson, school, settings, card, done, failed)
             shutil.rmtree(work / card.name, ignore_errors=True)
-    _raise_all(failed)
+    raise_all(failed)
 
 
 def _each(make: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
@@ -109,7 +111,7 @@ def _each(make: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
     return made
 
 
-def _raise_all(failed: Sequence[PluralError]) -> None:
+def raise_all(failed: Sequence[PluralError]) -> None:
     """One error for all of them, of the first one's kind."""
     if len(failed) > 1:
         hints = dict.fromkeys(error.hint for error in failed)
@@ -140,9 +142,8 @@ def _settle(lesson: _Lesson, tokenizer: Tokenizer) -> contracts.Settled:
     return settled
 
 
-def _card(lesson: _Lesson, trained: Trained, base: Base, contract: Contract | None, command: str) -> Card:
-    """The card, without scores."""
-    order = lesson.order
+def card_of(order: TrainOrder, learned: Examples, trained: Trained, base: Base, command: str = "") -> Card:
+    """The card, without scores; `order` says what its contract and the router's examples are."""
     return Card(
         name=order.name,
         digest=adapter_digest(trained.path),
@@ -151,13 +152,13 @@ def _card(lesson: _Lesson, trained: Trained, base: Base, contract: Contract | No
         purpose=order.purpose,
         instructions=order.instructions,
         kind=order.kind,
-        output=contract,
+        output=order.output,
         tools=order.tools,
         invocation=read_invocation(trained.path),
-        examples=_examples(order, lesson.rows),
+        examples=order.examples,
         lineage=Lineage(
-            data_sha256=lesson.examples.sha256,
-            rows=len(lesson.learned.rows),
+            data_sha256=learned.sha256,
+            rows=len(learned.rows),
             command=command or shlex.join(["plural", *sys.argv[1:]]),
             seed=order.settings.seed,
             settings=dict(trained.settings),
@@ -191,7 +192,7 @@ def _score_and_publish(
     yield Stage("publishing", 1.0, "", f"in the network: {published.path}", {"path": str(published.path)}, name)
 
 
-def _stage(event: TrainEvent) -> Stage:
+def stage_of(event: TrainEvent) -> Stage:
     from plural.train import Diverged, Evaluated, Stepped, Trained, TrainStarted
 
     facts, name = asdict(event), event.name

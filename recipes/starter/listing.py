@@ -1,13 +1,21 @@
-"""What the data of a skill is like: rows, tokens, an example, and what training and tests have in common."""
+"""What the data of a skill is like: rows, tokens, an example, and what training and tests have in common.
+
+python recipes/starter/listing.py               of every skill
+python recipes/starter/listing.py home cron     of some
+python recipes/starter/listing.py --form steps arith   taught to write its steps first
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Sequence
 
 from skill import Row, Skill
 
+from plural.models.base import load_base
 from plural.models.tokenizer import Tokenizer
+from plural.wiring.recipe import read_recipe
 
 
 def asked(row: Row) -> str:
@@ -53,3 +61,15 @@ def _sizes(rows: Sequence[Row], tokenizer: Tokenizer) -> str:
 def _lengths(rows: Sequence[Row], text: Callable[[Row], str], tokenizer: Tokenizer) -> str:
     lengths = sorted(len(tokenizer.encode(text(row))) for row in rows)
     return f"{lengths[len(lengths) // 2]}/{lengths[len(lengths) * 95 // 100]}/{lengths[-1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="skills; none is all")
+    parser.add_argument("--form", help="how answers are taught: direct, steps or tool")
+    given = parser.parse_args()
+    show(read_recipe().chosen(given.names, given.form), load_base().tokenizer)
+
+
+if __name__ == "__main__":
+    main()

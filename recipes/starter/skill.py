@@ -1,41 +1,20 @@
-"""What a skill of the starter library is: its data, its contract, how it is trained and what it is scored by."""
+"""What the skills of the starter library share: settings, licence, examples for the router, tests kept apart."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
-from plural.specialists import Contract
+from plural.evals import Fingerprint, Task
+from plural.wiring.recipe import Row, Rows, Skill
 
-Row = dict[str, Any]
-Rows = Callable[[], list[Row]]
+__all__ = ["APACHE", "EXAMPLES", "SETTINGS", "Row", "Rows", "Skill", "apart", "some"]
+
 EXAMPLES = 64
-
-
-@dataclass(frozen=True)
-class Skill:
-    """`asked_of_base` is the longer prompt that the untrained base gets: it cannot know what the short one means.
-
-    `more_tests` are other authors' rows and other wordings, each scored beside the own test.
-    """
-
-    name: str
-    purpose: str
-    instructions: str
-    asked_of_base: str
-    checker: str
-    train_rows: Rows
-    test_rows: Rows
-    examples: Callable[[], list[str]]
-    settings: dict[str, Any]
-    licence: str
-    output: Contract | None = None
-    kind: Literal["skill", "planner"] = "skill"
-    tools: tuple[str, ...] = ()
-    max_tokens: int = 96
-    more_tests: dict[str, Rows] = field(default_factory=dict)
+# Small batches: these skills need many updates rather than many rows.
+SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "holdout_rows": 48, "evaluate_every": 100}
+APACHE = "Apache-2.0"
 
 
 def some(rows: Sequence[Row], count: int = EXAMPLES) -> list[str]:
@@ -43,6 +22,8 @@ def some(rows: Sequence[Row], count: int = EXAMPLES) -> list[str]:
     return [row["prompt"] for row in random.Random(3).sample(list(rows), count)]
 
 
-# Small batches: these skills need many updates rather than many rows.
-SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "holdout_rows": 48, "evaluate_every": 100}
-APACHE = "Apache-2.0"
+def apart(tests: Sequence[Row], trained: Sequence[Row]) -> list[Row]:
+    """The test rows that repeat no training row, exactly or nearly."""
+    leaks = Fingerprint.of(Task.of("trained", trained).rows).leaks(Task.of("tests", tests).rows)
+    lines = {leak.line for leak in leaks}
+    return [row for line, row in enumerate(tests, start=1) if line not in lines]

@@ -110,6 +110,7 @@ SKILLS: dict[str, Skill] = {
         tools=toolcall.TOOLS,
         max_tokens=160,
         more_tests={name: functools.partial(_bfcl_test, name) for name in toolcall.TESTED_ON},
+        judges={name: functools.partial(toolcall.bfcl_judge, name) for name in toolcall.TESTED_ON},
     ),
     "planner": Skill(
         name=planner.NAME,

@@ -145,6 +145,21 @@ def ast_judge() -> Judge:
     return judge
 
 
+def bfcl_judge(category: str) -> Callable[[int, str], bool]:
+    """Whether BFCL's own checker, which knows every value that will do, takes an answer to the row of a number."""
+    judge, rows = ast_judge(), test_rows(category)
+
+    def takes(number: int, answer: str) -> bool:
+        row = rows[number]
+        try:
+            calls = json.loads(answer)
+        except json.JSONDecodeError:
+            return False  # the model ran into its limit, or talked
+        return judge(row["functions"], calls, row["truth"], category)
+
+    return takes
+
+
 def _names(row: Row) -> set[str]:
     return {tool.name for tool in row["tools"]}
 

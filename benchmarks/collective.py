@@ -1,0 +1,392 @@
+"""Do specialists that find each other beat one generalist? On composed mathematics, and on the tests of all skills.
+
+    python benchmarks/collective.py --generalists DIR          the starter library beside the generalists in DIR
+    python benchmarks/collective.py --only composed --questions 200 --dtype fp32
+    plural school --generalist --out DIR                       trains the generalists, from the rows of all skills
+
+Composed questions (benchmarks/composed) are answered directly, or step by step: each primitive question of a chain is
+put with the values found so far, and who answers it is the base, a generalist, the specialist that the learned router
+chooses, the right specialist (oracle router), or SymPy (oracle at each step). A generalist is told what the right
+specialist would be told, under the same grammar; so is the base, at greater length. Steps that need nothing from each
+other, and all questions, are asked at once. A chain whose value is no number ends there and is wrong.
+
+The second table is of held-out rows of every skill in the library. Tokens are those that the engine computed, prompts,
+answers and what the router reads; every line is an engine of its own, so that none finds another's prefixes. Accuracies
+have 95% bootstrap intervals; differences are paired. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import json
+import random
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from staff import SHOTS, Choose, Staff, answered, shots_of
+
+from plural import Network, sync
+from plural.evals import Row, Task, checker, interval
+from plural.evals.finals import equal_value, final
+from plural.specialists import Card, Library, adapter_digest
+from plural.specialists.card import CARD_FILE
+from plural.types import Message
+from plural.wiring.generalist import NAMES
+from plural.wiring.recipe import STARTER_RECIPE, Skill, read_recipe
+from plural.wiring.settings import STARTER
+
+sys.path.append(str(STARTER_RECIPE))
+from composed import SPLITS, Chain, Step, chains, oracle
+from maths import KINDS
+
+T = TypeVar("T")
+NETWORK = "network, learned router"
+DIRECT = (
+    "Work out the question. Answer only with what is asked for at its end: a number, True or False, a letter, or the "
+    "list in order."
+)
+_NUMBER = re.compile(r"-?[0-9]{1,30}(/[0-9]{1,30}|\.[0-9]{1,30})?")
+
+
+# ------------------------------------------------------------------------------------------------ composed mathematics
+@dataclass(frozen=True)
+class Said:
+    who: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """`right`: the answer is the oracle's to the question as it was put, whatever came before. `routed`: who answered
+    is the specialist for it."""
+
+    kind: str
+    right: bool
+    routed: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    split: str
+    chain: Chain
+    right: bool
+    steps: tuple[StepOutcome, ...] = ()
+
+
+Ask = Callable[[Step, str], Awaitable[Said]]
+
+
+class _BrokenError(ValueError):
+    """A value that cannot be put into the next question."""
+
+
+async def followed(split: str, chain: Chain, ask: Ask) -> Outcome:
+    """Every step as soon as the values are there that it needs."""
+    done: list[StepOutcome] = []
+    tasks: list[asyncio.Task[str]] = []
+    newest: dict[str, asyncio.Task[str]] = {}
+
+    async def value(step: Step, needed: Mapping[str, asyncio.Task[str]]) -> str:
+        question = step.asked({name: await task for name, task in needed.items()})
+        said = await ask(step, question)
+        done.append(StepOutcome(step.kind, _is_right(step, question, said.answer), said.who == step.kind))
+        found = final(said.answer)
+        if step.defines and not _is_number(found):
+            raise _BrokenError(found)
+        return found
+
+    for step in chain.steps:
+        needed = {name: newest[name] for name in step.uses}
+        tasks.append(asyncio.ensure_future(value(step, needed)))
+        newest[step.defines] = tasks[-1]
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException) and not isinstance(one, _BrokenError):
+            raise one
+    values = {step.defines: one for step, one in zip(chain.steps, found, strict=True) if isinstance(one, str)}
+    whole = not any(isinstance(one, _BrokenError) for one in found)
+    right = whole and equal_value(chain.answer(values, values[""]), chain.gold) == 1.0
+    return Outcome(split, chain, right, tuple(done))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(_NUMBER.fullmatch(text)) and Fraction(text) is not None
+    except ZeroDivisionError:
+        return False
+
+
+def _is_right(step: Step, question: str, answer: str) -> bool:
+    try:
+        return equal_value(answer, oracle(step, question)) == 1.0
+    except (ValueError, ArithmeticError, LookupError):
+        return False  # a wrong value made a question that has no answer
+
+
+async def by_sympy(step: Step, question: str) -> Said:
+    return Said("oracle", oracle(step, question))
+
+
+def stepwise(choose: Choose) -> Ask:
+    async def ask(step: Step, question: str) -> Said:
+        chosen = await choose(step.kind, question)
+        return Said(chosen.who, await answered(chosen, [Message("user", question)]))
+
+    return ask
+
+
+async def directly(split: str, chain: Chain, choose: Choose) -> Outcome:
+    """The whole question at once, told what the skill of its last step is told."""
+    chosen = await choose(chain.steps[-1].kind, chain.question)
+    answer = await answered(chosen, [Message("user", chain.question)])
+    return Outcome(split, chain, equal_value(answer, chain.gold) == 1.0)
+
+
+def drawn(found: Sequence[Chain], count: int, chance: random.Random) -> list[Chain]:
+    """`count` of them, as many of each number of steps as its share."""
+    groups: dict[int, list[Chain]] = defaultdict(list)
+    for chain in found:
+        groups[len(chain.steps)].append(chain)
+    count = min(count, len(found))
+    shares = {steps: count * len(group) / len(found) for steps, group in groups.items()}
+    quotas = {steps: int(share) for steps, share in shares.items()}
+    rest = sorted(shares, key=lambda steps: quotas[steps] - shares[steps])[: count - sum(quotas.values())]
+    return [
+        chain for steps in sorted(groups) for chain in chance.sample(groups[steps], quotas[steps] + (steps in rest))
+    ]
+
+
+def questions(count: int, seed: int) -> tuple[list[tuple[str, Chain]], list[Message]]:
+    """(file, chain) of `count` questions of each file, and a dialogue of others that shows how they are answered."""
+    chance = random.Random(seed)
+    asked: list[tuple[str, Chain]] = []
+    shown: list[Message] = []
+    for split in SPLITS:
+        found, left = chains(split)
+        print(f"{split}: {len(found)} of {len(found) + len(left)} questions split into known steps")
+        if not shown:
+            shots = chance.sample(found, SHOTS)
+            shown = [m for one in shots for m in (Message("user", one.question), Message("assistant", one.gold))]
+            found = [one for one in found if one not in shots]
+        asked += [(split, chain) for chain in drawn(found, count, chance)]
+    return asked, shown
+
+
+# ------------------------------------------------------------------------------------------------------- measuring
+@dataclass(frozen=True)
+class Run(Generic[T]):
+    """What came of all questions, the seconds of all together, and the tokens that the engine computed."""
+
+    found: Sequence[T]
+    seconds: float
+    computed: int
+
+
+@dataclass
+class Bench:
+    """Opens an engine for each line of a table; `right` keeps every line's values, question by question."""
+
+    library: Path
+    skills: Mapping[str, Skill]
+    settings: Mapping[str, Any]
+    right: dict[str, list[float]] = field(default_factory=dict)
+
+    def run(self, line: str, ask: Callable[[Staff], Sequence[Awaitable[T]]], value: Callable[[T], float]) -> Run[T]:
+        """All questions at once."""
+
+        async def everything(work: Sequence[Awaitable[T]]) -> list[T]:
+            return list(await asyncio.gather(*work))
+
+        with Network.open(library=self.library, starter=False, **self.settings) as network:
+            staff = Staff(network, self.skills)
+            before, began = network.engine.stats().computed, time.perf_counter()
+            found = sync.run(everything(ask(staff)))
+            seconds, computed = time.perf_counter() - began, network.engine.stats().computed - before
+        self.right[line] = [value(one) for one in found]
+        return Run(found, seconds, computed)
+
+    def figures(self, line: str) -> dict[str, float]:
+        value, low, high = interval(self.right[line])
+        return {"n": len(self.right[line]), "value": value, "low": low, "high": high}
+
+    def difference(self, one: str, other: str) -> dict[str, float]:
+        """The first less the second."""
+        pairs = zip(self.right[one], self.right[other], strict=True)
+        value, low, high = interval([a - b for a, b in pairs])
+        return {"value": value, "low": low, "high": high}
+
+
+def compose(bench: Bench, generalists: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
+    """The first table: lines of ways to answer composed questions."""
+    asked, shown = questions(given.questions, given.seed)
+    shots = {kind: shots_of(bench.skills[kind]) for kind in KINDS}
+
+    def whole(choose: Callable[[Staff], Choose]) -> Callable[[Staff], list[Awaitable[Outcome]]]:
+        return lambda staff: [directly(split, chain, choose(staff)) for split, chain in asked]
+
+    def steps(choose: Callable[[Staff], Choose]) -> Callable[[Staff], list[Awaitable[Outcome]]]:
+        return lambda staff: [followed(split, chain, stepwise(choose(staff))) for split, chain in asked]
+
+    lines: dict[str, Callable[[Staff], Sequence[Awaitable[Outcome]]]] = {
+        "base, directly": whole(lambda staff: staff.base(told=DIRECT)),
+        f"base, directly, {SHOTS}-shot": whole(lambda staff: staff.base(dict.fromkeys(KINDS, shown), told=DIRECT)),
+        "base, step by step": steps(lambda staff: staff.base()),
+        f"base, step by step, {SHOTS}-shot": steps(lambda staff: staff.base(shots)),
+    }
+    for name in generalists:
+        lines[f"{name}, directly"] = whole(functools.partial(Staff.generalist, name=name))
+        lines[f"{name}, step by step"] = steps(functools.partial(Staff.generalist, name=name))
+    lines[NETWORK] = steps(lambda staff: staff.routed_step)
+    lines["network, oracle router"] = steps(lambda staff: staff.right)
+    lines["oracle at each step"] = lambda _: [followed(split, chain, by_sympy) for split, chain in asked]
+    lengths = sorted({len(chain.steps) for _, chain in asked})
+    heads = [*SPLITS, *(f"{steps} steps" for steps in lengths), "step", "routed"]
+    print(heading("composed mathematics", heads), flush=True)
+    table: dict[str, Any] = {}
+    for line, ask in lines.items():
+        run = bench.run(line, ask, lambda one: float(one.right))
+        table[line] = {**bench.figures(line), **parts(run.found, lengths), "tokens": run.computed}
+        table[line]["seconds"] = run.seconds
+        print(drawn_line(line, table[line], heads), flush=True)
+    return table
+
+
+def parts(found: Sequence[Outcome], lengths: Sequence[int]) -> dict[str, float | None]:
+    """The accuracy of each file, of each number of steps, of single steps as they were put, and of their routing."""
+    steps = [step for one in found for step in one.steps]
+    groups = {
+        **{split: [one.right for one in found if one.split == split] for split in SPLITS},
+        **{f"{count} steps": [one.right for one in found if len(one.chain.steps) == count] for count in lengths},
+        "step": [step.right for step in steps],
+        "routed": [step.routed for step in steps],
+    }
+    return {name: sum(each) / len(each) if each else None for name, each in groups.items()}
+
+
+# ---------------------------------------------------------------------------------------------- the union of the skills
+@dataclass(frozen=True)
+class Answered:
+    skill: str
+    who: str
+    value: float
+
+
+def unite(bench: Bench, generalists: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
+    """The second table: as many rows of every skill's own test."""
+    chance = random.Random(given.seed)
+    asked = []
+    for skill in bench.skills.values():
+        rows = skill.test_rows()
+        chosen = chance.sample(rows, min(given.union_rows, len(rows)))
+        asked += [(skill, row) for row in Task.of(skill.name, chosen, skill.checker).rows]
+    shots = {name: shots_of(skill) for name, skill in bench.skills.items()}
+
+    async def one(skill: Skill, row: Row, choose: Choose) -> Answered:
+        chosen = await choose(skill.name, row.messages[-1].content)
+        answer = await answered(chosen, row.messages, row.tools)
+        return Answered(skill.name, chosen.who, checker(skill.checker)(answer, row.expected))
+
+    lines: dict[str, Callable[[Staff], Choose]] = {
+        "base": lambda staff: staff.base(),
+        f"base, {SHOTS}-shot": lambda staff: staff.base(shots),
+        **{name: functools.partial(Staff.generalist, name=name) for name in generalists},
+        NETWORK: lambda staff: staff.routed,
+        "network, oracle router": lambda staff: staff.right,
+    }
+    heads = [*bench.skills, "routed"]
+    print(heading("union of the skills", heads), flush=True)
+    table: dict[str, Any] = {}
+    for line, choose in lines.items():
+
+        def ask(staff: Staff, choose: Callable[[Staff], Choose] = choose) -> list[Awaitable[Answered]]:
+            return [one(skill, row, choose(staff)) for skill, row in asked]
+
+        run = bench.run(line, ask, lambda each: each.value)
+        groups = {name: [each.value for each in run.found if each.skill == name] for name in bench.skills}
+        groups["routed"] = [float(each.who == each.skill) for each in run.found]
+        shares = {name: sum(each) / len(each) for name, each in groups.items()}
+        table[line] = {**bench.figures(line), **shares, "tokens": run.computed, "seconds": run.seconds}
+        print(drawn_line(line, table[line], heads), flush=True)
+    return table
+
+
+# ----------------------------------------------------------------------------------------------------------- the script
+def heading(title: str, heads: Sequence[str]) -> str:
+    return f"{title:32}{'right':>7}{'95%':>16}{'n':>6}{'tokens':>10}{'s':>8}" + "".join(f"{one:>12}" for one in heads)
+
+
+def drawn_line(line: str, figures: Mapping[str, Any], heads: Sequence[str]) -> str:
+    between = f"[{figures['low']:.3f}, {figures['high']:.3f}]"
+    counts = f"{figures['n']:6}{figures['tokens']:10}{figures['seconds']:8.1f}"
+    shares = ("-" if figures[one] is None else f"{figures[one]:.3f}" for one in heads)
+    return f"{line:32}{figures['value']:7.3f}{between:>16}{counts}" + "".join(f"{one:>12}" for one in shares)
+
+
+def against(bench: Bench, lines: Iterable[str]) -> dict[str, dict[str, float]]:
+    """What the network is better by than every other line, question by question."""
+    found = {line: bench.difference(NETWORK, line) for line in lines if line != NETWORK}
+    for line, gap in found.items():
+        print(f"  {NETWORK} - {line}: {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]")
+    return found
+
+
+def gathered(library: Path, generalists: Path | None, into: Path) -> list[str]:
+    """Copies the specialists into one library and, with cards that no router learns from, the generalists: the names of
+    these."""
+    for one in Library(library):
+        shutil.copytree(one.path, into / one.name)
+        base, base_name = one.card.base, one.card.base_name
+    if generalists is None:
+        return []
+    for name in NAMES:
+        if not (generalists / name).is_dir():
+            sys.exit(f"There is no {generalists / name}: plural school --generalist --out {generalists} makes it.")
+        shutil.copytree(generalists / name, into / name)
+        digest = adapter_digest(into / name)
+        card = Card(name=name, digest=digest, base=base, base_name=base_name, purpose="Is compared with specialists.")
+        (into / name / CARD_FILE).write_text(card.to_json())
+    return list(NAMES)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--library", type=Path, default=STARTER, help="the specialists")
+    parser.add_argument("--generalists", type=Path, help=f"the folder of {' and '.join(NAMES)}")
+    parser.add_argument("--only", choices=("composed", "union"))
+    parser.add_argument("--questions", type=int, default=80, help="of each file of composed mathematics")
+    parser.add_argument("--union-rows", type=int, default=40, help="of each skill's test")
+    parser.add_argument("--seed", type=int, default=0, help="of which questions and rows")
+    parser.add_argument("--recipe", type=Path, help="another recipe than recipes/starter")
+    parser.add_argument("--base", type=Path, help="another base than the embedded one")
+    parser.add_argument("--dtype", help="how the base is held: auto, fp32, bf16, int8 or q4")
+    given = parser.parse_args()
+    specialists = Library(given.library).names()
+    skills = {name: skill for name, skill in read_recipe(given.recipe).skills.items() if name in specialists}
+    missing = [kind for kind in KINDS if kind not in skills]
+    if missing and given.only != "union":
+        sys.exit(f"{given.library} has nobody for {', '.join(missing)}: give --only union, or another --library.")
+    settings = {"base": given.base, "dtype": given.dtype}
+    said: dict[str, Any] = {"benchmark": "collective", "dtype": given.dtype or "auto", "seed": given.seed}
+    with tempfile.TemporaryDirectory() as folder:
+        generalists = gathered(given.library, given.generalists, Path(folder))
+        for part, measure in {"composed": compose, "union": unite}.items():
+            if given.only in (None, part):
+                bench = Bench(Path(folder), skills, settings)
+                said[part] = measure(bench, generalists, given)
+                said[f"{part}, {NETWORK} less"] = against(bench, said[part])
+    print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main()
