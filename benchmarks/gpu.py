@@ -60,7 +60,8 @@ def random_decoder(config: DecoderConfig) -> Decoder:
     torch.manual_seed(0)
 
     def weight(inputs: int, outputs: int) -> torch.Tensor:
-        return torch.randn(outputs, inputs, device=DEVICE) * inputs**-0.5
+        weight_OI: torch.Tensor = torch.randn(outputs, inputs, device=DEVICE) * inputs**-0.5
+        return weight_OI
 
     c, ones = config, torch.ones(config.hidden_size, device=DEVICE)
     layers = tuple(

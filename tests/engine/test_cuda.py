@@ -116,7 +116,9 @@ async def test_a_tiny_decoder_answers_as_on_the_cpu(changes: dict[str, int], ker
     worn.append(tiny_adapter(3, 3, ("q_proj", "down_proj"), config))
     asked = requests([AdapterRef(shelf.put(one)) for one in worn], config.vocab_size, 9)
     ours, theirs = (
-        Engine(where, tiny_tokenizer(), shelf, EngineSettings(step_tokens=48), kernels=machine, start=False)
+        Engine(
+            where, tiny_tokenizer(), shelf, EngineSettings(step_tokens=48, page_size=32), kernels=machine, start=False
+        )
         for where, machine in ((on_gpu(decoder), kernels), (decoder, TorchKernels()))
     )
     compare(await answers(ours, asked), await answers(theirs, asked))

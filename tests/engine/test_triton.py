@@ -38,6 +38,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 SIZE = 16
 ONE = replace(CONFIG, num_layers=1)
+# For adapters: torch's kernels want room for a dozen ranks in a page.
+SMALL, LARGE = replace(ONE, num_heads=4), 64
 ODD = replace(CONFIG, hidden_size=36, num_heads=4, num_kv_heads=4, head_dim=12, intermediate_size=52, num_layers=1)
 QWEN = replace(CONFIG, num_heads=4, num_kv_heads=1, qk_norm=True, qkv_bias=True, num_layers=1)
 
@@ -73,11 +75,11 @@ class Machine:
     """One kind of kernels, with pages that the sequences of a test write one after another."""
 
     def __init__(self, kernels: Kernels, decoder: Decoder, adapters: Sequence[TinyAdapter], held: int) -> None:
-        config, self._kernels = decoder.config, kernels
-        each = page_bytes(config, SIZE, torch.float32)
+        config, size = decoder.config, LARGE if adapters else SIZE
+        each = page_bytes(config, size, torch.float32)
         parcels = {one.digest: kernels.pack(config, one, each, torch.float32) for one in adapters}
         count = held + sum(parcel.pages for parcel in parcels.values())
-        self.memory = Pages(config, count, SIZE, torch.float32, decoder.device)
+        self.memory = Pages(config, count, size, torch.float32, decoder.device)
         self._forward = kernels.forward(decoder)
         self.packed: dict[str, Any] = {}
         at = held + 1
@@ -142,16 +144,16 @@ def test_a_step_of_which_no_logits_are_wanted_has_states() -> None:
 
 RANKS = (1, 5, 16, 17, 64)
 ADAPTERS = [
-    *(tiny_adapter(seed, rank) for seed, rank in enumerate(RANKS)),
-    tiny_adapter(20, 8, ("q_proj", "v_proj", "down_proj")),
-    tiny_adapter(21, 3, ("k_proj", "up_proj", "o_proj")),
+    *(tiny_adapter(seed, rank, config=SMALL) for seed, rank in enumerate(RANKS)),
+    tiny_adapter(20, 8, ("q_proj", "v_proj", "down_proj"), SMALL),
+    tiny_adapter(21, 3, ("k_proj", "up_proj", "o_proj"), SMALL),
 ]
 MACHINES: list[tuple[Machine, Machine]] = []
 
 
 def machines() -> tuple[Machine, Machine]:
     if not MACHINES:
-        MACHINES.append(both(tiny_decoder(), ADAPTERS, 24))
+        MACHINES.append(both(tiny_decoder(config=SMALL), ADAPTERS, 20))
     return MACHINES[0]
 
 
@@ -164,7 +166,7 @@ def test_any_mix_of_adapters_is_what_torch_makes_of_it(data: st.DataObject) -> N
     page, rows = 1, 0
     for _ in range(data.draw(st.integers(1, 5))):
         new, before = data.draw(st.sampled_from([1, 1, 2, 18])), data.draw(st.integers(0, 20))
-        held = -(-(before + new) // SIZE)
+        held = -(-(before + new) // LARGE)
         spans.append(Span(rows, rows + new, before + new, range(page, page + held)))
         for adapter in data.draw(st.lists(st.sampled_from(ADAPTERS), max_size=3, unique_by=id)):
             start = rows + data.draw(st.integers(0, new - 1))
@@ -177,11 +179,11 @@ def test_any_mix_of_adapters_is_what_torch_makes_of_it(data: st.DataObject) -> N
 
 def test_rows_that_share_an_adapter_are_more_than_a_tile() -> None:
     ours, theirs = machines()
-    rows = 24
+    rows = 20
     spans = [Span(row, row + 1, 1, [row + 1]) for row in range(rows)]
     assert len(ours.packed[ADAPTERS[4].digest].tables) > 1  # its ranks do not fit in a page
-    worn = [Worn(0, 18, ADAPTERS[4]), Worn(18, 24, ADAPTERS[1]), Worn(20, 22, ADAPTERS[0], 0.5)]
-    given = tokens(rows), spans, worn, [0, 15, 16, 20, 23]
+    worn = [Worn(0, 18, ADAPTERS[4]), Worn(18, 20, ADAPTERS[1]), Worn(16, 19, ADAPTERS[0], 0.5)]
+    given = tokens(rows), spans, worn, [0, 15, 17, 18, 19]
     compare(ours.step(*given), theirs.step(*given))
     plain = given[0], spans, (), given[3]
     assert not torch.allclose(ours.step(*given).logits_RV, ours.step(*plain).logits_RV)
@@ -198,10 +200,10 @@ def test_what_is_not_finite_is_said_of_its_row_alone() -> None:
 
 
 def test_bf16_linears_are_near_and_their_logits_fp32() -> None:
-    decoder = tiny_decoder()
+    decoder = tiny_decoder(config=SMALL)
     half = Machine(TritonKernels(half=True), there(decoder), ADAPTERS[:1], 4)
     whole = Machine(TorchKernels(), decoder, ADAPTERS[:1], 4)
-    given = tokens(20), [Span(0, 20, 20, [1, 2])], [Worn(0, 20, ADAPTERS[0])], [0, 19]
+    given = tokens(6), [Span(0, 6, 6, [1])], [Worn(0, 6, ADAPTERS[0])], [0, 5]
     ours, theirs = half.step(*given), whole.step(*given)
     assert ours.logits_RV.dtype == torch.float32
     error = (ours.states_TH.cpu() - theirs.states_TH).norm() / theirs.states_TH.norm()
@@ -214,12 +216,12 @@ async def test_an_engine_draws_what_it_draws_with_torch() -> None:
     refs = [AdapterRef(shelf.put(one)) for one in ADAPTERS[:2]]
     ways: list[Any] = [None, refs[0], replace(refs[1], offset=9), (replace(refs[0], scale=0.4), replace(refs[1]))]
     requests = [
-        Request(tuple(tokens(18, seed)), Sampling(max_tokens=3, ignore_eos=True, logprobs=seed % 2), way)
+        Request(tuple(tokens(18, seed)), Sampling(max_tokens=2, ignore_eos=True, logprobs=seed % 2), way)
         for seed, way in enumerate(ways)
     ]
 
     async def answers(kernels: Kernels, decoder: Decoder) -> list[list[tuple[int, float]]]:
-        asked = EngineSettings(step_tokens=40, max_running=8)
+        asked = EngineSettings(step_tokens=40, max_running=8, page_size=LARGE)
         engine = Engine(decoder, tiny_tokenizer(), shelf, asked, kernels=kernels, start=False)
         events = await drive(engine, *(collect(engine, request) for request in requests))
         assert not [one for one in events if isinstance(one, BaseException)], events
@@ -232,8 +234,8 @@ async def test_an_engine_draws_what_it_draws_with_torch() -> None:
             list(enumerate(second)),
         ]
 
-    ours = await answers(TritonKernels(), there(tiny_decoder()))
-    theirs = await answers(TorchKernels(), tiny_decoder())
+    ours = await answers(TritonKernels(), there(tiny_decoder(config=SMALL)))
+    theirs = await answers(TorchKernels(), tiny_decoder(config=SMALL))
     for one, other in zip(ours, theirs, strict=True):
         assert [token for token, _ in one] == [token for token, _ in other]
         assert max(abs(a - b) for (_, a), (_, b) in zip(one, other, strict=True)) < 1e-3

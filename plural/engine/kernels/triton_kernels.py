@@ -30,6 +30,8 @@ from plural.models.config import GROUPS, MODULES, DecoderConfig, Group
 from plural.models.decoder import Decoder
 from plural.models.ops import Angles, TorchOps
 
+# Inputs of a LoRA are multiplied in so many pieces, beside each other.
+_PIECES = 4
 # So many steps of different sizes are kept, captured or about to be.
 _KEPT = 96
 
@@ -200,26 +202,35 @@ class _Lora:
         whole_B = memory.memory.view(-1)
         self._floats, self._longs = whole_B.view(torch.float32), whole_B.view(torch.int64)
         self._frame = frame
-        self._low_TR = self._floats.new_empty((frame.sizes.rows, frame.sizes.low))
+        self._low_PTR = self._floats.new_empty((_PIECES, frame.sizes.rows, frame.sizes.low))
         self._outputs = {group: [config.out_features(module) for module in GROUPS[group]] for group in GROUPS}
 
     def __call__(self, layer: int, group: Group, x_TI: Tensor, y_TO: Tensor) -> Tensor:
         tiles, parts, outputs = self._frame["lora"], self._frame["parts"], self._outputs[group]
         count, block = self._frame.sizes.lora_tiles, 64
         entry = layer * len(MODULES) + MODULES.index(GROUPS[group][0])
-        common = (self._floats, self._longs, tiles, parts, entry, self._low_TR.shape[1])
-        ops.shrink[(count, len(outputs))](
-            x_TI, self._low_TR, *common, INPUTS=x_TI.shape[1], BLOCK_M=LORA_ROWS, BLOCK_K=64, BLOCK_R=16
+        common = (self._floats, self._longs, tiles, parts, entry, *self._low_PTR.shape[1:])
+        inputs = x_TI.shape[1]
+        ops.shrink[(count, len(outputs), _PIECES)](
+            x_TI,
+            self._low_PTR,
+            *common,
+            INPUTS=inputs,
+            PIECE=triton.cdiv(inputs, 64 * _PIECES) * 64,
+            BLOCK_M=LORA_ROWS,
+            BLOCK_K=64,
+            BLOCK_R=16,
         )
         blocks = triton.cdiv(max(outputs), block)
         first, second, third = (*outputs, 0, 0)[:3]
         ops.expand[(count, len(outputs) * blocks)](
-            self._low_TR,
+            self._low_PTR,
             y_TO,
             *common,
             OUT_0=first,
             OUT_1=second,
             OUT_2=third,
+            PIECES=_PIECES,
             BLOCKS=blocks,
             BLOCK_M=LORA_ROWS,
             BLOCK_N=block,

@@ -149,7 +149,7 @@ def attend(
     tl.store(out + at, mixed_MD / total[:, None], mask=there)
 
 
-@triton.jit(do_not_specialize=["entry"])
+@triton.jit(do_not_specialize=["entry", "low_rows"])
 def shrink(
     x,
     low,
@@ -158,14 +158,17 @@ def shrink(
     tiles,
     parts,
     entry,
+    low_rows,
     low_width,
     INPUTS: tl.constexpr,
+    PIECE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
-    """low = x @ a.T of one module for a tile of rows: of each adapter that they wear, and of just its ranks."""
-    tile, module = tiles + tl.program_id(0) * 4, tl.program_id(1)
+    """low = x @ a.T of one module for a tile of rows: of each adapter that they wear, and of just its ranks. Every
+    piece of the inputs has its own `low`, for a tile may be all there is to do, and its inputs are long."""
+    tile, module, piece = tiles + tl.program_id(0) * 4, tl.program_id(1), tl.program_id(2)
     row, rows, first, stop = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
     if first == stop:
         return
@@ -179,8 +182,8 @@ def shrink(
         for start in range(0, rank, BLOCK_R):
             ranks = start + r
             low_MR = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
-            for begun in range(0, INPUTS, BLOCK_K):
-                inputs = begun + k
+            for begun in range(0, PIECE, BLOCK_K):
+                inputs = piece * PIECE + begun + k
                 inside = inputs < INPUTS
                 x_MK = tl.load(
                     x + at[:, None] * INPUTS + inputs[None, :], mask=real[:, None] & inside[None, :], other=0.0
@@ -192,13 +195,13 @@ def shrink(
                 )
                 low_MR += tl.dot(x_MK.to(tl.float32), a_KR, input_precision="ieee")
             tl.store(
-                low + at[:, None] * low_width + column + ranks[None, :],
+                low + (piece * low_rows + at)[:, None] * low_width + column + ranks[None, :],
                 low_MR,
                 mask=real[:, None] & (ranks < rank)[None, :],
             )
 
 
-@triton.jit(do_not_specialize=["entry"])
+@triton.jit(do_not_specialize=["entry", "low_rows"])
 def expand(
     low,
     y,
@@ -207,10 +210,12 @@ def expand(
     tiles,
     parts,
     entry,
+    low_rows,
     low_width,
     OUT_0: tl.constexpr,
     OUT_1: tl.constexpr,
     OUT_2: tl.constexpr,
+    PIECES: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -235,11 +240,11 @@ def expand(
         column = tl.load(parts + part * 4 + 2) + module * tl.load(parts + part * 4 + 3)
         for start in range(0, rank, BLOCK_R):
             ranks = start + r
-            low_MR = tl.load(
-                low + at[:, None] * low_width + column + ranks[None, :],
-                mask=real[:, None] & (ranks < rank)[None, :],
-                other=0.0,
-            )
+            there_MR = real[:, None] & (ranks < rank)[None, :]
+            low_MR = tl.zeros([BLOCK_M, BLOCK_R], tl.float32)
+            for piece in range(PIECES):
+                line_M = (piece * low_rows + at) * low_width + column
+                low_MR += tl.load(low + line_M[:, None] + ranks[None, :], mask=there_MR, other=0.0)
             b_RN = tl.load(
                 floats + b + ranks[:, None].to(tl.int64) * outputs + n[None, :],
                 mask=(ranks < rank)[:, None] & inside[None, :],
