@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from plural.agents.agent import Agent
     from plural.agents.contract import Contract
     from plural.agents.decisions import adecide, decide
+    from plural.agents.marks import mark
     from plural.agents.tools import tool, tool_specs
 
 _HOMES = {
@@ -17,11 +18,12 @@ _HOMES = {
     "Contract": "contract",
     "adecide": "decisions",
     "decide": "decisions",
+    "mark": "marks",
     "tool": "tools",
     "tool_specs": "tools",
 }
 
-__all__ = ["Agent", "Contract", "adecide", "decide", "tool", "tool_specs", "toolbox"]
+__all__ = ["Agent", "Contract", "adecide", "decide", "mark", "tool", "tool_specs", "toolbox"]
 
 
 def __getattr__(name: str) -> Any:
