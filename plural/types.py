@@ -1,7 +1,7 @@
 """The nouns every room may speak: frozen records without behaviour of their own. No torch, no HTTP, no pydantic.
 
-Events of a run are one closed union (`Event`). A run yields them in order, the last one is `RunFinished`, unless somebody
-else has to go on: another agent (`HandedOff`) or a person (`Paused`).
+Events of a run are one closed union (`Event`). A run yields them in order, the last one is `RunFinished`, unless
+somebody else has to go on: another agent (`HandedOff`) or a person (`Paused`).
 """
 
 from __future__ import annotations
@@ -271,8 +271,8 @@ class HandedOff:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """None of the calls of this turn is made before a person has looked at `calls` (`plural.agents.approval`). `state` is
-    plain JSON and all that is needed to go on, in another process as well. It holds the whole transcript."""
+    """None of the calls of this turn is made before a person has looked at `calls` (`plural.agents.approval`). `state`
+    is plain JSON and all that is needed to go on, in another process as well. It holds the whole transcript."""
 
     step: int
     agent: str

@@ -54,6 +54,8 @@ class Agent(Runnable[AgentInput, Any]):
         price: what the model's tokens cost, for a budget of money.
         middleware: what stands around model and tools; memories are, too.
         description: what it is for; what a model reads when the agent is used as a tool.
+        shared_first: the model reads the transcript first, and what is this agent's own (instructions, and tools where
+            the model can) after it. Agents that read one transcript then share what was computed of it.
 
     Raises:
         SettingsError, ToolError, GrammarError: when it is made from parts that cannot work.
@@ -72,6 +74,7 @@ class Agent(Runnable[AgentInput, Any]):
         price: Price = Price(),
         middleware: Sequence[Middleware] = (),
         description: str = "",
+        shared_first: bool = False,
     ) -> None:
         if not name.strip():
             raise SettingsError("An agent needs a name.")
@@ -83,10 +86,17 @@ class Agent(Runnable[AgentInput, Any]):
         self.tools = as_tools(tools)
         self.contract = contract_of(output)
         self.budget = budget
-        calling, speaking = _ways(name, model, self.tools, self.contract)
-        tools_by_name = {each.name: each for each in self.tools}
+        own = [SystemMessage(instructions)] if instructions else []
+        self._first, last = ([], own) if shared_first else (own, [])
         self._kit = Equipment(
-            name, model, calling, speaking, tools_by_name, self.contract, tuple(middleware), price, last=()
+            name,
+            model,
+            *_ways(name, model, self.tools, self.contract, shared_first),
+            {each.name: each for each in self.tools},
+            self.contract,
+            tuple(middleware),
+            price,
+            tuple(last),
         )
 
     # ----------------------------------------------------------------------------------------------------- running
@@ -225,11 +235,9 @@ class Agent(Runnable[AgentInput, Any]):
         messages = _read(input)
         if not any(str(message.text).strip() for message in messages):
             raise PromptError(f"The input of agent {self.name!r} is empty.", hint="Say what you want.")
-        if not self.instructions:
-            return messages
-        if isinstance(messages[0], SystemMessage):
+        if self._first and isinstance(messages[0], SystemMessage):
             return [SystemMessage(f"{self.instructions}\n\n{messages[0].text}"), *messages[1:]]
-        return [SystemMessage(self.instructions), *messages]
+        return [*self._first, *messages]
 
 
 def task_of(input: AgentInput) -> str:
@@ -260,19 +268,32 @@ def _read(input: AgentInput) -> list[BaseMessage]:
 
 
 def _ways(
-    name: str, model: ChatRunnable, tools: Sequence[BaseTool], contract: Contract | None
+    name: str, model: ChatRunnable, tools: Sequence[BaseTool], contract: Contract | None, shared_first: bool
 ) -> tuple[ChatRunnable, ChatRunnable]:
     """The model as it may call tools, and as it has to answer."""
-    speaking: ChatRunnable = model.bind(grammar=contract.grammar) if contract and constrainable(model) else model
+    held = constrainable(model)
+    options: dict[str, Any] = {"own_last": True} if held and shared_first else {}
+    bound: ChatRunnable = model.bind(**options) if options else model
+    speaking: ChatRunnable = bound.bind(grammar=contract.grammar) if contract and held else bound
     if not tools:
         return speaking, speaking
     try:
-        calling: ChatRunnable = model.bind_tools(tools)  # type: ignore[attr-defined]
-        if contract is None and constrainable(model):
-            speaking = model.bind_tools(tools, tool_choice="none")  # type: ignore[attr-defined]
+        calling = _with_tools(model, tools, options)
+        if contract is None and held:
+            speaking = _with_tools(model, tools, {**options, "tool_choice": "none"})
     except (AttributeError, NotImplementedError) as error:
         raise SettingsError(f"The model of agent {name!r} cannot call tools.", hint="Give another model.") from error
     return calling, speaking
+
+
+def _with_tools(model: ChatRunnable, tools: Sequence[BaseTool], options: Mapping[str, Any]) -> ChatRunnable:
+    """The model offered these tools. What was bound to it stays bound; a binding's own `bind_tools` would lose it."""
+    if isinstance(model, RunnableBinding):
+        bound = {key: value for key, value in model.kwargs.items() if key not in ("tools", "tool_choice")}
+        inner = _with_tools(model.bound, tools, {**bound, **options})
+        return model.model_copy(update={"bound": inner, "kwargs": {}})
+    offered: ChatRunnable = model.bind_tools(tools, **options)  # type: ignore[attr-defined]
+    return offered
 
 
 def constrainable(model: Runnable[Any, Any]) -> bool:
