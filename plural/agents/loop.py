@@ -166,7 +166,8 @@ def _answer(kit: Equipment, desk: Desk, text: str) -> Answer | None:
         if desk.mended:
             raise
         desk.mended = desk.closing = True
-        desk.messages.append(HumanMessage(f"{error.message} Answer again."))
+        wish = HumanMessage(f"{error.message} Answer again.", additional_kwargs={"plural": "again"})  # is no new task
+        desk.messages.append(wish)
         return None
 
 
