@@ -5,6 +5,7 @@ Its weights are random, so nothing but the grammar gives its answers their form.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from .tiny import CONFIG, tiny_base
 FORMS, EACH = 6, 4
 SEEDS = itertools.count()
 
+PATTERNS = [r"^[a-f]{2,6}$", r"^\d{4}-\d{2}$", "^(on|off)$"]
 names = st.text(st.characters(codec="ascii", categories=["L", "Nd"], include_characters="_-"), min_size=1, max_size=8)
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 scalars = st.none() | st.booleans() | st.integers(-999, 999) | texts
@@ -56,10 +58,7 @@ leaves = st.one_of(
     st.just({"type": "null"}),
     st.builds(lambda values: {"enum": values}, st.lists(scalars, min_size=1, max_size=4)),
     st.builds(lambda value: {"const": value}, scalars),
-    st.builds(
-        lambda pattern: {"type": "string", "pattern": pattern},
-        st.sampled_from([r"^[a-f]{2,6}$", r"^\d{4}-\d{2}$", "^(on|off)$"]),
-    ),  # fmt: skip # noqa: E501
+    st.builds(lambda pattern: {"type": "string", "pattern": pattern}, st.sampled_from(PATTERNS)),
     integers(),
     numbers(),
     strings(),
@@ -79,14 +78,12 @@ def objects(draw: Any, below: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
+def alternatives(below: Any) -> Any:
+    return st.builds(lambda forms: {"anyOf": forms}, st.lists(below, min_size=1, max_size=3))
+
+
 schemas = st.recursive(
-    leaves,
-    lambda below: st.one_of(
-        arrays(below),
-        objects(below),
-        st.builds(lambda forms: {"anyOf": forms}, st.lists(below, min_size=1, max_size=3)),
-    ),
-    max_leaves=6,
+    leaves, lambda below: st.one_of(arrays(below), objects(below), alternatives(below)), max_leaves=6
 )
 
 
@@ -112,8 +109,6 @@ def answers(model: ChatPlural, asked: list[dict[str, Any]]) -> list[Any]:
     """One message for each way of asking, every one with a seed of its own; none was cut off."""
 
     async def all_at_once() -> list[Any]:
-        import asyncio
-
         return await asyncio.gather(*(model.ainvoke("Decide.", seed=next(SEEDS), **how) for how in asked))
 
     said = sync.run(all_at_once())
