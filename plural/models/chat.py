@@ -175,7 +175,7 @@ class ChatFormat:
         if native:
             variables["tools"] = [self._guard(tool_text.as_openai(tool)) for tool in tools] or None
         try:
-            return self._compiled.render(
+            text = self._compiled.render(
                 messages=[self._as_dict(message) for message in rest], add_generation_prompt=generate, **variables
             )
         except (jinja2.TemplateError, TypeError) as error:
@@ -183,6 +183,11 @@ class ChatFormat:
                 f"The base's chat template refuses this conversation: {error}.",
                 hint=f"Its roles: {', '.join(message.role for message in rest)}.",
             ) from error
+        if own_last and system and self._guard(rest[-1].content).strip() not in text:
+            raise PromptError(
+                "The base's chat template leaves out a system message at the end.", hint="Put what is its own first."
+            )
+        return text
 
     def _as_dict(self, message: Message) -> dict[str, Any]:
         # The template itself looks for tags such as </think> in what the model said; others may not write them.
