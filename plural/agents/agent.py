@@ -100,11 +100,9 @@ class Agent(Runnable[AgentInput, Any]):
         )
 
     # ----------------------------------------------------------------------------------------------------- running
-    async def events(
-        self, input: AgentInput, config: RunnableConfig | None = None, *, step: int = 0
-    ) -> AsyncIterator[Event]:
-        """Everything that happens, typed, as it happens; `step` marks it all. The last event is RunFinished, or
-        HandedOff or Paused when somebody else has to go on."""
+    def events(self, input: AgentInput, config: RunnableConfig | None = None, *, step: int = 0) -> sync.Stream[Event]:
+        """Everything that happens, typed, as it happens, for `for` and for `async for`; `step` marks it all. The last
+        event is RunFinished, or HandedOff or Paused when somebody else has to go on."""
 
         async def inside(inputs: AsyncIterator[AgentInput], config: RunnableConfig) -> AsyncIterator[Event]:
             async for each in inputs:
@@ -113,8 +111,7 @@ class Agent(Runnable[AgentInput, Any]):
                     if isinstance(event, StepFinished):
                         yield RunFinished(event.answer, event.usage, event.seconds)
 
-        async for event in self._atransform_stream_with_config(_single(input), inside, config):  # type: ignore[arg-type]  # config alone is taken, too
-            yield event
+        return sync.Stream(self._atransform_stream_with_config(_single(input), inside, config))  # type: ignore[arg-type]  # config alone is taken, too
 
     async def ainvoke(self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         _refuse(kwargs)

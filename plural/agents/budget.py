@@ -19,7 +19,7 @@ from plural.errors import LimitError, SettingsError
 from plural.types import Usage
 
 T = TypeVar("T")
-_KEY = "purse"
+_KEY = "__plural_purse"  # with two underscores, langchain-core keeps it out of the traces
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,17 @@ async def test_the_events_of_a_run_in_order() -> None:
     assert (finished.usage.prompt, finished.usage.completion) == (5, 4)
 
 
+def test_the_same_events_from_a_blocking_loop() -> None:
+    def agent() -> Agent:
+        return Agent("clerk", ScriptedModel([calling(("double", {"number": 4})), "It is 8."]), tools=[double])
+
+    blocking = [type(event) for event in agent().events("Twice four?")]
+    assert blocking == [type(event) for event in asyncio.run(events_of(agent(), "Twice four?"))]
+    for event in agent().events("Twice four?"):
+        assert isinstance(event, StepStarted)
+        break
+
+
 async def test_the_calls_of_one_turn_run_at_once() -> None:
     meeting = asyncio.Barrier(3)
 
@@ -192,6 +203,29 @@ def test_instructions_come_before_other_instructions() -> None:
     model = ScriptedModel(["Hi"])
     Agent("clerk", model, instructions="Be kind.").invoke([SystemMessage("Be brief."), HumanMessage("Hello")])
     assert [message.content for message in model.asked[0].messages] == ["Be kind.\n\nBe brief.", "Hello"]
+
+
+@pytest.mark.parametrize("tools", [[], [double]])
+def test_what_is_shared_may_come_first(tools: list[Any]) -> None:
+    model = ScriptedModel([calling(("double", {"number": 2})), "Hi"] if tools else ["Hi"])
+    agent = Agent("clerk", model, instructions="Be kind.", tools=tools, shared_first=True)
+    assert agent.invoke([SystemMessage("Be brief."), HumanMessage("Hello")]) == "Hi"
+    for asked in model.asked:
+        assert asked.messages[0].text == "Be brief."
+        assert asked.messages[-1] == SystemMessage("Be kind.")
+        assert asked.options["own_last"] is True
+    assert [message.type for message in model.asked[-1].messages][2:-1] == (["ai", "tool"] if tools else [])
+
+
+@pytest.mark.parametrize("output", [None, ["Hi"]])
+def test_what_is_bound_to_the_model_stays_bound_beside_tools(output: Any) -> None:
+    """A binding's own bind_tools forgets what else was bound: max_tokens was lost in silence."""
+    model = ScriptedModel([calling(("double", {"number": 2}))] * 2 + ["Hi"])
+    bound = model.bind(max_tokens=7).with_config(tags=["mine"])
+    agent = Agent("clerk", bound, tools=[double], output=output)
+    assert agent.invoke("Go.") == "Hi"
+    assert [asked.options["max_tokens"] for asked in model.asked] == [7, 7, 7]
+    assert [asked.tools for asked in model.asked[:2]] == [("double",)] * 2
 
 
 @pytest.mark.parametrize("given_", ["", "  ", [], {"question": "Hello"}, 7])

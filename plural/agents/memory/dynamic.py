@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 from langchain_core.messages import BaseMessage
 from langchain_core.tools import BaseTool
@@ -50,7 +50,7 @@ class Recall(Middleware):
         return [*turn.messages[:at], task.model_copy(update={"content": told}), *turn.messages[at + 1 :]]
 
 
-async def remembering(memory: LongTerm, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+async def remembering(memory: LongTerm, events: AsyncIterable[Event]) -> AsyncIterator[Event]:
     """The same events; what each step was asked and has answered is kept as a result."""
     tasks: dict[int, str] = {}
     async for event in events:
