@@ -2,7 +2,7 @@
 
 A text's vector comes from an `Embedder`, as the router's do. It is computed when it is first needed, all missing ones
 at once, and kept beside the text with the name of its space: another base gives other vectors, which are then made
-anew. Search is exact: all vectors are compared.
+anew. It is made of the text's first 2,000 characters. Search is exact: all vectors are compared.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from plural.protocols import Embedder
 Kind = Literal["fact", "result"]
 _VERSION = 1
 _AT_ONCE = 64  # texts embedded in one call
+_READ = 2000  # characters of a text that its vector is made of
 _TABLE = """
 CREATE TABLE IF NOT EXISTS memories (
     id INTEGER PRIMARY KEY AUTOINCREMENT, -- never given twice, so a forgotten one stays forgotten
@@ -138,7 +139,7 @@ class LongTerm:
         if not memories or count < 1:
             return []
         await self._embed_missing()
-        (asked,) = await self._embedder.aembed([question])
+        (asked,) = await self._embedder.aembed([question[:_READ]])
         vectors = await asyncio.to_thread(self._vectors)
         known = [memory for memory in memories if memory.id in vectors]
         similarity = np.stack([vectors[memory.id] for memory in known]) @ _unit(asked)
@@ -150,7 +151,7 @@ class LongTerm:
         missing = await asyncio.to_thread(self._missing)
         for at in range(0, len(missing), _AT_ONCE):
             some = missing[at : at + _AT_ONCE]
-            made = await self._embedder.aembed([text for _, text in some])
+            made = await self._embedder.aembed([text[:_READ] for _, text in some])
             rows = [
                 (self._space, _unit(vector).tobytes(), number) for (number, _), vector in zip(some, made, strict=True)
             ]
