@@ -7,6 +7,7 @@ the config of LangChain's Runnables, so what an agent calls (a chain, another ag
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -111,13 +112,16 @@ class Purse:
         try:
             while True:
                 first = min(self._line(), key=Purse._left)  # the one that runs out first
+                left = first._left()
                 try:
-                    async with asyncio.timeout(first._left()) as limit:
+                    async with asyncio.timeout(None if left == math.inf else left) as limit:
                         item = await anext(source)
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
-                    raise first._used_up("seconds") if limit.expired() else TimeoutError from None
+                    if not limit.expired():
+                        raise
+                    raise first._used_up("seconds") from None
                 yield item
         finally:
             if (close := getattr(source, "aclose", None)) is not None:
@@ -131,7 +135,7 @@ class Purse:
 
     def _left(self) -> float:
         """Seconds."""
-        return float("inf") if self.budget.seconds is None else self.budget.seconds - self.spent.seconds
+        return math.inf if self.budget.seconds is None else self.budget.seconds - self.spent.seconds
 
     def _bear(self, steps: int, money: float) -> None:
         budget, spent = self.budget, self.spent
