@@ -53,6 +53,14 @@ def train(
     compute: Annotated[
         str | None, typer.Option(help="Precision of the frozen base: auto (the default), fp32 or bf16.")
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SETTING=A,B,...",
+            help="Try these values, all combinations of several, at once; at every rung the worse half stops, and the "
+            "best is published.",
+        ),
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the specialist.")] = None,
     replace: Annotated[bool, typer.Option(help="Replace a specialist of this name.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted training stopped.")] = False,
@@ -68,7 +76,7 @@ def train(
         "purpose": purpose, "instructions": instructions, "test": test, "checker": checker,
         "contract": contract, "rank": rank, "rslora": rslora, "activated": activated, "learning_rate": learning_rate,
         "epochs": epochs, "max_steps": max_steps, "batch_rows": batch_rows, "seed": seed, "compute": compute,
-        "licence": licence,
+        "licence": licence, "sweep": sweep,
     }  # fmt: skip
     school = read_school(data, name or (), said, replace=replace, resume=resume, base=base, library=library)
     follow(train_school(school), as_json, [order.name for order in school.orders])

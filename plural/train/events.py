@@ -1,6 +1,7 @@
 """What a training says while it runs, of one specialist each time.
 
-A specialist's last event is `Trained`, or `Diverged` when its loss did; the others go on.
+A specialist's last event is `Trained`, or `Diverged` when its loss did; the others go on. A candidate of a sweep that
+is beaten is named in the sweep's `Halved` and says no more.
 """
 
 from __future__ import annotations
@@ -79,4 +80,36 @@ class Trained:
     settings: Mapping[str, Any]
 
 
-TrainEvent = TrainStarted | Stepped | Evaluated | Diverged | Trained
+@dataclass(frozen=True, slots=True)
+class Halved:
+    """All candidates of the sweep `name` that still ran came to rung `rung`, of so many. `losses` are their held-out
+    losses so far, the best first; those of `stopped` learn no more.
+    """
+
+    name: str
+    rung: int
+    of: int
+    losses: Mapping[str, float]
+    stopped: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A candidate, its best held-out loss (None if it diverged before it had one), and whether it was stopped."""
+
+    name: str
+    steps: int
+    loss: float | None
+    beaten: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How the sweep `name` ended, the best first; `Trained` of the winner follows."""
+
+    name: str
+    winner: str
+    tried: tuple[Tried, ...]
+
+
+TrainEvent = TrainStarted | Stepped | Evaluated | Diverged | Halved | Swept | Trained

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,26 +30,30 @@ _RECENT = 5
 
 @dataclass(frozen=True)
 class Course:
-    """What one specialist is taught, and how. `instructions` are the system message that it always sees."""
+    """What one specialist is taught, and how. `instructions` are the system message that it always sees.
+
+    Courses with the same `sweep` are candidates: the best of them becomes the specialist of that name.
+    """
 
     name: str
     examples: Examples
     settings: TrainSettings = TrainSettings()
     instructions: str = ""
+    sweep: str = ""
 
 
 class Learner:
     """Weights, optimiser and `progress` change together, in `update` only; cut off in the middle, it is not `whole`."""
 
-    def __init__(self, base: Base, course: Course, out: Path, compute: Compute) -> None:
-        check_name(course.name)
-        self.name, self.settings = course.name, course.settings
-        self.path, self.kept_at = out / course.name, out / WORK / f"{course.name}.safetensors"
+    def __init__(self, base: Base, course: Course, encoded: Sequence[Row], out: Path, compute: Compute) -> None:
+        self.name, self.settings = check_name(course.name), course.settings
+        self.path = out / check_name(course.sweep or course.name)
+        self.kept_at = out / WORK / f"{course.name}.safetensors"
         self.base_name, self.compute = base.name, compute
         self.duplicates = course.examples.duplicates
         settings = course.settings
         invocation = base.chat.invocation() if settings.activated else ()
-        self.split = rows.split(rows.encode(base, course.examples, course.instructions, invocation), settings)
+        self.split = rows.split(encoded, settings)
         self.steps = settings.steps(len(self.split.train))
         self.look_every = settings.look_every(self.steps)
         adapter = AdapterConfig(
@@ -65,7 +70,8 @@ class Learner:
         self.progress = Progress()
         self.best: Tensor | None = None
         self.whole = True
-        self.identity = {
+        self.rungs: tuple[int, ...] = ()
+        self.identity: dict[str, Any] = {
             **settings.model_dump(mode="json"),
             "data": course.examples.sha256,
             "base": base.digest,
@@ -79,6 +85,20 @@ class Learner:
         done = self.progress
         due = done.step % self.look_every == 0 or done.step >= self.steps
         return bool(self.split.holdout) and done.looked_at < done.step and due
+
+    @property
+    def wants_measure(self) -> bool:
+        """Whether it has come to a rung."""
+        return len(self.progress.rungs) < sum(rung <= self.progress.step for rung in self.rungs)
+
+    def loss_at(self, rung: int) -> float | None:
+        """The best held-out loss until the rung, counted from 0; None if it has not come there."""
+        done = self.progress
+        return done.rungs[rung] if rung < len(done.rungs) else (done.best_loss if done.stopped else None)
+
+    def last_loss(self) -> float | None:
+        done = self.progress
+        return done.rungs[-1] if done.beaten and done.rungs else done.best_loss
 
     @property
     def done(self) -> bool:
@@ -164,6 +184,19 @@ class Learner:
             done.stopped = done.worse >= self.settings.patience
         return Evaluated(self.name, done.step, loss, better)
 
+    def enter(self, rungs: tuple[int, ...], rivals: int) -> None:
+        """Takes part in a sweep. What it becomes does not depend on that, but how far it comes does."""
+        self.rungs = rungs
+        self.identity |= {"rivals": rivals}
+
+    def measure(self, loss: float) -> None:
+        """Takes the held-out loss at the rungs it has come to: not a look, which would change when it stops early."""
+        done = self.progress
+        if not math.isfinite(loss):
+            raise self._diverged("on the held-out rows is not a finite number any more")
+        reached = sum(rung <= done.step for rung in self.rungs) - len(done.rungs)
+        done.rungs += [loss if done.best_loss is None else min(loss, done.best_loss)] * reached
+
     def _check(self, losses: Sequence[float], norm: float) -> None:
         """Stops a training that cannot recover: not a number, or a loss that stays far above where it began."""
         first = losses[0] if self.progress.first_loss is None else self.progress.first_loss
@@ -184,6 +217,9 @@ class Learner:
     def begin(self, *, resume: bool) -> None:
         """Takes up the checkpoint, or forgets it. Raises SettingsError where something lies in the adapter's place."""
         found = checkpoint.load(self.kept_at, self.identity) if resume else None
+        if found is not None and found[0].beaten:
+            self.progress = found[0]
+            return
         if found is not None and found[0].written:
             if self.path.exists():
                 self.progress = found[0]
@@ -216,6 +252,11 @@ class Learner:
             return self.progress.step
         found = checkpoint.load(self.kept_at, self.identity)
         return found[0].step if found else 0
+
+    def give_up(self) -> None:
+        """It is out of the race, for good. Its weights are not kept."""
+        self.progress.beaten = True
+        checkpoint.save(self.kept_at, self.progress, {}, self.identity)
 
     def write(self) -> Trained:
         """The adapter, at its best held-out loss; a resumed training finds it done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import random
@@ -16,12 +17,16 @@ from plural.train.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids, and for each whether it is part of an answer. The adapter acts from position `offset` on."""
+    """Token ids, and for each whether it is part of an answer. The adapter acts from position `offset` on.
+
+    It is the example of line `line`, or a turn of it.
+    """
 
     ids: tuple[int, ...]
     learn: tuple[bool, ...]
     prompt: str = ""
     offset: int = 0
+    line: int = 0
 
     @functools.cached_property
     def targets(self) -> tuple[int, ...]:
@@ -59,7 +64,7 @@ def encode(base: Base, examples: Examples, instructions: str, invocation: Sequen
     for example in examples.rows:
         try:
             ids, learn = base.chat.encode_example(example.messages, example.tools, instructions=instructions)
-            row = Row(tuple(ids), tuple(learn), example.prompt)
+            row = Row(tuple(ids), tuple(learn), example.prompt, line=example.line)
             turns = list(_turns(row, tuple(invocation))) if invocation else [row]
         except PromptError as error:
             problems.append((example.line, str(error)))
@@ -79,7 +84,7 @@ def _turns(row: Row, invocation: tuple[int, ...]) -> Iterator[Row]:
         if row.ids[offset:start] != invocation:
             raise PromptError("The chat template opens this turn otherwise than others.", hint="Train a plain LoRA.")
         learn = (False,) * start + (True,) * (stop - start)
-        yield Row(row.ids[:stop], learn, row.prompt, offset)
+        yield Row(row.ids[:stop], learn, row.prompt, offset, row.line)
 
 
 def _runs(learn: Sequence[bool]) -> Iterator[tuple[int, int]]:
@@ -93,13 +98,15 @@ def _runs(learn: Sequence[bool]) -> Iterator[tuple[int, int]]:
 
 
 def split(rows: Sequence[Row], settings: TrainSettings) -> Split:
-    """Holds out whole prompts, drawn by the seed. Raises SettingsError when nothing would be left to train on."""
+    """Holds out whole prompts, drawn by the seed: the same examples, whether their turns are rows or they are.
+
+    Raises SettingsError when nothing would be left to train on.
+    """
     prompts = list(dict.fromkeys(row.prompt for row in rows))
     random.Random(settings.seed).shuffle(prompts)
-    wanted = max(1, min(settings.holdout_rows, round(settings.holdout * len(rows)))) if settings.holdout else 0
-    sizes: dict[str, int] = {}
-    for row in rows:
-        sizes[row.prompt] = sizes.get(row.prompt, 0) + 1
+    examples = {(row.prompt, row.line) for row in rows}
+    wanted = max(1, min(settings.holdout_rows, round(settings.holdout * len(examples)))) if settings.holdout else 0
+    sizes = collections.Counter(prompt for prompt, _ in examples)
     held: set[str] = set()
     count = 0
     for prompt in prompts[:-1]:  # one is always left to train on

@@ -6,6 +6,7 @@ for event in train(base, [Course("tickets", read_examples(path))], folder):
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from plural.train.compute import choose_compute, training_decoder
 from plural.train.events import Diverged, TrainEvent
 from plural.train.learner import Course, Learner
 from plural.train.prompts import PromptStates
+from plural.train.race import Race
+from plural.train.rows import Row, encode
 from plural.train.settings import PassSettings
 
 
@@ -28,7 +31,8 @@ def train(
     """Trains a specialist for each course and writes its adapter (best held-out loss) as a PEFT directory `out`/name.
 
     All are trained at once: every round is a step of each that is not done yet, in passes over the base that hold rows
-    of all. Each becomes what it would have become alone.
+    of all. Each becomes what it would have become alone. Courses of one sweep are candidates, of which only the best
+    goes all the way; it is written as `out`/sweep.
 
     Checkpoints lie in `out`/.training. `resume` goes on from them, on the same curves; otherwise they are forgotten.
     Stopping the iterator or Ctrl-C leaves checkpoints.
@@ -37,9 +41,7 @@ def train(
     very end NumericError when the loss of a specialist diverged; the others are trained and written by then.
     """
     school = _School(base, courses, out, settings or PassSettings())
-    for learner in school.active:
-        learner.begin(resume=resume)
-    yield from [learner.started() for learner in school.active]
+    yield from school.begin(resume=resume)
     try:
         yield from school.rounds()
     except KeyboardInterrupt:
@@ -59,15 +61,18 @@ class _School:
     """The learners that are not done, and what they share: the base, kept prompts, the pass."""
 
     def __init__(self, base: Base, courses: Sequence[Course], out: Path, settings: PassSettings) -> None:
-        names = [course.name for course in courses]
-        if not names or len(set(names)) < len(names):
-            twice = next((name for name in names if names.count(name) > 1), None)
-            raise SettingsError(f"Two specialists are called {twice!r}." if twice else "There is nothing to train.")
+        _check_names(courses)
         self.settings = settings
         device = base.decoder.device
         compute = choose_compute(settings.compute, device)
         self.decoder = training_decoder(base.decoder, compute)
-        self.active = [Learner(base, course, out, compute) for course in courses]
+        encoded = _encoded(base, courses)
+        self.active = [Learner(base, each, rows, out, compute) for each, rows in zip(courses, encoded, strict=True)]
+        candidates: dict[str, list[Learner]] = {}
+        for course, learner in zip(courses, self.active, strict=True):
+            if course.sweep:
+                candidates.setdefault(course.sweep, []).append(learner)
+        self.races = {one: race for race in itertools.starmap(Race, candidates.items()) for one in race.learners}
         self.diverged: list[Diverged] = []
         self.prompts = PromptStates(
             self.decoder,
@@ -76,27 +81,48 @@ class _School:
             at_once=settings.tokens_at_once,
         )
 
+    def begin(self, *, resume: bool) -> list[TrainEvent]:
+        for learner in self.active:
+            learner.begin(resume=resume)
+        self._leave()
+        return [learner.started() for learner in self.active]
+
     def rounds(self) -> Iterator[TrainEvent]:
         count = 0
         while True:
-            due = [learner for learner in self.active if learner.wants_look]
+            due = [learner for learner in self.active if learner.wants_look or learner.wants_measure]
             if due:
                 yield from self._look(due)
-            for learner in [learner for learner in self.active if learner.done]:
+            for race in dict.fromkeys(self.races.values()):
+                yield from race.halve()
+            self._leave()
+            for learner in [learner for learner in self.active if learner.done and self._decided(learner)]:
                 trained = learner.write()
                 self.active.remove(learner)
+                if (won := self.races.get(learner)) is not None:
+                    yield won.result()
                 yield trained
             if not self.active:
                 return
-            yield from self._step()
+            yield from self._step([learner for learner in self.active if not (learner.done or self._waits(learner))])
             count += 1
             if count % self.settings.checkpoint_every == 0:
                 for learner in self.active:
                     learner.save()
 
-    def _step(self) -> list[TrainEvent]:
+    def _leave(self) -> None:
+        self.active = [learner for learner in self.active if not learner.progress.beaten]
+
+    def _decided(self, learner: Learner) -> bool:
+        """Whether it is written when it is done: a candidate only when no other one can win any more."""
+        return learner not in self.races or self.races[learner].decided
+
+    def _waits(self, learner: Learner) -> bool:
+        return learner in self.races and self.races[learner].holds(learner)
+
+    def _step(self, learners: Sequence[Learner]) -> list[TrainEvent]:
         """One step of every learner; what is told is told when all have made it."""
-        began, learners = time.monotonic(), list(self.active)
+        began = time.monotonic()
         batches = [learner.batch() for learner in learners]
         answers = [sum(row.answer_tokens for row in batch) for batch in batches]
         loss, computed = [0.0] * len(learners), [0] * len(learners)
@@ -126,7 +152,7 @@ class _School:
 
     @torch.no_grad()
     def _look(self, due: Sequence[Learner]) -> list[TrainEvent]:
-        """The held-out loss of those whose turn it is."""
+        """The held-out loss of those whose turn it is, by their own looks or by a sweep's rungs."""
         began, loss = time.monotonic(), [0.0] * len(due)
         work = [(learner.lora, learner.split.holdout) for learner in due]
         for pack in passes.packs(work, self.settings.tokens_at_once):
@@ -135,13 +161,45 @@ class _School:
         seconds = time.monotonic() - began
         events: list[TrainEvent] = []
         for learner, total in zip(due, loss, strict=True):
+            mean = total / sum(row.answer_tokens for row in learner.split.holdout)
             try:
-                events.append(learner.look(total / sum(row.answer_tokens for row in learner.split.holdout), seconds))
+                if learner.wants_look:
+                    events.append(learner.look(mean, seconds))
+                if learner.wants_measure:
+                    learner.measure(mean)
             except NumericError as error:
                 events.append(self._stop(learner, error))
         return events
 
     def _stop(self, learner: Learner, error: NumericError) -> Diverged:
         self.active.remove(learner)
-        self.diverged.append(Diverged(learner.name, learner.progress.step, error.message, error.hint))
-        return self.diverged[-1]
+        told = Diverged(learner.name, learner.progress.step, error.message, error.hint)
+        if self._decided(learner):
+            self.diverged.append(told)
+        else:
+            learner.give_up()
+        return told
+
+
+def _check_names(courses: Sequence[Course]) -> None:
+    """Candidates of one sweep share the name of what is written, all others have names of their own."""
+    names = [course.name for course in courses]
+    written = [*dict.fromkeys(course.sweep for course in courses if course.sweep)]
+    written += [course.name for course in courses if not course.sweep]
+    for each in (names, written):
+        twice = next((name for name in each if each.count(name) > 1), None)
+        if twice:
+            raise SettingsError(f"Two specialists are called {twice!r}.")
+    if not names:
+        raise SettingsError("There is nothing to train.")
+
+
+def _encoded(base: Base, courses: Sequence[Course]) -> Iterator[list[Row]]:
+    """The rows of each; candidates that read the same examples share them."""
+    made: dict[tuple[int, str, bool], list[Row]] = {}
+    for course in courses:
+        key = (id(course.examples), course.instructions, course.settings.activated)
+        if key not in made:
+            invocation = base.chat.invocation() if course.settings.activated else ()
+            made[key] = encode(base, course.examples, course.instructions, invocation)
+        yield made[key]

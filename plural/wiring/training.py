@@ -7,12 +7,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from plural.errors import DataError, NumericError, PluralError, SpecialistError
 from plural.evals import Fingerprint, Row, Task, refuse
-from plural.specialists import Card, Contract, Lineage, Specialist, adapter_digest, read_invocation
+from plural.specialists import Card, Contract, Lineage, Specialist, Trial, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
 from plural.wiring import contracts
 from plural.wiring.network import Network
@@ -21,11 +21,12 @@ from plural.wiring.school import School, TrainOrder
 from plural.wiring.scoring import SHOTS, Exam, evaluate, write_evidence
 from plural.wiring.settings import Settings, read_settings, shelf
 from plural.wiring.stages import Stage, named
+from plural.wiring.told import candidate_stages, train_stage
 
 if TYPE_CHECKING:
     from plural.models.base import Base
     from plural.models.tokenizer import Tokenizer
-    from plural.train import Examples, Trained, TrainEvent
+    from plural.train import Course, Examples, Swept, Trained
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -59,7 +60,7 @@ def train_school(school: School) -> Iterator[Stage]:
         NumericError: at the very end, for specialists whose loss diverged; the others are published.
     """
     from plural.models.base import load_base
-    from plural.train import Course, Trained, train
+    from plural.train import Swept, Trained, train
 
     settings = read_settings(base=school.base, library=school.library)
     for order in school.orders:
@@ -74,19 +75,24 @@ def train_school(school: School) -> Iterator[Stage]:
     if not school.resume:
         for order in school.orders:
             shutil.rmtree(work / order.name, ignore_errors=True)
-    courses = [Course(one.order.name, one.learned, one.order.settings, one.order.instructions) for one in lessons]
+    yield from candidate_stages(school.orders)
+    courses = [course for lesson in lessons for course in _courses(lesson)]
     trained: dict[str, Trained] = {}
+    swept: dict[str, Swept] = {}
     failed: list[PluralError] = []
     try:
         for event in train(base, courses, work, school.passes, resume=school.resume):
-            yield _stage(event)
+            yield train_stage(event)
             if isinstance(event, Trained):
-                trained[event.name] = event
+                trained[event.path.name] = event
+            elif isinstance(event, Swept):
+                swept[event.name] = event
     except NumericError as error:
         failed.append(error)
     for lesson, found in zip(lessons, settled, strict=True):
         if (done := trained.get(lesson.order.name)) is not None:
-            card = _card(lesson, done, base, found.contract, school.command)
+            trials = _trials(lesson.order, swept.get(lesson.order.name))
+            card = _card(lesson, done, base, found.contract, school.command, trials)
             yield from _score_and_publish(lesson, school, settings, card, done, failed)
             shutil.rmtree(work / card.name, ignore_errors=True)
     _raise_all(failed)
@@ -130,6 +136,24 @@ def _lesson(order: TrainOrder) -> _Lesson:
     return _Lesson(order, examples, replace(examples, rows=kept), rows, trained_on, Exam(task, trained_on[:SHOTS]))
 
 
+def _courses(lesson: _Lesson) -> list[Course]:
+    """One, or the candidates of the sweep."""
+    from plural.train import Course
+
+    order = lesson.order
+    if not order.candidates:
+        return [Course(order.name, lesson.learned, order.settings, order.instructions)]
+    return [
+        Course(one.name, lesson.learned, one.settings, order.instructions, sweep=order.name) for one in order.candidates
+    ]
+
+
+def _trials(order: TrainOrder, swept: Swept | None) -> tuple[Trial, ...]:
+    varied = {one.name: dict(one.varied) for one in order.candidates}
+    tried = swept.tried if swept else ()
+    return tuple(Trial(settings=varied[one.name], steps=one.steps, loss=one.loss) for one in tried)
+
+
 def _settle(lesson: _Lesson, tokenizer: Tokenizer) -> contracts.Settled:
     """Raises DataError naming every row, of the data and of given test rows, that breaks a given contract."""
     order = lesson.order
@@ -140,7 +164,14 @@ def _settle(lesson: _Lesson, tokenizer: Tokenizer) -> contracts.Settled:
     return settled
 
 
-def _card(lesson: _Lesson, trained: Trained, base: Base, contract: Contract | None, command: str) -> Card:
+def _card(
+    lesson: _Lesson,
+    trained: Trained,
+    base: Base,
+    contract: Contract | None,
+    command: str,
+    trials: tuple[Trial, ...],
+) -> Card:
     """The card, without scores."""
     order = lesson.order
     return Card(
@@ -162,6 +193,7 @@ def _card(lesson: _Lesson, trained: Trained, base: Base, contract: Contract | No
             seed=order.settings.seed,
             settings=dict(trained.settings),
             seconds=round(trained.seconds, 1),
+            sweep=trials,
         ),
         licence=order.licence,
     )
@@ -189,29 +221,6 @@ def _score_and_publish(
     else:
         published = shelf(settings).publish(staged, name=name, replace=False)
     yield Stage("publishing", 1.0, "", f"in the network: {published.path}", {"path": str(published.path)}, name)
-
-
-def _stage(event: TrainEvent) -> Stage:
-    from plural.train import Diverged, Evaluated, Stepped, Trained, TrainStarted
-
-    facts, name = asdict(event), event.name
-    match event:
-        case TrainStarted():
-            resumed = f", going on at step {event.step}" if event.step else ""
-            note = f"{event.rows} rows, {event.holdout_rows} held out, {event.parameters:,} parameters"
-            return Stage("training", 0.0, "", f"{note}, {event.compute}{resumed}", facts, name)
-        case Stepped():
-            note = f"step {event.step}/{event.of}  loss {event.loss:.3f}  {event.tokens_per_second:.0f} tokens/s"
-            return Stage("training", event.step / event.of, note, "", facts, name)
-        case Evaluated():
-            best = "  (best so far)" if event.best else ""
-            told = f"step {event.step}: held-out loss {event.holdout_loss:.4f}{best}"
-            return Stage("evaluating", 1.0, told, "", facts, name)
-        case Diverged():
-            return Stage("diverged", 1.0, "", f"{event.message} {event.hint}", facts, name)
-        case Trained():
-            note = f"{event.steps} steps, {event.tokens:,} tokens in {event.seconds:.0f} s"
-            return Stage("training", 1.0, note, f"trained: {note}", {**facts, "path": str(event.path)}, name)
 
 
 def _check_name_is_free(order: TrainOrder, school: School, settings: Settings) -> None:

@@ -190,6 +190,27 @@ def test_a_school_is_trained_at_once_and_who_diverges_is_named_at_the_end(plural
     assert not (home / "library" / "wild").exists()
 
 
+def test_a_sweep_publishes_the_best_candidate_and_its_card_names_the_others(plural: Plural, home: Path) -> None:
+    words = ("train", "rows.jsonl", "--name", "swept", "--sweep", "learning_rate=1e-5,1e-2,1e-3", "--max-steps", "8")
+    code, _, told = plural(*words)
+    assert code == 0, told
+    assert "swept--2: learning_rate=0.01" in told
+    assert "swept: rung 1 of 2: 2 of 3 go on" in told
+    assert "swept--2 won among 3 candidates" in told
+    assert "stopped at rung 1" in told
+    assert [path.name for path in (home / "library").glob("swept*")] == ["swept"]
+    card = json.loads(plural("show", "swept", "--json")[1])
+    best, second, third = card["lineage"]["sweep"]
+    assert best["settings"] == {"learning_rate": 0.01}
+    assert best["steps"] == 8
+    assert best["loss"] < second["loss"] < third["loss"]
+    assert card["lineage"]["settings"]["learning_rate"] == 0.01
+    assert "the best of 3 candidates: learning_rate 0.01" in plural("show", "swept")[1]
+    shutil.rmtree(home / "library" / "swept")
+    code, _, told = plural("train", "rows.jsonl", "--sweep", "rank=4,four")
+    assert (code, "rank is 'four'" in told) == (2, True)
+
+
 def test_the_table_shows_every_specialist(plural: Plural, home: Path) -> None:
     shutil.copy(home / "rows.jsonl", home / "second.jsonl")
     code, _, told = plural("train", "rows.jsonl", "second.jsonl", "--name", "first", "--max-steps", "3")
