@@ -48,7 +48,7 @@ class Task:
     @classmethod
     def read(cls, path: Path | str, checker: str = "exact", *, name: str = "") -> Self:
         """Rows from JSONL in the shapes of training: `{"prompt", "answer"}` or `{"messages", "tools"}`, where the
-        last message is the assistant's.
+        last message is the assistant's; of preferences, the chosen answer is expected.
 
         Raises:
             DataError: the file cannot be read, is empty, or has bad lines; all of them are named.
@@ -106,6 +106,8 @@ def _mapping(given: str | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _row(fields: Mapping[str, Any]) -> Row:
+    if {"chosen", "rejected"} <= fields.keys():
+        return _row(_chosen(fields))
     if "prompt" in fields:
         unknown = set(fields) - {"prompt", "answer"}
         _refuse(unknown)
@@ -119,6 +121,15 @@ def _row(fields: Mapping[str, Any]) -> Row:
     if not expected.strip():
         raise ValueError("the assistant's message is empty")
     return Row(tuple(messages[:-1]), expected, tuple(map(_tool, fields.get("tools", ()))), bool(last.tool_calls))
+
+
+def _chosen(preference: Mapping[str, Any]) -> dict[str, Any]:
+    """A preference as the row that its chosen answer makes."""
+    rest = {key: value for key, value in preference.items() if key not in ("chosen", "rejected")}
+    chosen = _text(preference["chosen"], "chosen")
+    if "prompt" in rest:
+        return {**rest, "answer": chosen}
+    return {**rest, "messages": [*rest["messages"], {"role": "assistant", "content": chosen}]}
 
 
 def _refuse(unknown: set[str]) -> None:

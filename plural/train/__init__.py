@@ -1,5 +1,6 @@
-"""Examples in, adapters out: supervised fine-tuning of many LoRAs at once on the one frozen decoder."""
+"""Examples or preferences in, adapters out: fine-tuning of many LoRAs at once on the one frozen decoder."""
 
+from plural.train.course import Course
 from plural.train.data import Example, Examples, read_examples
 from plural.train.events import (
     Diverged,
@@ -12,7 +13,6 @@ from plural.train.events import (
     TrainStarted,
     Tried,
 )
-from plural.train.learner import Course
 from plural.train.settings import PassSettings, TrainSettings
 from plural.train.trainer import train
 

@@ -28,9 +28,10 @@ class TrainStarted:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """`loss` is the mean over the batch's answer tokens, in nats; `tokens_per_second` counts prompt tokens, too.
+    """`loss` is the mean over the batch's answer tokens, in nats, or over its preferences.
 
-    `computed` tokens went through the base for it: what rows share is computed once, what is kept not at all.
+    `tokens_per_second` counts prompt tokens, too. `computed` tokens went through the base for it: what rows share is
+    computed once, what is kept not at all.
     """
 
     name: str
@@ -45,12 +46,17 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Loss over the held-out answers before anything was trained (step 0) or after `step` steps."""
+    """Loss over the held-out answers before anything was trained (step 0) or after `step` steps.
+
+    Of preferences, `accuracy` is the share of held-out pairs whose chosen answer has become likelier, by more than the
+    rejected one.
+    """
 
     name: str
     step: int
     holdout_loss: float
     best: bool
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,56 +18,45 @@ from plural.specialists import AdapterConfig, check_name, write_adapter
 from plural.train import checkpoint, rows
 from plural.train.checkpoint import Progress
 from plural.train.compute import Compute
-from plural.train.data import Examples
+from plural.train.course import Course
 from plural.train.events import Evaluated, Stepped, Trained, TrainStarted
 from plural.train.lora import Lora
+from plural.train.objectives import Imitation, Objective, Preference
 from plural.train.rows import Row
-from plural.train.settings import TrainSettings
 
 WORK = ".training"
 _RECENT = 5
-
-
-@dataclass(frozen=True)
-class Course:
-    """What one specialist is taught, and how. `instructions` are the system message that it always sees.
-
-    Courses with the same `sweep` are candidates: the best of them becomes the specialist of that name.
-    """
-
-    name: str
-    examples: Examples
-    settings: TrainSettings = TrainSettings()
-    instructions: str = ""
-    sweep: str = ""
 
 
 class Learner:
     """Weights, optimiser and `progress` change together, in `update` only; cut off in the middle, it is not `whole`."""
 
     def __init__(self, base: Base, course: Course, encoded: Sequence[Row], out: Path, compute: Compute) -> None:
-        self.name, self.settings = check_name(course.name), course.settings
+        self.name, self.encoded, self.start = check_name(course.name), encoded, course.start
         self.path = out / check_name(course.sweep or course.name)
         self.kept_at = out / WORK / f"{course.name}.safetensors"
         self.base_name, self.compute = base.name, compute
         self.duplicates = course.examples.duplicates
-        settings = course.settings
-        invocation = base.chat.invocation() if settings.activated else ()
+        self.settings = settings = course.resolved(base.config)
+        self.objective: Objective = Imitation() if settings.beta is None else Preference(settings.beta)
         self.split = rows.split(encoded, settings)
-        self.steps = settings.steps(len(self.split.train))
+        self.steps = settings.steps(len(self.split.train) // self.objective.together)
         self.look_every = settings.look_every(self.steps)
         adapter = AdapterConfig(
             settings.rank,
             settings.resolved_alpha(),
             settings.targets,
             use_rslora=settings.rslora,
-            invocation=invocation,
+            invocation=base.chat.invocation() if settings.activated else (),
         )
         self.lora = Lora(base.config, adapter, seed=settings.seed, device=base.decoder.device)
+        if course.start is not None:
+            self.lora.load(course.start)
         self.optimiser = torch.optim.AdamW(
             [self.lora.flat], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.progress = Progress()
+        self.reference_R: Tensor | None = None
         self.best: Tensor | None = None
         self.whole = True
         self.rungs: tuple[int, ...] = ()
@@ -77,6 +66,7 @@ class Learner:
             "base": base.digest,
             "instructions": course.instructions,
             "compute": compute,
+            **({} if course.start is None else {"start": course.start.digest}),
         }
 
     # -------------------------------------------------------------------------------------------------- where it stands
@@ -105,13 +95,13 @@ class Learner:
         return self.progress.stopped or self.progress.step >= self.steps
 
     def batch(self) -> list[Row]:
-        return rows.batch(self.split.train, self.progress.step, self.settings)
+        return rows.batch(self.split.train, self.progress.step, self.settings, self.objective.together)
 
     def started(self) -> TrainStarted:
         return TrainStarted(
             name=self.name,
-            rows=len(self.split.train),
-            holdout_rows=len(self.split.holdout),
+            rows=len(self.split.train) // self.objective.together,
+            holdout_rows=len(self.split.holdout) // self.objective.together,
             duplicates=self.duplicates,
             step=self.progress.step,
             steps=self.steps,
@@ -129,7 +119,18 @@ class Learner:
         }
         return Trained(self.name, self.path, done.step, done.best_loss, done.tokens, done.seconds, used)
 
+    @property
+    def wants_reference(self) -> bool:
+        """Whether it learns preferences and does not know yet what it made of the rows before."""
+        return self.objective.together > 1 and self.reference_R is None
+
     # ---------------------------------------------------------------------------------------------------------- changes
+    def refer(self, reference_R: Tensor) -> None:
+        """Takes the losses of all encoded rows under the first weights, which are then kept for good."""
+        self.reference_R = reference_R
+        known = zip(self.encoded, reference_R.tolist(), strict=True)
+        self.split = rows.split([replace(row, reference=loss) for row, loss in known], self.settings)
+
     def update(self, loss: float) -> None:
         """One step of the optimiser, with the gradient that has been gathered. Raises NumericError."""
         done, flat = self.progress, self.lora.flat
@@ -166,8 +167,11 @@ class Learner:
             computed=computed,
         )
 
-    def look(self, loss: float, seconds: float) -> Evaluated:
-        """Takes the held-out loss of the weights as they are. Raises NumericError when it is no number."""
+    def look(self, loss: float, right: int | None, seconds: float) -> Evaluated:
+        """Takes the held-out loss of the weights as they are, and how many examples are right where that is counted.
+
+        Raises NumericError when it is no number.
+        """
         done = self.progress
         done.seconds += seconds
         if not math.isfinite(loss):
@@ -175,6 +179,7 @@ class Learner:
         done.looked_at = done.step
         if done.step == 0:
             return Evaluated(self.name, 0, loss, best=False)
+        accuracy = None if right is None else right / self.objective.count(self.split.holdout)
         better = done.best_loss is None or loss < done.best_loss
         if better:
             done.best_loss, done.worse = loss, 0
@@ -182,7 +187,7 @@ class Learner:
         else:
             done.worse += 1
             done.stopped = done.worse >= self.settings.patience
-        return Evaluated(self.name, done.step, loss, better)
+        return Evaluated(self.name, done.step, loss, better, accuracy)
 
     def enter(self, rungs: tuple[int, ...], rivals: int) -> None:
         """Takes part in a sweep. What it becomes does not depend on that, but how far it comes does."""
@@ -230,6 +235,8 @@ class Learner:
             if self.progress.writing:  # cut off before it could be said that it is whole
                 shutil.rmtree(self.path, ignore_errors=True)
             self.lora.set(tensors["weights"])
+            if "reference" in tensors:
+                self.refer(tensors["reference"])
             self.best = tensors.get("best")
             moments = {key.removeprefix("moment."): value for key, value in tensors.items() if "moment." in key}
             state = {0: moments} if moments else {}
@@ -248,6 +255,7 @@ class Learner:
             moments = self.optimiser.state_dict()["state"].get(0, {})
             tensors |= {f"moment.{key}": value for key, value in moments.items()}
             tensors |= {} if self.best is None else {"best": self.best}
+            tensors |= {} if self.reference_R is None else {"reference": self.reference_R}
             checkpoint.save(self.kept_at, self.progress, tensors, self.identity)
             return self.progress.step
         found = checkpoint.load(self.kept_at, self.identity)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of LoRAs on one frozen base, one or many at once: one loop that yields what happens.
+"""Fine-tuning of LoRAs on one frozen base, one or many at once: one loop that yields what happens.
 
 for event in train(base, [Course("tickets", read_examples(path))], folder):
     print(event)
@@ -12,13 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from plural.errors import NumericError, SettingsError
 from plural.models.base import Base
 from plural.train import passes
 from plural.train.compute import choose_compute, training_decoder
+from plural.train.course import Course
 from plural.train.events import Diverged, TrainEvent
-from plural.train.learner import Course, Learner
+from plural.train.learner import Learner
+from plural.train.objectives import row_losses
 from plural.train.prompts import PromptStates
 from plural.train.race import Race
 from plural.train.rows import Row, encode
@@ -85,7 +88,22 @@ class _School:
         for learner in self.active:
             learner.begin(resume=resume)
         self._leave()
+        self._refer()
         return [learner.started() for learner in self.active]
+
+    @torch.no_grad()
+    def _refer(self) -> None:
+        """Gives those who learn preferences the losses of their rows under their first weights; candidates that start
+        alike share them.
+        """
+        known: dict[tuple[int, str], Tensor] = {}
+        for learner in (learner for learner in self.active if learner.wants_reference):
+            key = (id(learner.encoded), "" if learner.start is None else learner.start.digest)
+            if key not in known:
+                packs = passes.packs([passes.Work(learner.lora, learner.encoded)], self.settings.tokens_at_once)
+                found = (one for pack in packs for one in passes.losses(self.decoder, self.prompts, pack))
+                known[key] = torch.cat([row_losses(one.part.rows, one.loss_A) for one in found])
+            learner.refer(known[key])
 
     def rounds(self) -> Iterator[TrainEvent]:
         count = 0
@@ -124,14 +142,18 @@ class _School:
         """One step of every learner; what is told is told when all have made it."""
         began = time.monotonic()
         batches = [learner.batch() for learner in learners]
-        answers = [sum(row.answer_tokens for row in batch) for batch in batches]
+        counts = [learner.objective.count(batch) for learner, batch in zip(learners, batches, strict=True)]
         loss, computed = [0.0] * len(learners), [0] * len(learners)
-        work = [(learner.lora, batch) for learner, batch in zip(learners, batches, strict=True)]
+        work = [_work(learner, batch) for learner, batch in zip(learners, batches, strict=True)]
         for pack in passes.packs(work, self.settings.tokens_at_once):
             found = passes.losses(self.decoder, self.prompts, pack)
-            passes.backward(found, [1 / answers[one.part.number] for one in found])
-            for one in found:
-                loss[one.part.number] += float(one.loss.detach()) / answers[one.part.number]
+            objectives = [
+                learners[one.part.number].objective.loss(one.part.rows, one.loss_A) / counts[one.part.number]
+                for one in found
+            ]
+            passes.backward(found, objectives)
+            for one, objective in zip(found, objectives, strict=True):
+                loss[one.part.number] += float(objective.detach())
                 computed[one.part.number] += one.computed
         failed = {i: error for i, learner in enumerate(learners) if (error := self._update(learner, loss[i]))}
         seconds = time.monotonic() - began
@@ -153,18 +175,23 @@ class _School:
     @torch.no_grad()
     def _look(self, due: Sequence[Learner]) -> list[TrainEvent]:
         """The held-out loss of those whose turn it is, by their own looks or by a sweep's rungs."""
-        began, loss = time.monotonic(), [0.0] * len(due)
-        work = [(learner.lora, learner.split.holdout) for learner in due]
+        began = time.monotonic()
+        loss: list[float] = [0.0] * len(due)
+        right: list[int | None] = [None] * len(due)
+        work = [_work(learner, learner.split.holdout) for learner in due]
         for pack in passes.packs(work, self.settings.tokens_at_once):
             for one in passes.losses(self.decoder, self.prompts, pack):
-                loss[one.part.number] += float(one.loss)
+                i, objective = one.part.number, due[one.part.number].objective
+                loss[i] += float(objective.loss(one.part.rows, one.loss_A))
+                if (found := objective.right(one.part.rows, one.loss_A)) is not None:
+                    right[i] = (right[i] or 0) + found
         seconds = time.monotonic() - began
         events: list[TrainEvent] = []
-        for learner, total in zip(due, loss, strict=True):
-            mean = total / sum(row.answer_tokens for row in learner.split.holdout)
+        for i, learner in enumerate(due):
+            mean = loss[i] / learner.objective.count(learner.split.holdout)
             try:
                 if learner.wants_look:
-                    events.append(learner.look(mean, seconds))
+                    events.append(learner.look(mean, right[i], seconds))
                 if learner.wants_measure:
                     learner.measure(mean)
             except NumericError as error:
@@ -179,6 +206,10 @@ class _School:
         else:
             learner.give_up()
         return told
+
+
+def _work(learner: Learner, rows: Sequence[Row]) -> passes.Work:
+    return passes.Work(learner.lora, rows, learner.objective.together)
 
 
 def _check_names(courses: Sequence[Course]) -> None:
@@ -198,8 +229,9 @@ def _encoded(base: Base, courses: Sequence[Course]) -> Iterator[list[Row]]:
     """The rows of each; candidates that read the same examples share them."""
     made: dict[tuple[int, str, bool], list[Row]] = {}
     for course in courses:
-        key = (id(course.examples), course.instructions, course.settings.activated)
+        activated = course.resolved(base.config).activated
+        key = (id(course.examples), course.instructions, activated)
         if key not in made:
-            invocation = base.chat.invocation() if course.settings.activated else ()
+            invocation = base.chat.invocation() if activated else ()
             made[key] = encode(base, course.examples, course.instructions, invocation)
         yield made[key]
