@@ -15,8 +15,9 @@ def train(
         list[Path],
         typer.Argument(
             metavar="DATA...",
-            help="JSONL, {'prompt', 'answer'} or {'messages': [...]} a line: each file becomes a specialist. Or a "
-            "school.toml with a table for each. All are trained at once.",
+            help="JSONL, {'prompt', 'answer'} or {'messages': [...]} a line, or preferences, {'prompt', 'chosen', "
+            "'rejected'}: each file becomes a specialist. Or a school.toml with a table for each. All are trained at "
+            "once.",
         ),
     ],
     name: Annotated[
@@ -61,6 +62,13 @@ def train(
             "best is published.",
         ),
     ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="NAME[@VERSION]", help="Train this specialist further, as it is now."),
+    ] = None,
+    beta: Annotated[
+        float | None, typer.Option(help="Of preferences: how firmly they hold to what was learned before.")
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the specialist.")] = None,
     replace: Annotated[bool, typer.Option(help="Replace a specialist of this name.")] = False,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted training stopped.")] = False,
@@ -76,7 +84,7 @@ def train(
         "purpose": purpose, "instructions": instructions, "test": test, "checker": checker,
         "contract": contract, "rank": rank, "rslora": rslora, "activated": activated, "learning_rate": learning_rate,
         "epochs": epochs, "max_steps": max_steps, "batch_rows": batch_rows, "seed": seed, "compute": compute,
-        "licence": licence, "sweep": sweep,
+        "licence": licence, "sweep": sweep, "from": from_, "beta": beta,
     }  # fmt: skip
     school = read_school(data, name or (), said, replace=replace, resume=resume, base=base, library=library)
     follow(train_school(school), as_json, [order.name for order in school.orders])

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from plural.train import PassSettings, TrainSettings
 
 _PATHS = ("data", "test", "contract")
-# What is worked out and not said.
-_MADE = ("settings", "candidates")
+# What is not said by its own name.
+_MADE = ("settings", "candidates", "parent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class TrainOrder:
 
     Without `test`, a tenth of the rows (at most 100) is kept out of training and scored on. `contract` is "auto" (learn
     one from the answers), "none", or the file of one; `output` is a contract itself. With `candidates`, the best of
-    them is what it becomes, and `settings` are what they share.
+    them is what it becomes, and `settings` are what they share. A specialist that is trained further is named by
+    `parent`; what is not said of the new one is as on its card.
     """
 
     data: Path
@@ -55,6 +56,7 @@ class TrainOrder:
     examples: tuple[str, ...] = ()
     licence: str = "unspecified"
     candidates: tuple[Candidate, ...] = ()
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +157,13 @@ def _order(given: _Given, said: Mapping[str, Any], training: set[str]) -> TrainO
     from plural.train import TrainSettings
 
     values = _over(given.where, given.values, said)
-    sweep = values.pop("sweep", {})
+    sweep, parent = values.pop("sweep", {}), values.pop("from", "")
     known = [one.name for one in fields(TrainOrder) if one.name not in _MADE]
     unknown = sorted(values.keys() - training - set(known))
     if unknown:
         raise SettingsError(
             f"{given.where}: there is no field {', '.join(map(repr, unknown))}.",
-            hint=f"Fields: {', '.join([*known, 'sweep', *sorted(training)])}.",
+            hint=f"Fields: {', '.join([*known, 'from', 'sweep', *sorted(training)])}.",
         )
     missing = [one.name for one in fields(TrainOrder) if one.default is MISSING and one.name in known]
     absent = [name for name in missing if name not in values]
@@ -169,6 +171,8 @@ def _order(given: _Given, said: Mapping[str, Any], training: set[str]) -> TrainO
         raise SettingsError(f"{given.where}: {absent[0]} is not given.")
     card = {key: values[key] for key in known if key in values}
     _check_card(given.where, card)
+    if not isinstance(parent, str):
+        raise SettingsError(f"{given.where}: from is {parent!r}; it must be a specialist's name.")
     shared = {key: value for key, value in values.items() if key in training}
     try:
         settings = TrainSettings.of(**shared)
@@ -177,7 +181,7 @@ def _order(given: _Given, said: Mapping[str, Any], training: set[str]) -> TrainO
         found = candidates(card["name"], shared, sweep) if sweep else ()
     except SettingsError as error:
         raise SettingsError(f"{given.where}: {error.message}", hint=error.hint) from error
-    return TrainOrder(settings=settings, candidates=found, **card)
+    return TrainOrder(settings=settings, candidates=found, parent=parent, **card)
 
 
 def _check_card(where: str, card: dict[str, Any]) -> None:

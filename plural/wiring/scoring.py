@@ -35,15 +35,17 @@ class Exam:
 
 
 # ------------------------------------------------------------------------------------------------------------ evidence
-def write_evidence(folder: Path, exam: Exam, trained: Sequence[Row]) -> Evidence:
-    """Puts what a specialist is scored on beside its card, and the fingerprint of what it was trained on."""
+def write_evidence(folder: Path, exam: Exam, trained: Sequence[Row], before: Fingerprint | None = None) -> Evidence:
+    """Puts what a specialist is scored on beside its card, and the fingerprint of what it was trained on, now and
+    `before`.
+    """
     rows = exam.task.rows
     if len(rows) > MOST_ROWS:
         rows = tuple(random.Random(0).sample(rows, MOST_ROWS))
     written = {
         HELDOUT_FILE: _lines(rows),
         SHOTS_FILE: _lines(exam.shots),
-        TRAINED_FILE: Fingerprint.of(trained).to_bytes(),
+        TRAINED_FILE: (before.with_more(trained) if before else Fingerprint.of(trained)).to_bytes(),
     }
     for name, content in written.items():
         (folder / name).write_bytes(content)

@@ -34,7 +34,8 @@ def train_stage(event: TrainEvent) -> Stage:
             return Stage("training", event.step / event.of, note, "", facts, name)
         case Evaluated():
             best = "  (best so far)" if event.best else ""
-            told = f"step {event.step}: held-out loss {event.holdout_loss:.4f}{best}"
+            right = "" if event.accuracy is None else f", {event.accuracy:.2f} of the pairs"
+            told = f"step {event.step}: held-out loss {event.holdout_loss:.4f}{right}{best}"
             return Stage("evaluating", 1.0, told, "", facts, name)
         case Diverged():
             return Stage("diverged", 1.0, "", f"{event.message} {event.hint}", facts, name)

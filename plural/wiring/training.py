@@ -7,18 +7,19 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from plural.errors import DataError, NumericError, PluralError, SpecialistError
 from plural.evals import Fingerprint, Row, Task, refuse
-from plural.specialists import Card, Contract, Lineage, Specialist, Trial, adapter_digest, read_invocation
+from plural.specialists import Card, Contract, Library, Lineage, Specialist, Trial, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
 from plural.wiring import contracts
 from plural.wiring.network import Network
 from plural.wiring.publishing import promote_if_not_worse
 from plural.wiring.school import School, TrainOrder
-from plural.wiring.scoring import SHOTS, Exam, evaluate, write_evidence
+from plural.wiring.scoring import SHOTS, Exam, evaluate, fingerprint, write_evidence
 from plural.wiring.settings import Settings, read_settings, shelf
 from plural.wiring.stages import Stage, named
 from plural.wiring.told import candidate_stages, train_stage
@@ -40,6 +41,7 @@ class _Lesson:
     """An order whose rows are read: those of `learned` are trained on, again as rows in `trained_on`."""
 
     order: TrainOrder
+    parent: Specialist | None
     examples: Examples
     learned: Examples
     rows: tuple[Row, ...]
@@ -65,7 +67,8 @@ def train_school(school: School) -> Iterator[Stage]:
     settings = read_settings(base=school.base, library=school.library)
     for order in school.orders:
         _check_name_is_free(order, school, settings)
-    lessons = _each(_lesson, school.orders)
+    library = shelf(settings)
+    lessons = _each(lambda order: _lesson(order, library), school.orders)
     base = load_base(settings.base, cache_dir=settings.resolve(settings.cache), device=settings.device)
     settled = _each(lambda lesson: _settle(lesson, base.tokenizer), lessons)
     for lesson, found in zip(lessons, settled, strict=True):
@@ -76,7 +79,7 @@ def train_school(school: School) -> Iterator[Stage]:
         for order in school.orders:
             shutil.rmtree(work / order.name, ignore_errors=True)
     yield from candidate_stages(school.orders)
-    courses = [course for lesson in lessons for course in _courses(lesson)]
+    courses = [course for lesson in lessons for course in _courses(lesson, base)]
     trained: dict[str, Trained] = {}
     swept: dict[str, Swept] = {}
     failed: list[PluralError] = []
@@ -124,28 +127,53 @@ def _raise_all(failed: Sequence[PluralError]) -> None:
         raise failed[0]
 
 
-def _lesson(order: TrainOrder) -> _Lesson:
+def _lesson(order: TrainOrder, library: Library) -> _Lesson:
     from plural.train import read_examples
 
+    parent = library.get(order.parent) if order.parent else None
+    order = _adopted(order, parent.card) if parent else order
     examples = read_examples(order.data)
     rows = Task.read(order.data, order.checker).rows
-    task = _test_rows(order, rows)
+    task = _test_rows(order, rows, parent)
     tested = {row.messages for row in task.rows}
     kept = tuple(example for example, row in zip(examples.rows, rows, strict=True) if row.messages not in tested)
     trained_on = tuple(row for row in rows if row.messages not in tested)
-    return _Lesson(order, examples, replace(examples, rows=kept), rows, trained_on, Exam(task, trained_on[:SHOTS]))
+    return _Lesson(
+        order, parent, examples, replace(examples, rows=kept), rows, trained_on, Exam(task, trained_on[:SHOTS])
+    )
 
 
-def _courses(lesson: _Lesson) -> list[Course]:
+def _adopted(order: TrainOrder, card: Card) -> TrainOrder:
+    """What is not said of a specialist that is trained further is as on the card of the one it comes from."""
+    free = order.contract == contracts.AUTO and order.output is None
+    return replace(
+        order,
+        purpose=order.purpose or card.purpose,
+        instructions=order.instructions or card.instructions,
+        tools=order.tools or card.tools,
+        examples=order.examples or card.examples,
+        kind=card.kind,
+        licence=card.licence if order.licence == "unspecified" else order.licence,
+        output=card.output if free else order.output,
+        contract=contracts.NONE if free else order.contract,
+    )
+
+
+def _courses(lesson: _Lesson, base: Base) -> list[Course]:
     """One, or the candidates of the sweep."""
     from plural.train import Course
 
     order = lesson.order
+    course = Course(
+        order.name,
+        lesson.learned,
+        order.settings,
+        order.instructions,
+        start=lesson.parent.load(base.shape) if lesson.parent else None,
+    )
     if not order.candidates:
-        return [Course(order.name, lesson.learned, order.settings, order.instructions)]
-    return [
-        Course(one.name, lesson.learned, one.settings, order.instructions, sweep=order.name) for one in order.candidates
-    ]
+        return [course]
+    return [replace(course, name=one.name, settings=one.settings, sweep=order.name) for one in order.candidates]
 
 
 def _trials(order: TrainOrder, swept: Swept | None) -> tuple[Trial, ...]:
@@ -193,6 +221,7 @@ def _card(
             seed=order.settings.seed,
             settings=dict(trained.settings),
             seconds=round(trained.seconds, 1),
+            parent=lesson.parent.digest if lesson.parent else None,
             sweep=trials,
         ),
         licence=order.licence,
@@ -205,7 +234,8 @@ def _score_and_publish(
     """Base and specialist answer the held-out rows through the engine, side by side. A specialist that replaces another
     one must pass the gate; if it does not, the library keeps it as a version, and the error is appended to `failed`."""
     staged, name = trained.path, card.name
-    card = card.model_copy(update={"evidence": write_evidence(staged, lesson.exam, lesson.trained_on)})
+    before = fingerprint(lesson.parent) if lesson.parent else None
+    card = card.model_copy(update={"evidence": write_evidence(staged, lesson.exam, lesson.trained_on, before)})
     (staged / CARD_FILE).write_text(card.to_json())
     with Network.open(**settings.model_dump() | {"library": staged.parent, "starter": False}) as network:
         card = yield from named(name, evaluate(network, Specialist(staged, card), lesson.exam))
@@ -231,33 +261,40 @@ def _check_name_is_free(order: TrainOrder, school: School, settings: Settings) -
         )
 
 
-def _test_rows(order: TrainOrder, rows: Sequence[Row]) -> Task:
+def _test_rows(order: TrainOrder, rows: Sequence[Row], parent: Specialist | None) -> Task:
     """The rows that are only scored on: a given file's, or a tenth of the data.
 
-    Raises DataError if a given file repeats rows of the data. Rows of the data that repeat each other stay together.
+    Raises DataError if a given file repeats rows of the data, or of what the parent was trained on. Rows of the data
+    that repeat each other stay together.
     """
-    print_of_rows = Fingerprint.of(rows)
+    known = fingerprint(parent) if parent else None
     if order.test is not None:
         task = Task.read(order.test, order.checker, name=order.name)
-        refuse(print_of_rows.leaks(task.rows), str(order.test), str(order.data))
+        refuse(Fingerprint.of(rows).leaks(task.rows), str(order.test), str(order.data))
+        refuse(known.leaks(task.rows) if known else (), str(order.test), f"what {order.parent} was trained on")
         return task
+    held = hold_out(rows, order.settings.seed, {leak.line for leak in known.leaks(rows)} if known else set())
+    if not held:
+        theirs = f", or what {order.parent} was trained on" if known else ""
+        problem = f"its {len(rows)} rows repeat each other or nearly{theirs}, so that none can be held out to score on"
+        hint = "Nothing was trained. Give more different rows, or rows to score on with --test."
+        raise DataError(str(order.data), [(0, problem)], hint=hint)
+    return Task(order.name, held, order.checker)
+
+
+def hold_out(rows: Sequence[Row], seed: int, known: AbstractSet[int]) -> tuple[Row, ...]:
+    """A tenth of the rows, drawn by the seed, those that repeat each other together, and none of the lines `known`."""
     members: dict[int, list[Row]] = {}
-    for row, first in zip(rows, print_of_rows.groups(), strict=True):
+    for row, first in zip(rows, Fingerprint.of(rows).groups(), strict=True):
         members.setdefault(first, []).append(row)
-    groups = list(members.values())
-    random.Random(order.settings.seed).shuffle(groups)
-    wanted = max(1, min(_MOST_TEST_ROWS, len(groups) // 10))
+    groups = [group for group in members.values() if known.isdisjoint(row.line for row in group)]
+    random.Random(seed).shuffle(groups)
+    wanted = max(1, min(_MOST_TEST_ROWS, len(members) // 10))
     held: list[Row] = []
     for group in groups:
         if len(held) < wanted and len(held) + len(group) <= max(1, len(rows) // 2):
             held += group
-    if not held:
-        raise DataError(
-            str(order.data),
-            [(0, f"its {len(rows)} rows repeat each other or nearly, so that none can be held out to score on")],
-            hint="Nothing was trained. Give more different rows, or rows to score on with --test.",
-        )
-    return Task(order.name, tuple(sorted(held, key=lambda row: row.line)), order.checker)
+    return tuple(sorted(held, key=lambda row: row.line))
 
 
 def _examples(order: TrainOrder, rows: Sequence[Row]) -> tuple[str, ...]:

@@ -211,6 +211,33 @@ def test_a_sweep_publishes_the_best_candidate_and_its_card_names_the_others(plur
     assert (code, "rank is 'four'" in told) == (2, True)
 
 
+@pytest.mark.usefixtures("trained")
+def test_a_specialist_is_trained_further_on_preferences_as_what_it_is(plural: Plural, home: Path) -> None:
+    rows = [{"prompt": f"{n} or {n + 1}?", "chosen": f"sum {n}.", "rejected": "none"} for n in range(200, 230)]
+    (home / "taste.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, out, problems = plural(
+        "train", "taste.jsonl", "--from", "echo", "--beta", "0.2", "--max-steps", "4", "--json"
+    )
+    assert code == 0, problems
+    looks = [facts for line in out.splitlines() if "holdout_loss" in (facts := json.loads(line)["facts"])]
+    assert looks[-1]["accuracy"] is not None
+    old, card = (json.loads(plural("show", name, "--json")[1]) for name in ("echo", "taste"))
+    assert card["lineage"]["parent"] == old["digest"]
+    assert card["lineage"]["settings"]["beta"] == 0.2
+    for key in ("purpose", "examples", "output"):
+        assert card[key] == old[key]
+    # What the first one was trained on is known to the second one, too.
+    shutil.copy(home / "rows.jsonl", home / "old.jsonl")
+    code, out, _ = plural("eval", "taste", "--data", "old.jsonl", "--json")
+    assert (code, "repeats line" in json.loads(out)["message"]) == (2, True)
+    shutil.rmtree(home / "library" / "taste")
+    code, out, _ = plural("train", "rows.jsonl", "--name", "again", "--from", "echo", "--json")
+    assert code == 2
+    assert "what echo was trained on" in json.loads(out)["message"]
+    code, out, _ = plural("train", "taste.jsonl", "--from", "ecko", "--json")
+    assert (code, "echo" in json.loads(out)["hint"]) == (2, True)
+
+
 def test_the_table_shows_every_specialist(plural: Plural, home: Path) -> None:
     shutil.copy(home / "rows.jsonl", home / "second.jsonl")
     code, _, told = plural("train", "rows.jsonl", "second.jsonl", "--name", "first", "--max-steps", "3")
