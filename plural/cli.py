@@ -19,6 +19,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": shelf.list_,
     "show": shelf.show,
     "train": training.train,
+    "improve": training.improve,
     "eval": shelf.eval_,
     "publish": shelf.publish,
     "rollback": shelf.rollback,
