@@ -1,6 +1,6 @@
 """Tasks, checkers and scorecards over anything that answers. No torch, no HTTP."""
 
-from plural.evals.answerers import ChatAnswerer
+from plural.evals.answerers import ChatAnswerer, to_langchain
 from plural.evals.calibration import calibration_error, fit_temperature
 from plural.evals.checkers import CHECKERS, checker
 from plural.evals.contracts import Answer, Learned, answers, broken, learn, read_contract
@@ -32,4 +32,5 @@ __all__ = [
     "read_exercises",
     "refuse",
     "score",
+    "to_langchain",
 ]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plural.errors import DataError, ModelError, SettingsError, SpecialistError
+from plural.errors import DataError, SettingsError, SpecialistError
 from plural.evals import (
     CHECKERS,
     ChatAnswerer,
@@ -28,6 +28,7 @@ from plural.evals import (
     read_contract,
     read_exercises,
     refuse,
+    to_langchain,
 )
 from plural.specialists import Card, Contract, Evidence, Lineage, Specialist, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from plural.train import PassSettings, Trained, TrainSettings
 
 _MOST_EXAMPLES = 64
-_AT_ONCE = 64  # samples in the engine at once: those of one prompt are neighbours and share its pages
+_AT_ONCE = 16  # prompts in the engine at once, each with all of its samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,55 +220,51 @@ def _sampled(
 ) -> Generator[Stage, None, dict[int, list[str]]]:
     """The right answers to each prompt, by its line."""
     model, before = _model(network, practice, specialist), network.engine.stats()
-    asked = [(row, sample) for row in practice.practised for sample in range(order.samples)]
+    rows = practice.practised
 
-    async def work(tell: Callable[[int], None]) -> list[str]:
+    async def work(tell: Callable[[int], None]) -> list[list[str]]:
         room = asyncio.Semaphore(_AT_ONCE)
         done = 0
 
-        async def ask(row: Row, sample: int) -> str:
+        async def ask(row: Row) -> list[str]:
             nonlocal done
-            seed = _seed(order.settings.seed, number, row.line, sample)
+            asked = [to_langchain(message) for message in row.messages]
+            seed = _seed(order.settings.seed, number, row.line)
             async with room:
-                try:
-                    answerer = ChatAnswerer(model.bind(temperature=order.temperature, seed=seed))
-                    answer = await answerer.answer(row.messages)
-                except ModelError:
-                    answer = ""
-            done += 1
+                said = await model.asample(asked, order.samples, temperature=order.temperature, seed=seed)
+            done += len(said)
             tell(done)
-            return answer.strip()
+            return [answer.strip() for answer in said]
 
-        asking = [asyncio.ensure_future(ask(row, sample)) for row, sample in asked]
+        asking = [asyncio.ensure_future(ask(row)) for row in rows]
         try:
             return list(await asyncio.gather(*asking))
         finally:
             for each in asking:
                 each.cancel()
 
-    stage = f"round {number}: answering"
-    said = yield from counted(stage, len(asked), "answers", work)
+    stage, total = f"round {number}: answering", len(rows) * order.samples
     right: dict[int, list[str]] = {}
-    for (row, _), answer in zip(asked, said, strict=True):
-        if answer and practice.exercises.right(row, answer):
-            right.setdefault(row.line, []).append(answer)
+    for row, answers in zip(rows, (yield from counted(stage, total, "answers", work)), strict=True):
+        found = [answer for answer in answers if answer and practice.exercises.right(row, answer)]
+        if found:
+            right[row.line] = found
     now, count = network.engine.stats(), sum(map(len, right.values()))
     facts = {
-        "answers": len(asked),
+        "answers": total,
         "right": count,
-        "prompts": len(practice.practised),
+        "prompts": len(rows),
         "solved": len(right),
         "computed": now.computed - before.computed,
         "cached": now.cached - before.cached,
     }
-    line = (
-        f"round {number}: {count} of {len(asked)} answers right, to {len(right)} of {len(practice.practised)} prompts"
-    )
-    yield Stage(stage, 1.0, f"{len(asked)} answers", line, facts)
+    line = f"round {number}: {count} of {total} answers right, to {len(right)} of {len(rows)} prompts"
+    yield Stage(stage, 1.0, f"{total} answers", line, facts)
     return right
 
 
 def _seed(*of: int) -> int:
+    """Of the first sample. Those of other prompts and rounds are far away."""
     return int.from_bytes(hashlib.blake2b(repr(of).encode(), digest_size=4).digest(), "big") >> 1
 
 
