@@ -103,6 +103,10 @@ class TrainingTable:
             line = self._lines[name]
             line.state, line.speed, line.left = f"stopped at rung {stage.facts['rung']}", "", ""
             line.held_out = f"{stage.facts['losses'][name]:.3f}"
+        for tried in stage.facts.get("tried", ()):
+            line = self._lines[tried["name"]]
+            if tried["beaten"] and line.state == "waiting":  # it was stopped before this training was resumed
+                line.state = f"stopped after {tried['steps']} steps"
 
     def __rich__(self) -> Table:
         table = Table(box=None, header_style="bold")
