@@ -52,7 +52,7 @@ def order(home: Path, name: str, **more: Any) -> ImproveOrder:
     given: dict[str, Any] = {
         "prompts": home / "prompts.jsonl",
         "checker": f"{home}/check.py:right",
-        "settings": TrainSettings(learning_rate=1e-2, max_steps=60),
+        "settings": TrainSettings(learning_rate=1e-2, max_steps=40),
         "passes": PassSettings(compute="fp32"),
         "samples": 4,
         "rounds": 2,
@@ -90,8 +90,8 @@ def test_the_base_learns_what_it_is_never_told(home: Path) -> None:
     assert card.scores["specialist"][0].on == "prompts.jsonl"
     assert card.promotion is not None
     assert not (home / "cache" / "improving" / "paint").exists()
-    again = list(improve(order(home, "twin", contract=home / "colours.json")))
-    assert rates(again) == [before, *after]
+    again = list(improve(order(home, "twin", contract=home / "colours.json", rounds=1)))
+    assert rates(again) == [before, after[0]]
 
 
 def test_a_specialist_gets_better_at_its_own_rows_and_keeps_what_it_carries(home: Path) -> None:
@@ -132,7 +132,7 @@ def _fresh(home: Path) -> Path:
 
 
 def test_what_does_not_get_better_is_not_published(home: Path) -> None:
-    still = TrainSettings(learning_rate=1e-9, max_steps=2)
+    still = TrainSettings(learning_rate=1e-6, max_steps=2)
     with pytest.raises(SpecialistError, match="still did not get better"):
         list(improve(order(home, "still", contract=home / "colours.json", settings=still)))
     (home / "never.py").write_text("def right(row, answer):\n    return False\n")
