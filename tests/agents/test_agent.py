@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
-from plural.agents import Agent, Contract, tool, toolbox
+from plural.agents import Agent, Budget, Contract, tool, toolbox
 from plural.errors import ContractError, GrammarError, LimitError, PromptError, SettingsError
 from plural.testing import ScriptedModel, calling
 from plural.types import Event, Grammar, RunFinished, StepFinished, StepStarted, TextDelta, ToolCalled, ToolReturned
@@ -111,8 +111,8 @@ async def test_leaving_early_stops_the_tools() -> None:
 
 def test_the_step_limit_says_what_to_raise() -> None:
     model = ScriptedModel([calling(("double", {"number": n})) for n in range(3)])
-    with pytest.raises(LimitError, match=r"clerk gave no answer within 3 steps. Raise max_steps"):
-        Agent("clerk", model, tools=[double], max_steps=3).invoke("Go.")
+    with pytest.raises(LimitError, match=r"clerk has used up its steps: 3 of 3. Give it a larger Budget\(steps="):
+        Agent("clerk", model, tools=[double], budget=Budget(steps=3)).invoke("Go.")
 
 
 def test_after_a_call_that_brings_nothing_new_no_call_may_be_made() -> None:
@@ -202,8 +202,8 @@ def test_input_that_cannot_be_read(given_: Any) -> None:
 
 def test_parts_that_cannot_work_are_refused() -> None:
     model = ScriptedModel([])
-    with pytest.raises(SettingsError, match="max_steps of agent 'clerk' is 0"):
-        Agent("clerk", model, max_steps=0)
+    with pytest.raises(SettingsError, match="steps of a budget is 0"):
+        Agent("clerk", model, budget=Budget(steps=0))
     with pytest.raises(SettingsError, match="needs a name"):
         Agent(" ", model)
     with pytest.raises(SettingsError, match="model of agent 'clerk' is 'gpt'"):
