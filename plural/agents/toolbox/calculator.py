@@ -14,6 +14,7 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
 
+from plural.agents.marks import mark
 from plural.agents.tools import tool
 
 _LONGEST = 200  # characters of an expression
@@ -34,6 +35,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 Number = Any
 
 
+@mark(idempotent=True)
 @tool
 def calculate(expression: str) -> str:
     """Work out an arithmetic expression exactly.
@@ -45,6 +47,7 @@ def calculate(expression: str) -> str:
     return written(value_of(expression))
 
 
+@mark(idempotent=True)
 @tool
 def evaluate(expression: str, digits: int | None = None) -> str:
     """Work out a mathematical expression exactly, with roots, powers, logarithms and angles in radians.
@@ -324,15 +327,15 @@ def _rounded(value: Number, digits: int) -> str:
 
 def written(number: Number) -> str:
     """A whole number, an exact decimal where there is a short one, otherwise a decimal and the exact form."""
-    if not isinstance(number, Fraction):
-        exact = str(number)
-        return _rounded(number, _DIGITS) + (f" ({exact})" if len(exact) <= _LONGEST else "")
-    if number.denominator == 1:
+    if isinstance(number, Fraction) and number.denominator == 1:
         return str(number.numerator)
-    places = next((n for n in range(1, 16) if 10**n % number.denominator == 0), None)
+    is_fraction = isinstance(number, Fraction)
+    places = next((n for n in range(1, 16) if 10**n % number.denominator == 0), None) if is_fraction else None
     if places is None:
-        fits = 1e-300 < abs(number) < 1e300
-        return f"{f'{float(number):.{_DIGITS}g}' if fits else _rounded(number, _DIGITS)} ({number})"
+        fits = is_fraction and 1e-300 < abs(number) < 1e300
+        near = f"{float(number):.{_DIGITS}g}" if fits else _rounded(number, _DIGITS)
+        exact = str(number)
+        return f"{near} ({exact})" if len(exact) <= _LONGEST else near
     scaled = abs(number.numerator) * 10**places // number.denominator
     digits = str(scaled).rjust(places + 1, "0")
     return f"{'-' if number < 0 else ''}{digits[:-places]}.{digits[-places:]}"

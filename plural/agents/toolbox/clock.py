@@ -8,9 +8,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import croniter
 
+from plural.agents.marks import mark
 from plural.agents.tools import tool
 
 
+@mark(idempotent=True)
 @tool
 def next_run(cron: str, after: str | None = None) -> str:
     """Tell when a cron schedule runs next.
@@ -27,6 +29,7 @@ def next_run(cron: str, after: str | None = None) -> str:
     return f"{found:%A %Y-%m-%d %H:%M}"
 
 
+@mark(idempotent=True)
 @tool
 def days_between(start: str, end: str) -> int:
     """Count the days from one date to another.
@@ -38,6 +41,7 @@ def days_between(start: str, end: str) -> int:
     return (date.fromisoformat(end) - date.fromisoformat(start)).days
 
 
+@mark(idempotent=True)
 @tool
 def shift_date(
     start: str, years: int = 0, months: int = 0, weeks: int = 0, days: int = 0, hours: int = 0, minutes: int = 0
@@ -65,6 +69,7 @@ def shift_date(
     return f"{moved:%A} {moved.isoformat(' ', 'minutes') if timed else moved.date().isoformat()}"
 
 
+@mark(idempotent=True)
 @tool
 def now(zone: str = "UTC") -> str:
     """Tell the present date, weekday and time.
@@ -75,6 +80,7 @@ def now(zone: str = "UTC") -> str:
     return f"{datetime.now(_zone(zone, 'zone')):%A %Y-%m-%d %H:%M %Z}"
 
 
+@mark(idempotent=True)
 @tool
 def convert_time(when: str, from_zone: str, to_zone: str) -> str:
     """Tell what a clock in another time zone shows at a given time.

@@ -16,6 +16,7 @@ from typing import Any
 
 from langchain_core.tools import BaseTool, ToolException
 
+from plural.agents.marks import mark
 from plural.agents.tools import tool
 from plural.errors import SettingsError
 
@@ -56,11 +57,13 @@ def database(
     except sqlite3.Error as error:
         raise SettingsError(f"{str(file)!r} is not a SQLite database that can be read: {error}.") from error
 
+    @mark(idempotent=True)
     @tool
     def list_tables() -> str:
         """List the tables of the database with their columns."""
         return "\n".join(_tables(file, seconds)) or "The database has no tables."
 
+    @mark(idempotent=True)
     @tool
     def query_database(statement: str) -> str:
         """Read from the database with one SQL statement of SQLite's dialect. Answers with columns and rows as JSON.

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from langchain_core.tools import BaseTool
 
+from plural.agents.marks import mark
 from plural.agents.tools import tool
 from plural.errors import SettingsError
 
@@ -46,6 +47,7 @@ def files(root: Path | str, *, max_bytes: int = 32_768, seconds: float = 10.0) -
     if max_bytes < 1 or seconds <= 0:
         raise SettingsError(f"max_bytes = {max_bytes} and seconds = {seconds:g} of the file tools must be more than 0.")
 
+    @mark(idempotent=True)
     @tool
     def list_files(folder: str = ".") -> str:
         """List a folder: its files with their sizes, and its folders, which end with /.
@@ -58,6 +60,7 @@ def files(root: Path | str, *, max_bytes: int = 32_768, seconds: float = 10.0) -
         more = [f"... and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
         return "\n".join([*lines[:_LISTED], *more]) or "The folder is empty."
 
+    @mark(idempotent=True)
     @tool
     def read_file(path: str, first_line: int = 1) -> str:
         """Read a text file, from a line on if it is long.
@@ -71,6 +74,7 @@ def files(root: Path | str, *, max_bytes: int = 32_768, seconds: float = 10.0) -
         with _opened(root_path, path, "path") as handle:
             return _read(handle, path, first_line, max_bytes)
 
+    @mark(idempotent=True)
     @tool
     def search_files(text: str, folder: str = ".", name: str = "*") -> str:
         """Search the text files of a folder and of the folders in it for a text, letters large or small.

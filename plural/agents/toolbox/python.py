@@ -11,6 +11,7 @@ from typing import Any
 
 from langchain_core.tools import ToolException
 
+from plural.agents.marks import mark
 from plural.agents.toolbox.extras import missing
 from plural.agents.tools import tool
 
@@ -21,6 +22,7 @@ _PRINTED = 16_384  # bytes that it may print; of its value as many characters ar
 _KILLED_AFTER = 10.0  # seconds without a word from the worker
 
 
+@mark(idempotent=True)
 @tool
 def run_python(code: str) -> str:
     """Run a Python program in a sandbox and tell what it prints and the value of its last line.

@@ -7,6 +7,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
+from plural.agents.marks import mark
 from plural.agents.toolbox.calculator import written
 from plural.agents.toolbox.extras import missing
 from plural.agents.tools import tool
@@ -18,6 +19,7 @@ _LONGEST = 60  # characters of a unit
 _TEMPERATURES = {"C": "degC", "F": "degF", "K": "kelvin"}  # alone they are coulomb, farad and kelvin
 
 
+@mark(idempotent=True)
 @tool
 def convert_units(amount: float, from_unit: str, to_unit: str) -> str:
     """Convert an amount from one unit of measurement to another.

@@ -12,6 +12,7 @@ from urllib.parse import urljoin
 
 from langchain_core.tools import BaseTool, ToolException
 
+from plural.agents.marks import mark
 from plural.agents.toolbox import ranking
 from plural.agents.toolbox.addresses import Gate, Resolve, gate
 from plural.agents.toolbox.html import Page, read_html
@@ -38,7 +39,12 @@ class Reader:
     max_bytes: int
 
     async def page(self, url: str) -> tuple[str, Page]:
-        """(the URL that it was found at in the end, the page). Raises ToolException, which names the URL."""
+        """(the URL that it was found at in the end, the page).
+
+        Raises:
+            ToolException: what may not be read, or is not there. It names the URL.
+            ConnectionError: no answer this time.
+        """
         try:
             async with asyncio.timeout(self.seconds):
                 return await self._page(url)
@@ -55,7 +61,7 @@ class Reader:
             try:
                 reply = await get(url, addresses, seconds=self.seconds, max_bytes=self.max_bytes)
             except OSError as error:
-                raise ToolException(f"url = {url!r} could not be read: {error}") from error
+                raise ConnectionError(f"url = {url!r} could not be read: {error}") from error
             if reply.status not in _MOVED or "location" not in reply.headers:
                 return url, await _read(url, reply)
             url = urljoin(url, reply.headers["location"])
@@ -105,6 +111,7 @@ def web(
 
 
 def _fetch(reader: Reader, max_characters: int) -> BaseTool:
+    @mark(idempotent=True)
     @tool
     async def fetch(url: str, start: int = 0) -> str:
         """Read a web page as text.
@@ -123,6 +130,7 @@ def _fetch(reader: Reader, max_characters: int) -> BaseTool:
 
 
 def _search(reader: Reader, roots: Sequence[str], max_pages: int) -> BaseTool:
+    @mark(idempotent=True)
     @tool
     async def search_web(query: str) -> str:
         """Search the web pages that may be read for passages about something.
@@ -156,7 +164,7 @@ async def _crawl(
                 for url in chosen:
                     del waiting[url]
                 for outcome in await asyncio.gather(*map(reader.page, chosen), return_exceptions=True):
-                    if isinstance(outcome, ToolException):
+                    if isinstance(outcome, ToolException | ConnectionError):
                         failed.append(str(outcome))
                         continue
                     if isinstance(outcome, BaseException):
