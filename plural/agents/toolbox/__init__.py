@@ -1,8 +1,9 @@
 """The real tools that come with Plural. Their docstrings are what the model reads: short and exact.
 
 `TOOLS` are those that need no settings, by the names that a specialist's card may use. The others are made for what
-they may touch: `files(root)`, `database(path)`, `web(hosts)`, `mcp_tools(command=... or url=...)`. Libraries that not
-everybody needs are loaded when a tool is first used; where one is missing, the error names the extra that brings it.
+they may touch: `files(root)`, `database(path)`, `web(hosts)`, `mcp_tools(command=... or url=...)`, or with limits of
+their own: `sandbox(seconds=..., memory=...)`. Libraries that not everybody needs are loaded when a tool is first used;
+where one is missing, the error names the extra that brings it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from plural.agents.toolbox.clock import convert_time, days_between, next_run, no
 from plural.agents.toolbox.database import database
 from plural.agents.toolbox.files import files
 from plural.agents.toolbox.mcp import mcp_tools
-from plural.agents.toolbox.python import run_python
+from plural.agents.toolbox.python import run_python, sandbox
 from plural.agents.toolbox.units import convert_units
 from plural.agents.toolbox.web import web
 
@@ -44,6 +45,7 @@ __all__ = [
     "next_run",
     "now",
     "run_python",
+    "sandbox",
     "shift_date",
     "web",
 ]

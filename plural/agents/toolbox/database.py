@@ -76,7 +76,7 @@ def database(
                 cursor = connection.execute(statement)
                 rows = cursor.fetchmany(max_rows + 1)
             except (sqlite3.Error, sqlite3.Warning) as error:
-                raise ToolException(f"statement = {statement!r}: {_why(error, seconds)}") from error
+                raise ToolException(f"statement: {_why(error, seconds)}") from error
             if cursor.description is None:
                 raise ValueError(f"statement = {statement!r} asks for nothing")
             columns = [column[0] for column in cursor.description]

@@ -6,6 +6,7 @@ checked is what is read, even while somebody changes the folder. A link is refus
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import stat
@@ -121,9 +122,8 @@ def _step(handle: int, part: str, path: str, argument: str) -> int:
     except FileNotFoundError as error:
         raise ValueError(f"{argument} = {path!r}: there is no {part!r}") from error
     except OSError as error:
-        if stat.S_ISLNK(os.stat(part, dir_fd=handle, follow_symlinks=False).st_mode):
-            raise ValueError(f"{argument} = {path!r}: {part!r} is a link, and links are not followed") from error
-        raise ValueError(f"{argument} = {path!r}: {part!r} cannot be opened: {error.strerror}") from error
+        why = "is a link, and links are not followed" if error.errno == errno.ELOOP else f"failed: {error.strerror}"
+        raise ValueError(f"{argument} = {path!r}: {part!r} {why}") from error
     os.close(handle)
     return below
 
