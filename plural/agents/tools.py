@@ -78,8 +78,10 @@ async def call_tool(
     chosen = tools.get(call.name)
     if chosen is None:
         return f"There is no tool {call.name!r}. Tools: {', '.join(tools)}.", True
-    unknown = sorted(set(call.arguments) - set(chosen.get_input_jsonschema().get("properties", {})))
-    if unknown:
+    # A tool whose arguments are described by JSON Schema, as those of others are, is not told of by LangChain's method.
+    schema = chosen.args_schema if isinstance(chosen.args_schema, dict) else chosen.get_input_jsonschema()
+    unknown = sorted(set(call.arguments) - set(schema.get("properties", {})))
+    if unknown and not schema.get("additionalProperties"):
         values = ", ".join(f"{name}={call.arguments[name]!r}" for name in unknown)
         return f"{call.name} takes no argument {values}. It takes: {', '.join(chosen.args) or 'none'}.", True
     request = {"type": "tool_call", "id": call.id, "name": call.name, "args": dict(call.arguments)}

@@ -79,6 +79,7 @@ async def serve_http(server: Server[Any], port: int, *, ready: Callable[[str], N
     app = server.streamable_http_app(host=LOOPBACK)
     serving = uvicorn.Server(uvicorn.Config(app, host=LOOPBACK, port=port, log_level="warning", lifespan="on"))
     with contextlib.closing(serving.config.bind_socket()) as socket:
+        socket.listen()  # so that who is told the URL is not refused before the first request is looked at
         if ready is not None:
             ready(f"http://{LOOPBACK}:{socket.getsockname()[1]}/mcp")
         await serving.serve(sockets=[socket])

@@ -67,7 +67,7 @@ class Gate:
             raise ToolException(f"url = {url[:_LONGEST]!r} is too long or has characters that no URL has")
         try:
             parts = urlsplit(url)
-            host = (parts.hostname or "").rstrip(".").encode("idna").decode() if parts.hostname else ""
+            host = _canonical((parts.hostname or "").rstrip("."))
             port = parts.port or _PORTS.get(parts.scheme, 0)
         except (ValueError, UnicodeError) as error:
             raise ToolException(f"url = {url!r} is not a URL: {error}") from error
@@ -83,12 +83,10 @@ class Gate:
     async def addresses(self, target: Target) -> list[str]:
         """The addresses to connect to. One that is not allowed spoils all: an honest name has none."""
         try:
-            found: Sequence[str] = [str(ipaddress.ip_address(target.host))]
-        except ValueError:
-            try:
-                found = await self.resolve(target.host, target.port)
-            except OSError as error:
-                raise ToolException(f"url = {target.url!r}: {target.host} has no address: {error}") from error
+            literal = _address(target.host) is not None
+            found = [target.host] if literal else await self.resolve(target.host, target.port)
+        except OSError as error:
+            raise ToolException(f"url = {target.url!r}: {target.host} has no address: {error}") from error
         if not found:
             raise ToolException(f"url = {target.url!r}: {target.host} has no address")
         for address in found:
@@ -100,9 +98,8 @@ class Gate:
         return list(found)
 
     def _allowed(self, written: str) -> bool:
-        try:
-            address: Address = ipaddress.ip_address(written)
-        except ValueError:
+        address = _address(written)
+        if address is None:
             return False
         meant = _embedded(address)
         return any(meant in network for network in self.networks) or _is_public(meant)
@@ -122,13 +119,24 @@ def gate(hosts: Sequence[str], networks: Sequence[str], resolve: Resolve | None)
 def _host(text: str) -> Host:
     name, _, port = text.lower().rpartition(":") if re.search(r"[^:]:\d+$|\]:\d+$", text) else (text.lower(), "", "")
     name = name.strip("[]")
+    if not _NAME.fullmatch(name) and _address(name) is None:
+        raise SettingsError(
+            f"{text!r} is not a host.", hint="Write docs.python.org, *.wikipedia.org or localhost:8000."
+        )
+    return Host(_canonical(name), int(port) if port else None)
+
+
+def _canonical(name: str) -> str:
+    """One spelling for a host. Raises UnicodeError for what is no name."""
+    address = _address(name)
+    return str(address) if address else name.encode("idna").decode() if name else ""
+
+
+def _address(name: str) -> Address | None:
     try:
-        name = str(ipaddress.ip_address(name))
+        return ipaddress.ip_address(name)
     except ValueError:
-        if not _NAME.fullmatch(name):
-            hint = "Write docs.python.org, *.wikipedia.org or localhost:8000."
-            raise SettingsError(f"{text!r} is not a host.", hint=hint) from None
-    return Host(name, int(port) if port else None)
+        return None
 
 
 def _written(host: Host) -> str:
