@@ -43,7 +43,8 @@ def mcp_server(name: str, version: str, tools: Callable[[], Sequence[Any]], *, i
                 types.Tool(
                     name=spec.name,
                     description=spec.description,
-                    input_schema=dict(spec.parameters),
+                    # A tool that is described by JSON Schema keeps it to the letter: it may be another server's.
+                    input_schema=each.args_schema if isinstance(each.args_schema, dict) else dict(spec.parameters),
                     annotations=types.ToolAnnotations(idempotent_hint=True) if marks_of(each).idempotent else None,
                 )
                 for each, spec in described
