@@ -62,7 +62,7 @@ class McpTool(BaseTool):
         try:
             result = await self._client.call_tool(self.remote, arguments, read_timeout_seconds=self.seconds)
         except Exception as error:
-            raise ToolException(f"the MCP server failed: {error or type(error).__name__}") from error
+            raise ToolException(f"the MCP server failed: {_reason(error)}") from error
         text = _told(result)
         if len(text) > self.max_characters:
             left = len(text) - self.max_characters
