@@ -265,7 +265,7 @@ def _terms(value: Any) -> int:
     if value.is_Mul:
         return math.prod(map(_terms, value.args))
     if value.is_Pow and value.exp.is_Integer:
-        return _terms(value.base) ** min(abs(int(value.exp)), _MOST_TERMS)
+        return int(_terms(value.base) ** min(abs(int(value.exp)), _MOST_TERMS))
     return 1
 
 

@@ -11,8 +11,12 @@ from dataclasses import dataclass
 
 import httpcore2
 
-_AGENT = "plural (an agent's tool; https://pypi.org/project/plural)"
-_ACCEPT = "text/html, text/plain;q=0.9, application/json;q=0.8, text/*;q=0.7, */*;q=0.1"
+_HEADERS = (
+    ("User-Agent", "plural (an agent's tool)"),
+    ("Accept", "text/html, text/plain;q=0.9, application/json;q=0.8, text/*;q=0.7, */*;q=0.1"),
+    ("Accept-Encoding", "identity"),
+    ("Connection", "close"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,10 @@ async def get(url: str, addresses: Sequence[str], *, seconds: float, max_bytes: 
         OSError: no answer, or none in HTTP.
     """
     timeouts = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
-    headers = {"User-Agent": _AGENT, "Accept": _ACCEPT, "Accept-Encoding": "identity", "Connection": "close"}
     try:
         async with (
             httpcore2.AsyncConnectionPool(network_backend=_Pinned(addresses)) as pool,
-            pool.stream("GET", url, headers=headers, extensions={"timeout": timeouts}) as response,
+            pool.stream("GET", url, headers=_HEADERS, extensions={"timeout": timeouts}) as response,
         ):
             named = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
             body = bytearray()

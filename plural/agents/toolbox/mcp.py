@@ -170,7 +170,8 @@ async def _held(
 
     holder = asyncio.create_task(hold())
     try:
-        await asyncio.wait({holder, opened}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [holder, opened]
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if not opened.done():
             why = _reason(holder.exception()) if holder.done() else f"no answer within {seconds:g} s"
             raise ToolError(f"The MCP server {where!r} could not be connected to: {why}.")
