@@ -1,4 +1,4 @@
-"""One HTTP GET of one URL from addresses that were checked before. The only file that speaks HTTP below `serve`.
+"""One HTTP GET of one URL from addresses that were checked before.
 
 It is httpcore2 and not its big brother httpx2, because here a connection is opened by us: to a given address, with
 the certificate still checked against the URL's host. There is no proxy, no cookie, no redirect and no decompression.

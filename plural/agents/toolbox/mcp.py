@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
@@ -136,6 +138,7 @@ def _transport(
     try:
         import httpx2
         from mcp import Client, StdioServerParameters
+        from mcp.client.stdio import stdio_client
         from mcp.client.streamable_http import streamable_http_client
     except ModuleNotFoundError as error:
         raise missing("mcp", "mcp", "An MCP connection") from error
@@ -149,10 +152,16 @@ def _transport(
         ):
             yield client
 
-    if url is not None:
-        return over_http
-    program, *arguments = command or ("",)
-    return lambda: Client(StdioServerParameters(command=program, args=arguments, env=dict(env or {})))
+    @contextlib.asynccontextmanager
+    async def over_stdio() -> AsyncIterator[Client]:
+        program, *arguments = command or ("",)
+        server = StdioServerParameters(command=program, args=arguments, env=dict(env or {}))
+        # The process's own stderr: what a notebook or a test has put in its place is no file that a program could have.
+        with contextlib.nullcontext(sys.__stderr__) if sys.__stderr__ else open(os.devnull, "w") as log:
+            async with Client(stdio_client(server, errlog=log)) as client:
+                yield client
+
+    return over_stdio if url is None else over_http
 
 
 @contextlib.asynccontextmanager
