@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from plural.doors import asking, machine, serving, shelf, training
+from plural.doors import asking, machine, mcp, shelf, training
 from plural.doors.terminal import complain, err
 from plural.errors import PluralError, UserError
 
@@ -22,7 +22,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": shelf.eval_,
     "publish": shelf.publish,
     "rollback": shelf.rollback,
-    "mcp": serving.mcp,
+    "mcp": mcp.mcp,
     "doctor": machine.doctor,
 }
 

@@ -1,4 +1,4 @@
-"""Offer the network to other programs."""
+"""Offer the network to other programs' agents."""
 
 from __future__ import annotations
 
