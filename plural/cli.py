@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from plural.doors import asking, machine, memory, school, shelf, training
+from plural.doors import asking, machine, mcp, memory, school, shelf, training
 from plural.doors.terminal import complain, err
 from plural.errors import PluralError, UserError
 
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": shelf.eval_,
     "publish": shelf.publish,
     "rollback": shelf.rollback,
+    "mcp": mcp.mcp,
     "doctor": machine.doctor,
 }
 

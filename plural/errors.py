@@ -8,7 +8,7 @@ PluralError
 │   ├── SpecialistError      unknown, damaged, made for another base, or a name that leaves the library
 │   ├── DataError            training or test rows that are wrong, all of them named by line
 │   ├── GrammarError         a schema, regex or choice list that cannot be turned into a grammar
-│   ├── ToolError            a tool whose signature does not say what it takes
+│   ├── ToolError            a tool whose signature does not say what it takes, or whose server cannot be reached
 │   └── PlanError            a plan or team that cannot be carried out
 ├── ModelError           the model's output broke its contract or a limit: data for the next step
 │   ├── ContractError        an answer that is not what the output contract asks for

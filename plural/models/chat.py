@@ -3,6 +3,9 @@
 What a message says can never become a control token. Before rendering, text in it that spells one is replaced by a
 private-use guard, and after the rendered text was cut at the true control tokens the guard is put back as plain text.
 Ordinary conversations never meet a guard and are tokenized exactly as transformers does.
+
+Where a template encloses what tools return in tags that are plain text (Qwen2.5's `<tool_response>`), a result that
+spells such a tag has it escaped, so that it cannot step out of them and go on as the user.
 """
 
 from __future__ import annotations
@@ -52,6 +55,8 @@ class ChatFormat:
                     f"The base's chat template is damaged: {error}.", hint="Fetch it again."
                 ) from error
             self.native_tools = "tools" in known and _OPEN in template
+        self._fence: re.Pattern[str] | None = None
+        self._fence = self._find_fence()
         self.end_of_turn = self._find_end_of_turn()
 
     # -------------------------------------------------------------------------------------------- messages to tokens
@@ -193,12 +198,14 @@ class ChatFormat:
         # The template itself looks for tags such as </think> in what the model said; others may not write them.
         tags = message.role == "assistant"
         content = self._guard(message.content, tags=tags)
+        if message.role == "tool" and self._fence is not None:
+            content = self._fence.sub(lambda tag: tag[0].replace("<", "&lt;"), content)
         made: dict[str, Any] = {"role": message.role, "content": content}
         if message.tool_calls and self.native_tools:
             made["tool_calls"] = [
                 {
                     "type": "function",
-                    "id": call.id,
+                    "id": self._guard(call.id),
                     "function": {"name": self._guard(call.name), "arguments": self._guard(dict(call.arguments))},
                 }
                 for call in message.tool_calls
@@ -206,7 +213,7 @@ class ChatFormat:
         elif message.tool_calls:
             made["content"] = content + self._guard(tool_text.write_calls(message.tool_calls), tags=True)
         if message.tool_call_id is not None:
-            made["tool_call_id"] = message.tool_call_id
+            made["tool_call_id"] = self._guard(message.tool_call_id)
         return made
 
     def _guard(self, value: Any, *, tags: bool = False) -> Any:
@@ -232,6 +239,21 @@ class ChatFormat:
         for part in self.tokenizer.split_template(text):
             ids += [part] if isinstance(part, int) else self.tokenizer.encode(self._unguard(part))
         return ids
+
+    def _find_fence(self) -> re.Pattern[str] | None:
+        """The tags, no tokens of their own, between which the template puts what a tool returned."""
+        probe = "\ue002"
+        if self._compiled is None:
+            return None
+        try:
+            rendered = self._render((Message("user", "?"), Message("tool", probe)), (), "", generate=False)
+        except PromptError:
+            return None
+        before, _, after = rendered.partition(probe)
+        around = [part for part in self.tokenizer.split_template(before)[-1:] if isinstance(part, str)]
+        around += [part for part in self.tokenizer.split_template(after)[:1] if isinstance(part, str)]
+        tags = sorted(set(re.findall(r"</?\w+>", "".join(around))))
+        return re.compile("|".join(map(re.escape, tags))) if tags else None
 
     def _find_end_of_turn(self) -> str:
         """The control token that the template writes after what the assistant said."""

@@ -185,7 +185,7 @@ def test_calculate_agrees_with_python(a: int, b: int, how: str) -> None:
         assert toolbox.calculate.invoke({"expression": expression}) == str(eval(expression))
 
 
-NOT_ARITHMETIC = ("__import__('os')", "abs(1)", "True + 1", "1 if 1 else 2", "[1][0]", "", "4 ** 0.5")
+NOT_ARITHMETIC = ("__import__('os')", "True + 1", "1 if 1 else 2", "[1][0]", "")
 TOO_LARGE = ("9**9**9", "2**100000", "1" * 201, "((10**999)**1)*(10**999)", "1e999999999", "1e-999999999")
 
 

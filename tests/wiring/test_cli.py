@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from plural import cli
+from plural.agents import toolbox
 from plural.wiring import training
 from tests.models import tiny
 
@@ -298,3 +300,18 @@ def test_doctor_looks_at_everything(plural: Plural) -> None:
     assert findings["base model"]["state"] == "ok"
     assert "base model" in plural("doctor")[1]
     assert plural("doctor", "--base", "/nowhere")[1].count("bad") == 1
+
+
+@pytest.mark.usefixtures("trained")
+async def test_the_network_is_served_over_mcp(plural: Plural) -> None:
+    """A process of its own, as another program's agent starts it; its tools answer as the command does."""
+    events = [json.loads(line) for line in plural("ask", "--to", "echo", "3 and 3?", "--json")[1].splitlines()]
+    settings = {name: value for name, value in os.environ.items() if name.startswith(("PLURAL_", "PYTHON", "OMP_"))}
+    command = [sys.executable, "-m", "plural.cli", "mcp"]
+    async with toolbox.mcp_tools(
+        command=command, env=settings | {"PYTHONPATH": os.pathsep.join(sys.path)}, seconds=120
+    ) as tools:
+        assert [each.name for each in tools] == ["ask_network", "echo"]
+        assert tools[1].description == "Adds small numbers."
+        assert await tools[1].ainvoke({"input": "3 and 3?"}) == events[-1]["answer"]
+        assert isinstance(await tools[0].ainvoke({"request": "3 and 3?"}), str)

@@ -1,0 +1,1 @@
+"""The wire: what is inside, offered to other programs. Holds no tensors."""
