@@ -15,8 +15,8 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,9 +90,8 @@ class Fingerprint:
         """Of these rows and more of them; what does not count stays as it is."""
         more = self._made(rows, [_grams(_request(row)) for row in rows], self.common)
         names = [name for name in _ARRAYS.values() if name != "common"]
-        return type(self)(
-            *(np.concatenate([getattr(one, name) for one in (self, more)]) for name in names), self.common
-        )
+        both: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in names}
+        return replace(self, **both)
 
     def leaks(self, rows: Sequence[Row]) -> list[Leak]:
         """The test rows that repeat one of these, each with the first that it repeats."""

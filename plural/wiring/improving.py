@@ -183,11 +183,13 @@ def _rounds(network: Network, order: ImproveOrder, practice: _Practice) -> Gener
     best = _Round(0, start, (yield from _looked(network, practice, start, 0)))
     found: dict[int, dict[str, None]] = {}
     for number in range(1, order.rounds + 1):
+        if best.score.value == 1:
+            return best
         for line, answers in (yield from _sampled(network, order, practice, best.specialist, number)).items():
             found.setdefault(line, {}).update(dict.fromkeys(answers))
         if len(found) < 2:
-            why = f"round {number}: {len(found)} prompts were answered right; there is nothing to learn from"
-            yield Stage("stopping", 1.0, "", why)
+            told = f"round {number}: {len(found)} prompts were answered right; there is nothing to learn from"
+            yield Stage("stopping", 1.0, "", told)
             return best
         learned = [
             replace(row, expected=answer)
@@ -196,8 +198,8 @@ def _rounds(network: Network, order: ImproveOrder, practice: _Practice) -> Gener
         ]
         now = yield from _learned(network, order, practice, best, learned)
         if now.score.value <= best.score.value:
-            why = f"round {number} is not better than round {best.number}: {now.score.value:.3f}"
-            yield Stage("stopping", 1.0, "", why, {"best": best.number})
+            told = f"round {number} is not better than round {best.number}: {now.score.value:.3f}"
+            yield Stage("stopping", 1.0, "", told, {"best": best.number})
             return best
         best = now
     return best
