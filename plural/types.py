@@ -1,6 +1,7 @@
 """The nouns every room may speak: frozen records without behaviour of their own. No torch, no HTTP, no pydantic.
 
-Events of a run are one closed union (`Event`). A run yields them in order, the last one is always `RunFinished`.
+Events of a run are one closed union (`Event`). A run yields them in order. The last one is `RunFinished`, or a
+`Question` when a person has to answer before a journaled run can go on.
 """
 
 from __future__ import annotations
@@ -246,13 +247,23 @@ class StepFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """A person has to answer before the run goes on. `call`: a tool call of which nobody knows whether it was done."""
+
+    step: int
+    agent: str
+    text: str
+    call: ToolCall | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     answer: str
     usage: Usage
     seconds: float
 
 
-Event = Routed | Planned | StepStarted | TextDelta | ToolCalled | ToolReturned | StepFinished | RunFinished
+Event = Routed | Planned | StepStarted | TextDelta | ToolCalled | ToolReturned | StepFinished | Question | RunFinished
 
 
 def event_to_json(event: Event) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from pydantic import BaseModel, Field
 
 from plural import sync
 from plural.agents.contract import Contract, Output, contract_of
+from plural.agents.effects import outfitted
 from plural.agents.loop import ChatRunnable, Equipment, work
-from plural.agents.tools import as_tools
+from plural.agents.tools import REPEATABLE, as_tools
 from plural.errors import PromptError, SettingsError
 from plural.protocols import Constrainable
 from plural.types import Event, RunFinished, StepFinished, TextDelta
@@ -83,7 +84,7 @@ class Agent(Runnable[AgentInput, Any]):
 
         async def inside(_: AsyncIterator[AgentInput], config: RunnableConfig) -> AsyncIterator[Event]:
             async for _input in _:
-                async for event in work(self._kit, self._messages(_input), step, config):
+                async for event in work(outfitted(self._kit, step, config), self._messages(_input), step, config):
                     yield event
                     if isinstance(event, StepFinished):
                         yield RunFinished(event.answer, event.usage, event.seconds)
@@ -163,12 +164,13 @@ class Agent(Runnable[AgentInput, Any]):
             name=name or self.name,
             description=description or self.description or f"Asks {self.name}.",
             args_schema=args_schema or AgentTask,
+            metadata=dict(REPEATABLE),  # what the agent itself did is not done again: the journal knows it
         )
 
     # ------------------------------------------------------------------------------------------------------ inside
     async def _answer(self, input: AgentInput, config: RunnableConfig) -> Any:
         answer = ""
-        async for event in work(self._kit, self._messages(input), 0, config):
+        async for event in work(outfitted(self._kit, 0, config), self._messages(input), 0, config):
             if isinstance(event, StepFinished):
                 answer = event.answer
         return self.contract.parse(answer) if self.contract else answer
@@ -176,7 +178,7 @@ class Agent(Runnable[AgentInput, Any]):
     async def _spoken(self, inputs: AsyncIterator[AgentInput], config: RunnableConfig) -> AsyncIterator[Any]:
         async for input in inputs:
             spoken = False
-            async for event in work(self._kit, self._messages(input), 0, config):
+            async for event in work(outfitted(self._kit, 0, config), self._messages(input), 0, config):
                 match event:
                     case StepFinished(answer=answer) if self.contract:
                         yield self.contract.parse(answer)

@@ -25,7 +25,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction | i
 }
 
 
-@tool
+@tool(idempotent=True)
 def calculate(expression: str) -> str:
     """Work out an arithmetic expression exactly.
 
@@ -41,7 +41,7 @@ def calculate(expression: str) -> str:
     return _written(_value(parsed, expression))
 
 
-@tool
+@tool(idempotent=True)
 def next_run(cron: str, after: str | None = None) -> str:
     """Tell when a cron schedule runs next.
 
@@ -57,7 +57,7 @@ def next_run(cron: str, after: str | None = None) -> str:
     return f"{found:%A %Y-%m-%d %H:%M}"
 
 
-@tool
+@tool(idempotent=True)
 def days_between(start: str, end: str) -> int:
     """Count the days from one date to another.
 

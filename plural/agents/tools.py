@@ -23,6 +23,7 @@ from plural.errors import ToolError
 from plural.types import ToolCall, ToolSpec
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+REPEATABLE = {"idempotent": True}  # in a tool's metadata
 _PROVIDED = frozenset({"callbacks", "run_manager", "config"})  # filled in by langchain-core, never by a model
 
 
@@ -31,23 +32,37 @@ def tool(function: Callable[..., Any], /) -> BaseTool: ...
 
 
 @overload
-def tool(*, name: str | None = None, return_direct: bool = False) -> Callable[[Callable[..., Any]], BaseTool]: ...
+def tool(
+    *, name: str | None = None, return_direct: bool = False, idempotent: bool = False
+) -> Callable[[Callable[..., Any]], BaseTool]: ...
 
 
 def tool(
-    function: Callable[..., Any] | None = None, /, *, name: str | None = None, return_direct: bool = False
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    return_direct: bool = False,
+    idempotent: bool = False,
 ) -> BaseTool | Callable[[Callable[..., Any]], BaseTool]:
     """Makes a tool of a sync or async function; usable bare (`@tool`) or with options (`@tool(return_direct=True)`).
 
     Every argument needs a type hint, and the function a docstring: both are what the model reads. With `return_direct`
-    the tool's result is the agent's answer, without another word from the model.
+    the tool's result is the agent's answer, without another word from the model. `idempotent` says that calling it
+    twice is the same as calling it once: a run that was interrupted in the middle of a call repeats it without asking.
 
     Raises:
         ToolError: the signature or the docstring does not say what the tool takes.
     """
     if function is None:
-        return lambda decorated: _wrap(decorated, name, return_direct)
-    return _wrap(function, name, return_direct)
+        return lambda decorated: _wrap(decorated, name, return_direct, idempotent)
+    return _wrap(function, name, return_direct, idempotent)
+
+
+def repeatable(item: BaseTool) -> bool:
+    """May a call be made again whose first attempt may have worked? MCP's own marks count, too."""
+    marks = {**REPEATABLE, "idempotentHint": True, "readOnlyHint": True}
+    return any((item.metadata or {}).get(name) is value for name, value in marks.items())
 
 
 def as_tools(items: Sequence[Any]) -> tuple[BaseTool, ...]:
@@ -105,7 +120,7 @@ def _as_tool(item: Any) -> BaseTool:
     raise ToolError(f"{item!r} is not a tool.", hint="Give a function, a LangChain tool or an agent.")
 
 
-def _wrap(function: Callable[..., Any], name: str | None, return_direct: bool) -> BaseTool:
+def _wrap(function: Callable[..., Any], name: str | None, return_direct: bool, idempotent: bool) -> BaseTool:
     label = str(name or getattr(function, "__name__", type(function).__name__))
     if not _NAME.fullmatch(label):
         raise ToolError(f"A tool cannot be called {label!r}.", hint="Use letters, digits, _ and -; at most 64.")
@@ -120,6 +135,7 @@ def _wrap(function: Callable[..., Any], name: str | None, return_direct: bool) -
             name=label,
             return_direct=return_direct,
             parse_docstring=True,
+            metadata=dict(REPEATABLE) if idempotent else None,
         )
     except ValueError as error:
         raise ToolError(f"The docstring of tool {label!r} does not fit its signature: {error}") from error

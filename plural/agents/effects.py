@@ -1,0 +1,40 @@
+"""What a run puts between its agents and the world: nothing, or something that records, as the journal does.
+
+It travels in the run's config, so that it also reaches agents inside of chains, and agents that are other agents'
+tools.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+from langchain_core.runnables import RunnableConfig
+
+from plural.agents.loop import ChatRunnable, Equipment
+
+_KEY = "__plural_effects"  # with two underscores, so that langchain-core keeps it out of the traces' metadata
+
+
+class Effects(Protocol):
+    def outfit(self, kit: Equipment, step: int) -> Equipment:
+        """The same equipment for one piece of work, with a model and tools that go through here."""
+        ...
+
+    def model(self, name: str, model: ChatRunnable) -> ChatRunnable:
+        """A model that is asked by no agent, as a planner's is, going through here. Nothing shows what it says."""
+        ...
+
+
+def effects_of(config: RunnableConfig | None) -> Effects | None:
+    return cast(Effects | None, (config or {}).get("configurable", {}).get(_KEY))
+
+
+def through(effects: Effects, config: RunnableConfig | None = None) -> RunnableConfig:
+    """The config of a run, or of a part of it, whose agents work through `effects`."""
+    given: RunnableConfig = config or {}
+    return {**given, "configurable": {**given.get("configurable", {}), _KEY: effects}}
+
+
+def outfitted(kit: Equipment, step: int, config: RunnableConfig) -> Equipment:
+    effects = effects_of(config)
+    return effects.outfit(kit, step) if effects else kit

@@ -1,0 +1,210 @@
+"""Puts the journal between agents and the world: their models and tools, played back where they finished before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ToolMessage,
+    convert_to_messages,
+    message_chunk_to_message,
+)
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.tools import BaseTool
+
+from plural import sync
+from plural.agents.effects import through
+from plural.agents.loop import ChatRunnable, Equipment
+from plural.agents.tools import call_tool, repeatable
+from plural.teams.journal.entries import Decided, ToolBegun
+from plural.teams.journal.tape import ModelCallKnown, Tape, digest, raised
+from plural.types import Question, TextDelta, ToolCall, ToolReturned
+
+
+class Recorder:
+    """The effects of one run, or of the part of it that is under `path` ("", or ending in "/").
+
+    Args:
+        instead: a model that makes the calls that are not in the journal, in place of the agents' own; it is held to
+            the tools and the grammar that are bound to theirs.
+    """
+
+    def __init__(self, tape: Tape, path: str = "", *, instead: ChatRunnable | None = None) -> None:
+        self.tape, self.path, self._instead = tape, path, instead
+
+    def under(self, path: str) -> Recorder:
+        """The same for what happens inside `path`."""
+        return Recorder(self.tape, f"{path}/", instead=self._instead)
+
+    def outfit(self, kit: Equipment, step: int) -> Equipment:
+        seat = _Seat(self, self.tape.visit(f"{self.path}{step}.{kit.name}"), step, kit.name)
+        tools: dict[str, BaseTool] = {name: _tool(seat, tool) for name, tool in kit.tools.items()}
+        calling = RecordedModel(seat, self.hired(kit.calling))
+        # The loop asks which of the two it holds, so that they stay one where they were one.
+        speaking = calling if kit.speaking is kit.calling else RecordedModel(seat, self.hired(kit.speaking))
+        return replace(kit, calling=calling, speaking=speaking, tools=tools)
+
+    def model(self, name: str, model: ChatRunnable) -> ChatRunnable:
+        # Two levels down, where nothing is shown.
+        path = self.tape.visit(f"{self.path}{name}")
+        return RecordedModel(_Seat(self, f"{path}/{name}", 0, name), model)
+
+    def value(self, path: str, about: Any) -> Any:
+        """A value that was decided about the same in this place, or None."""
+        known = self.tape.value(f"{self.path}{path}", digest(about))
+        return known.value if known else None
+
+    def decided(self, path: str, about: Any, value: Any) -> None:
+        self.tape.decided(f"{self.path}{path}", Decided(digest(about), value))
+
+    def ask(self, path: str, question: Question) -> str:
+        """What a person answered. Raises Waiting, which nobody but the run may catch, until it is there."""
+        return self.tape.ask(f"{self.path}{path}", question)
+
+    def hired(self, model: ChatRunnable) -> ChatRunnable:
+        """The model that makes new calls."""
+        if self._instead is None:
+            return model
+        bound: dict[str, Any] = {}
+        while isinstance(model, RunnableBinding):
+            bound = {**model.kwargs, **bound}
+            model = model.bound
+        return self._instead.bind(**bound)
+
+
+class _Seat:
+    """Where one agent works once: its path, and how often it asked its model so far."""
+
+    def __init__(self, recorder: Recorder, path: str, step: int, agent: str) -> None:
+        self.recorder, self.tape, self.path = recorder, recorder.tape, path
+        self.step, self.agent = step, agent
+        self._calls = 0
+
+    def next_call(self) -> int:
+        self._calls += 1
+        return self._calls - 1
+
+
+class RecordedModel(Runnable[LanguageModelInput, AIMessage]):
+    """A model whose finished calls are in the journal. It streams what it played back as it was streamed before."""
+
+    def __init__(self, seat: _Seat, model: ChatRunnable) -> None:
+        self._seat, self._model = seat, model
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        seat, tape, call = self._seat, self._seat.tape, self._seat.next_call()
+        asked = digest([_content(message) for message in _messages(input)])
+        if known := tape.model(seat.path, call, asked):
+            for chunk in _played(known):
+                yield chunk
+            if known.error:
+                raise raised(known.error)
+            return
+        tape.model_called(seat.path, call, asked)
+        texts: list[str] = []
+        whole: AIMessageChunk | None = None
+        try:
+            async for chunk in self._model.astream(input, config, **kwargs):
+                if isinstance(chunk, AIMessageChunk):
+                    whole = chunk if whole is None else whole + chunk
+                    if text := str(chunk.text):
+                        texts.append(text)
+                        tape.said(seat.path, TextDelta(seat.step, seat.agent, text))
+                yield chunk
+        except Exception as error:
+            tape.model_failed(seat.path, call, error)
+            raise
+        tape.model_returned(seat.path, call, _rest(whole or AIMessageChunk(content=""), texts))
+
+    async def ainvoke(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AIMessage:
+        whole: AIMessageChunk | None = None
+        async for chunk in self.astream(input, config, **kwargs):
+            whole = chunk if whole is None else whole + chunk
+        message = message_chunk_to_message(whole or AIMessageChunk(content=""))
+        assert isinstance(message, AIMessage)  # what an AIMessageChunk becomes
+        return message
+
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:
+        return sync.run(self.ainvoke(input, config, **kwargs))
+
+
+class RecordedTool(BaseTool):
+    """A tool whose finished calls are in the journal. An agent that is a tool works under its call's path."""
+
+    seat: Any
+    inner: BaseTool
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> ToolMessage:  # noqa: ARG002
+        seat, tape = self.seat, self.seat.tape
+        call = ToolCall(str(input["id"]), self.name, input["args"])
+        path = tape.visit(f"{seat.path}/{call.id}")
+        known = tape.tool(path, call)
+        if known is None:
+            tape.tool_begun(path, ToolBegun(seat.step, seat.agent, call, repeatable(self.inner)))
+            inside = through(seat.recorder.under(path), config)
+            known = await call_tool({self.name: self.inner}, call, inside)
+            tape.tool_returned(path, ToolReturned(seat.step, seat.agent, call, *known))
+        result, failed = known
+        return ToolMessage(result, tool_call_id=call.id, name=self.name, status="error" if failed else "success")
+
+    def get_input_jsonschema(self, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
+        return self.inner.get_input_jsonschema(config, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner._run(*args, **kwargs)
+
+
+def _tool(seat: _Seat, tool: BaseTool) -> RecordedTool:
+    return RecordedTool(
+        seat=seat,
+        inner=tool,
+        name=tool.name,
+        description=tool.description,
+        args_schema=tool.args_schema,
+        return_direct=tool.return_direct,
+        metadata=tool.metadata,
+        tags=tool.tags,
+    )
+
+
+def _messages(input: LanguageModelInput) -> Sequence[BaseMessage]:
+    if isinstance(input, PromptValue):
+        return input.to_messages()
+    return convert_to_messages([input] if isinstance(input, str) else input)
+
+
+def _content(message: BaseMessage) -> list[Any]:
+    """What a model reads of a message; its id, usage and metadata differ when it is asked the same again."""
+    calls = [[call["name"], call["args"], call["id"]] for call in getattr(message, "tool_calls", ())]
+    return [message.type, message.content, calls, getattr(message, "tool_call_id", None)]
+
+
+def _rest(whole: AIMessageChunk, texts: Sequence[str]) -> Mapping[str, Any]:
+    """All of a message that its texts do not say."""
+    fields = whole.model_dump(exclude={"type", "tool_calls", "invalid_tool_calls"})
+    if whole.content == "".join(texts):
+        del fields["content"]
+    kept = {name: value for name, value in fields.items() if value not in (None, "", [], {})}
+    plain: Mapping[str, Any] = json.loads(json.dumps(kept, default=str))
+    return plain
+
+
+def _played(known: ModelCallKnown) -> Sequence[AIMessageChunk]:
+    """The chunks of a closed call: its texts, then the rest; or one chunk, when its content was more than texts."""
+    message = known.message
+    if message is not None and "content" in message:
+        return [AIMessageChunk(**message)]
+    texts = [AIMessageChunk(content=text.text) for text in known.texts]
+    return texts if message is None else [*texts, AIMessageChunk(content="", **message)]
