@@ -6,13 +6,17 @@ tools.
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
 
 from plural.agents.loop import ChatRunnable, Equipment
 
 _KEY = "__plural_effects"  # with two underscores, so that langchain-core keeps it out of the traces' metadata
+
+
+T = TypeVar("T")
 
 
 class Effects(Protocol):
@@ -24,9 +28,22 @@ class Effects(Protocol):
         """A model that is asked by no agent, as a planner's is, going through here. Nothing shows what it says."""
         ...
 
+    async def once(self, path: str, about: Any, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
+        """A value from anywhere else, of a `kind` that pydantic reads and writes as JSON. `path` names the place in the
+        run, `about` (JSON) is what the value depends on."""
+        ...
+
 
 def effects_of(config: RunnableConfig | None) -> Effects | None:
     return cast(Effects | None, (config or {}).get("configurable", {}).get(_KEY))
+
+
+async def once(
+    config: RunnableConfig | None, path: str, about: Any, kind: type[T], make: Callable[[], Awaitable[T]]
+) -> T:
+    """What `make` gives; in a run that did this before, what it gave then."""
+    effects = effects_of(config)
+    return await (effects.once(path, about, kind, make) if effects else make())
 
 
 def through(effects: Effects, config: RunnableConfig | None = None) -> RunnableConfig:

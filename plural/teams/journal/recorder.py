@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import (
@@ -19,6 +20,7 @@ from langchain_core.messages import (
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.tools import BaseTool
+from pydantic import TypeAdapter
 
 from plural import sync
 from plural.agents.effects import through
@@ -27,6 +29,8 @@ from plural.agents.tools import call_tool, repeatable
 from plural.teams.journal.entries import Decided, ToolBegun
 from plural.teams.journal.tape import ModelCallKnown, Tape, digest, raised
 from plural.types import Question, TextDelta, ToolCall, ToolReturned
+
+T = TypeVar("T")
 
 
 class Recorder:
@@ -57,13 +61,13 @@ class Recorder:
         path = self.tape.visit(f"{self.path}{name}")
         return RecordedModel(_Seat(self, f"{path}/{name}", 0, name), model)
 
-    def value(self, path: str, about: Any) -> Any:
-        """A value that was decided about the same in this place, or None."""
-        known = self.tape.value(f"{self.path}{path}", digest(about))
-        return known.value if known else None
-
-    def decided(self, path: str, about: Any, value: Any) -> None:
-        self.tape.decided(f"{self.path}{path}", Decided(digest(about), value))
+    async def once(self, path: str, about: Any, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
+        place, asked = f"{self.path}{path}", digest(about)
+        if known := self.tape.value(place, asked):
+            return _form(kind).validate_python(known.value)
+        value = await make()
+        self.tape.decided(place, Decided(asked, _form(kind).dump_python(value, mode="json")))
+        return value
 
     def ask(self, path: str, question: Question) -> str:
         """What a person answered. Raises Waiting, which nobody but the run may catch, until it is there."""
@@ -177,6 +181,11 @@ def _tool(seat: _Seat, tool: BaseTool) -> RecordedTool:
         metadata=tool.metadata,
         tags=tool.tags,
     )
+
+
+@functools.cache
+def _form(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _messages(input: LanguageModelInput) -> Sequence[BaseMessage]:

@@ -127,7 +127,7 @@ async def _worked(
 async def _events(worker: Worker | Runnable[Any, Any], tape: Tape, config: RunnableConfig) -> AsyncIterator[Event]:
     assert isinstance(tape.started, RunStarted)  # the first entry of every run
     input = _read(tape.started.input)
-    if hasattr(worker, "events"):
+    if hasattr(type(worker), "events"):  # of the type: langchain-core's wrappers answer for what they wrap
         async for event in worker.events(input, config):
             yield event
         return

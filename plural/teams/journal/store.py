@@ -95,6 +95,11 @@ class Journal:
         with self._reading() as connection:
             yield from _entries(connection, run)
 
+    def target(self, run: str) -> Mapping[str, Any]:
+        """What the run says of who works on it."""
+        said = [entry.what.target for entry in self.entries(run) if isinstance(entry.what, RunStarted)]
+        return said[-1]
+
     # ------------------------------------------------------------------------------------------------------ writing
     def create(self, input: Any, target: Mapping[str, Any] | None = None, *, title: str = "") -> str:
         """A new run, which nobody works on yet. `input` and `target` are written as JSON.
