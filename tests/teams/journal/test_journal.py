@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 
 from plural.agents import Agent, tool
@@ -153,7 +153,7 @@ async def test_an_idempotent_tool_is_called_again_and_nobody_is_asked(journal: J
 
 
 async def test_an_agent_that_is_a_tool_goes_on_inside(journal: Journal) -> None:
-    """The call of the inner agent was interrupted after it had bought something: it is not asked about, nor repeated."""
+    """The inner agent was interrupted after it had bought something: that is neither asked about nor repeated."""
     inner_script: list[Any] = [calling(("buy", {"what": "tea"})), "Tea is there."]
     outer_script: list[Any] = [calling(("buyer", {"input": "Get tea."})), "Thank you."]
 

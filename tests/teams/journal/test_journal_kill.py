@@ -9,13 +9,12 @@ import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import killable
 import pytest
 
 from plural.teams.journal import Journal, replay
 from plural.teams.journal.entries import Answered
 from plural.types import Question, RunFinished
-
-import killable
 
 
 @pytest.fixture(scope="module")
