@@ -9,19 +9,19 @@ import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-import killable
 import pytest
 
 from plural.teams.journal import Journal, replay
 from plural.teams.journal.entries import Answered
 from plural.types import Question, RunFinished
+from tests.teams.journal import killable
 
 
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
     """Processes that start in a moment: they are forked from one that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "plural.testing", "plural.agents.agent", "plural.teams.journal.running"])
+    context.set_forkserver_preload(["pytest", killable.__name__])
     return context
 
 
