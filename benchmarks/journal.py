@@ -3,8 +3,8 @@
     python benchmarks/journal.py                              SQLite in a temporary folder
     python benchmarks/journal.py --journal postgresql+psycopg://user@host/name
 
-A talking agent with a scripted model is run without a journal and with one; the difference is the journal's. A tool that
-is not idempotent waits for the disk before it is called. The last line is JSON.
+A talking agent with a scripted model is run without a journal and with one; the difference is the journal's. A tool
+that is not idempotent waits for the disk before it is called. The last line is JSON.
 """
 
 from __future__ import annotations

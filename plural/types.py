@@ -201,6 +201,16 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """What a team decided on its way, other than who works next: `about` names it, `by` is who decided."""
+
+    step: int
+    by: str
+    about: str
+    decision: Decision[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class StepStarted:
     """`task` is what the agent was really asked, references to earlier answers filled in."""
 
@@ -263,7 +273,18 @@ class RunFinished:
     seconds: float
 
 
-Event = Routed | Planned | StepStarted | TextDelta | ToolCalled | ToolReturned | StepFinished | Question | RunFinished
+Event = (
+    Routed
+    | Planned
+    | Decided
+    | StepStarted
+    | TextDelta
+    | ToolCalled
+    | ToolReturned
+    | StepFinished
+    | Question
+    | RunFinished
+)
 
 
 def event_to_json(event: Event) -> dict[str, Any]:

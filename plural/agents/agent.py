@@ -70,6 +70,7 @@ class Agent(Runnable[AgentInput, Any]):
         if max_steps < 1:
             raise SettingsError(f"max_steps of agent {name!r} is {max_steps}; it must be at least 1.")
         self.name: str = name
+        self.model = model
         self.instructions = instructions
         self.description = description
         self.tools = as_tools(tools)

@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar, cast
 
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool
 
 from plural.agents.loop import ChatRunnable, Equipment
+from plural.types import Question
 
 _KEY = "__plural_effects"  # with two underscores, so that langchain-core keeps it out of the traces' metadata
 
@@ -26,6 +28,18 @@ class Effects(Protocol):
 
     def model(self, name: str, model: ChatRunnable) -> ChatRunnable:
         """A model that is asked by no agent, as a planner's is, going through here. Nothing shows what it says."""
+        ...
+
+    def tool(self, name: str, step: int, tool: BaseTool) -> BaseTool:
+        """A tool that is called by no agent, but by `name` in this step."""
+        ...
+
+    def inside(self, name: str, step: int) -> Effects:
+        """The same for what goes on inside of a step, where nothing is shown."""
+        ...
+
+    def ask(self, path: str, question: Question) -> str:
+        """What a person answered. Ends the run, which then waits, until there is an answer."""
         ...
 
     async def once(self, path: str, about: Any, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from pydantic import TypeAdapter
 
 from plural.types import (
+    Decided,
     Event,
     Planned,
     Question,
@@ -76,7 +77,7 @@ class ToolBegun:
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class Kept:
     """A value that came from outside and is not a model's message or a tool's result. `about` is a digest."""
 
     about: str
@@ -101,23 +102,14 @@ class RunFailed:
 
 
 Noted: TypeAlias = (
-    Event
-    | RunStarted
-    | Resumed
-    | ModelCalled
-    | ModelReturned
-    | ModelFailed
-    | ToolBegun
-    | Decided
-    | Answered
-    | RunFailed
+    Event | RunStarted | Resumed | ModelCalled | ModelReturned | ModelFailed | ToolBegun | Kept | Answered | RunFailed
 )
 
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Routed, Planned, StepStarted, TextDelta, ToolCalled, ToolReturned, StepFinished, Question, RunFinished,
-        RunStarted, Resumed, ModelCalled, ModelReturned, ModelFailed, ToolBegun, Decided, Answered, RunFailed,
+        Routed, Planned, Decided, StepStarted, TextDelta, ToolCalled, ToolReturned, StepFinished, Question, RunFinished,
+        RunStarted, Resumed, ModelCalled, ModelReturned, ModelFailed, ToolBegun, Kept, Answered, RunFailed,
     )
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ from plural import sync
 from plural.agents.effects import through
 from plural.agents.loop import ChatRunnable, Equipment
 from plural.agents.tools import call_tool, repeatable
-from plural.teams.journal.entries import Decided, ToolBegun
+from plural.teams.journal.entries import Kept, ToolBegun
 from plural.teams.journal.tape import ModelCallKnown, Tape, digest, raised
 from plural.types import Question, TextDelta, ToolCall, ToolReturned
 
@@ -61,17 +61,22 @@ class Recorder:
         path = self.tape.visit(f"{self.path}{name}")
         return RecordedModel(_Seat(self, f"{path}/{name}", 0, name), model)
 
+    def tool(self, name: str, step: int, tool: BaseTool) -> BaseTool:
+        return _tool(_Seat(self, self.tape.visit(f"{self.path}{step}.{name}"), step, name), tool)
+
+    def inside(self, name: str, step: int) -> Recorder:
+        return self.under(self.tape.visit(f"{self.path}{step}.{name}"))
+
     async def once(self, path: str, about: Any, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
-        place, asked = f"{self.path}{path}", digest(about)
+        place, asked = self.tape.visit(f"{self.path}{path}"), digest(about)
         if known := self.tape.value(place, asked):
             return _form(kind).validate_python(known.value)
         value = await make()
-        self.tape.decided(place, Decided(asked, _form(kind).dump_python(value, mode="json")))
+        self.tape.decided(place, Kept(asked, _form(kind).dump_python(value, mode="json")))
         return value
 
     def ask(self, path: str, question: Question) -> str:
-        """What a person answered. Raises Waiting, which nobody but the run may catch, until it is there."""
-        return self.tape.ask(f"{self.path}{path}", question)
+        return self.tape.ask(self.tape.visit(f"{self.path}{path}"), question)
 
     def hired(self, model: ChatRunnable) -> ChatRunnable:
         """The model that makes new calls."""

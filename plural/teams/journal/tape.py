@@ -17,8 +17,8 @@ from plural import errors
 from plural.errors import MachineError, PluralError, RunError
 from plural.teams.journal.entries import (
     Answered,
-    Decided,
     Entry,
+    Kept,
     ModelCalled,
     ModelFailed,
     ModelReturned,
@@ -73,7 +73,7 @@ class Tape:
         self.finished: RunFinished | None = None
         self._models: dict[tuple[str, int], ModelCallKnown] = {}
         self._tools: dict[str, _Tool] = {}
-        self._values: dict[str, Decided] = {}
+        self._values: dict[str, Kept] = {}
         self._questions: dict[int, tuple[str, Question]] = {}
         self._answers: dict[str, str] = {}
         self._shown: defaultdict[str, deque[Event]] = defaultdict(deque)  # written, and not yet shown by this process
@@ -97,7 +97,7 @@ class Tape:
                 self._learn_of_tool(entry, entry.what)
             case Question() | Answered():
                 self._learn_of_person(entry, entry.what)
-            case Decided() as value:
+            case Kept() as value:
                 self._values[entry.path] = value
             case what if isinstance(what, Event):
                 self._note(what)
@@ -236,7 +236,7 @@ class Tape:
             self._note(returned)
 
     # ------------------------------------------------------------------------------------------------- other values
-    def value(self, path: str, about: str) -> Decided | None:
+    def value(self, path: str, about: str) -> Kept | None:
         """Raises RunError when the value in the journal is about something else."""
         known = self._values.get(path)
         if known is not None and known.about != about:
@@ -246,7 +246,7 @@ class Tape:
             )
         return known
 
-    def decided(self, path: str, value: Decided) -> None:
+    def decided(self, path: str, value: Kept) -> None:
         self._append(value, path)
 
     def event(self, event: Event) -> Event:
