@@ -20,7 +20,7 @@ from pathlib import Path
 
 from langchain_core.messages import AIMessage
 
-from plural.agents import Agent, tool
+from plural.agents import Agent, Budget, mark, tool
 from plural.teams.journal import Journal, begin, replay, resume
 from plural.testing import ScriptedModel, calling
 from plural.types import Event
@@ -28,7 +28,8 @@ from plural.types import Event
 WORDS = 200  # of one model's message
 
 
-@tool(idempotent=True)
+@mark(idempotent=True)
+@tool
 def look(page: int) -> str:
     """Read a page."""
     return f"page {page}"
@@ -43,7 +44,7 @@ def note(page: int) -> str:
 def talker(turns: int, hands: str) -> Agent:
     """An agent that says `WORDS` words and calls one tool, `turns` times."""
     said: list[str | AIMessage] = [calling((hands, {"page": turn}), text="word " * WORDS) for turn in range(turns)]
-    return Agent("talker", ScriptedModel([*said, "That is all."]), tools=[look, note], max_steps=turns + 1)
+    return Agent("talker", ScriptedModel([*said, "That is all."]), tools=[look, note], budget=Budget(steps=turns + 1))
 
 
 async def timed(events: AsyncIterator[Event]) -> tuple[int, float]:

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from croniter import croniter
 
+from plural.agents.marks import mark
 from plural.agents.tools import tool
 
 _LONGEST = 200  # characters of an expression
@@ -25,7 +26,8 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction | i
 }
 
 
-@tool(idempotent=True)
+@mark(idempotent=True)
+@tool
 def calculate(expression: str) -> str:
     """Work out an arithmetic expression exactly.
 
@@ -41,7 +43,8 @@ def calculate(expression: str) -> str:
     return _written(_value(parsed, expression))
 
 
-@tool(idempotent=True)
+@mark(idempotent=True)
+@tool
 def next_run(cron: str, after: str | None = None) -> str:
     """Tell when a cron schedule runs next.
 
@@ -57,7 +60,8 @@ def next_run(cron: str, after: str | None = None) -> str:
     return f"{found:%A %Y-%m-%d %H:%M}"
 
 
-@tool(idempotent=True)
+@mark(idempotent=True)
+@tool
 def days_between(start: str, end: str) -> int:
     """Count the days from one date to another.
 

@@ -19,11 +19,11 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ValidationError
 from pydantic.errors import PydanticUserError
 
+from plural.agents.marks import attempt
 from plural.errors import ToolError
 from plural.types import ToolCall, ToolSpec
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-REPEATABLE = {"idempotent": True}  # in a tool's metadata
 _PROVIDED = frozenset({"callbacks", "run_manager", "config"})  # filled in by langchain-core, never by a model
 
 
@@ -32,37 +32,23 @@ def tool(function: Callable[..., Any], /) -> BaseTool: ...
 
 
 @overload
-def tool(
-    *, name: str | None = None, return_direct: bool = False, idempotent: bool = False
-) -> Callable[[Callable[..., Any]], BaseTool]: ...
+def tool(*, name: str | None = None, return_direct: bool = False) -> Callable[[Callable[..., Any]], BaseTool]: ...
 
 
 def tool(
-    function: Callable[..., Any] | None = None,
-    /,
-    *,
-    name: str | None = None,
-    return_direct: bool = False,
-    idempotent: bool = False,
+    function: Callable[..., Any] | None = None, /, *, name: str | None = None, return_direct: bool = False
 ) -> BaseTool | Callable[[Callable[..., Any]], BaseTool]:
     """Makes a tool of a sync or async function; usable bare (`@tool`) or with options (`@tool(return_direct=True)`).
 
     Every argument needs a type hint, and the function a docstring: both are what the model reads. With `return_direct`
-    the tool's result is the agent's answer, without another word from the model. `idempotent` says that calling it
-    twice is the same as calling it once: a run that was interrupted in the middle of a call repeats it without asking.
+    the tool's result is the agent's answer, without another word from the model.
 
     Raises:
         ToolError: the signature or the docstring does not say what the tool takes.
     """
     if function is None:
-        return lambda decorated: _wrap(decorated, name, return_direct, idempotent)
-    return _wrap(function, name, return_direct, idempotent)
-
-
-def repeatable(item: BaseTool) -> bool:
-    """May a call be made again whose first attempt may have worked? MCP's own marks count, too."""
-    marks = {**REPEATABLE, "idempotentHint": True, "readOnlyHint": True}
-    return any((item.metadata or {}).get(name) is value for name, value in marks.items())
+        return lambda decorated: _wrap(decorated, name, return_direct)
+    return _wrap(function, name, return_direct)
 
 
 def as_tools(items: Sequence[Any]) -> tuple[BaseTool, ...]:
@@ -98,7 +84,7 @@ async def call_tool(
         return f"{call.name} takes no argument {values}. It takes: {', '.join(chosen.args) or 'none'}.", True
     request = {"type": "tool_call", "id": call.id, "name": call.name, "args": dict(call.arguments)}
     try:
-        result = await chosen.ainvoke(request, config)
+        result = await attempt(chosen, request, config)
     except ValidationError as error:
         return f"{call.name} was called wrongly: {_wrong_arguments(error)}.", True
     except Exception as error:  # noqa: BLE001 - a tool is foreign code: what it raises is the model's to read
@@ -120,7 +106,7 @@ def _as_tool(item: Any) -> BaseTool:
     raise ToolError(f"{item!r} is not a tool.", hint="Give a function, a LangChain tool or an agent.")
 
 
-def _wrap(function: Callable[..., Any], name: str | None, return_direct: bool, idempotent: bool) -> BaseTool:
+def _wrap(function: Callable[..., Any], name: str | None, return_direct: bool) -> BaseTool:
     label = str(name or getattr(function, "__name__", type(function).__name__))
     if not _NAME.fullmatch(label):
         raise ToolError(f"A tool cannot be called {label!r}.", hint="Use letters, digits, _ and -; at most 64.")
@@ -135,7 +121,6 @@ def _wrap(function: Callable[..., Any], name: str | None, return_direct: bool, i
             name=label,
             return_direct=return_direct,
             parse_docstring=True,
-            metadata=dict(REPEATABLE) if idempotent else None,
         )
     except ValueError as error:
         raise ToolError(f"The docstring of tool {label!r} does not fit its signature: {error}") from error
@@ -181,7 +166,8 @@ def _wrong_arguments(error: ValidationError) -> str:
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return "; ".join((said, *getattr(error, "__notes__", ())))
 
 
 def _text(result: Any) -> str:

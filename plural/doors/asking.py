@@ -27,6 +27,7 @@ from plural.doors.terminal import (
 from plural.errors import UserError
 from plural.types import (
     Event,
+    LimitReached,
     Planned,
     Question,
     Routed,
@@ -151,6 +152,9 @@ class RunView:
             case Question():
                 out.print(Text.assemble(_who(event.agent), ("asks    ", "bold yellow"), event.text))
                 out.print(Text(f"{_label('')}plural resume {self._run} --answer ...", style="dim"))
+            case LimitReached():
+                said = f"has used up its {event.limit} ({event.value:g})"
+                out.print(Text.assemble(_who(event.agent), ("stops   ", "red"), said))
             case RunFinished():
                 self._finished(event)
 

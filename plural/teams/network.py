@@ -11,13 +11,25 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import RunnableConfig
 
 from plural.agents.agent import Agent
+from plural.agents.asking import approved
 from plural.agents.effects import once
 from plural.agents.merge import merge
 from plural.errors import EngineStopped, LimitError, PlanError, RunError
 from plural.protocols import Embedder
 from plural.teams.planner import MOST_STEPS, Plan, Planner, fill_in
 from plural.teams.router import BASE, Router
-from plural.types import Decision, Event, Message, Option, Routed, RunFinished, StepFinished, Usage
+from plural.types import (
+    Decision,
+    Event,
+    HandedOff,
+    Message,
+    Option,
+    Paused,
+    Routed,
+    RunFinished,
+    StepFinished,
+    Usage,
+)
 
 
 async def work(
@@ -58,7 +70,9 @@ async def work(
     asked: list[BaseMessage] = [HumanMessage(request)]
     if decision.value == BASE:
         asked = [*map(_as_langchain, history), *asked]
-    async for event in team.agent(decision.value).events(asked, config):
+    async for event in approved(team.agent(decision.value), asked, config, 0):
+        if isinstance(event, HandedOff | Paused):
+            raise _unheeded(event)
         if isinstance(event, RunFinished):
             yield RunFinished(event.answer, event.usage, time.monotonic() - started)
         else:
@@ -165,7 +179,9 @@ async def _step(number: int, team: _Team, answers: _Answers, config: RunnableCon
         task = answers.tasks[number] = fill_in(planned, answers.texts)
         started = time.monotonic()
         try:
-            async for event in team.agent(decision.value).events(task, config, step=number):
+            async for event in approved(team.agent(decision.value), task, config, number):
+                if isinstance(event, HandedOff | Paused):
+                    raise _unheeded(event)
                 if isinstance(event, StepFinished):
                     ended = event
                 if not isinstance(event, RunFinished):
@@ -178,6 +194,14 @@ async def _step(number: int, team: _Team, answers: _Answers, config: RunnableCon
             yield ended
     assert ended is not None  # an agent's events end with StepFinished or an error
     answers.put(ended)
+
+
+def _unheeded(event: HandedOff | Paused) -> PlanError:
+    """A network has nobody to ask, and its router decides who works."""
+    if isinstance(event, HandedOff):
+        return PlanError(f"{event.agent} hands over to {event.to}, which a network does not follow.")
+    waiting = ", ".join(call.name for call in event.calls)
+    return PlanError(f"{event.agent} waits for a person's approval of {waiting}.", hint="Ask the agent itself.")
 
 
 def _certain(name: str) -> Decision[str]:

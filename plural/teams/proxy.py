@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field
 
 from plural.agents.agent import AgentInput, task_of
 from plural.agents.effects import effects_of
-from plural.agents.tools import REPEATABLE, call_tool
+from plural.agents.marks import mark
+from plural.agents.tools import call_tool
 from plural.errors import SettingsError
 from plural.types import Event, Question, RunFinished, StepFinished, StepStarted, TextDelta, ToolCall, Usage
 
@@ -94,10 +95,10 @@ def _as_tool(reply: Reply, idempotent: bool) -> BaseTool:
         said = reply(message)
         return await said if inspect.isawaitable(said) else said
 
-    return StructuredTool.from_function(
+    made = StructuredTool.from_function(
         coroutine=answered,
         name="reply",
         description="Answers for the user.",
         args_schema=_Heard,
-        metadata=dict(REPEATABLE) if idempotent else None,
     )
+    return mark(made, idempotent=idempotent)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from plural.errors import SettingsError
 from plural.teams.patterns.state import State
-from plural.teams.patterns.talk import handed_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ def hands_to(name: str) -> Condition:
     """When the last turn hands the conversation over to `name`, who need not be a member: a person, say."""
 
     def why(state: State) -> str:
-        handed = state.last is not None and handed_to([call.name for call in state.last.calls]) == name
+        handed = state.last is not None and state.last.handed_to == name
         return f"handed to {name}" if handed else ""
 
     return Condition(why)

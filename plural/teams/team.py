@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from plural import sync
 from plural.agents.agent import Agent, AgentInput, AgentTask, task_of
+from plural.agents.budget import Budget
 from plural.agents.decisions import Model
-from plural.agents.tools import REPEATABLE
+from plural.agents.marks import mark
 from plural.errors import PlanError, SettingsError
 from plural.teams import turns
 from plural.teams.patterns.state import Pattern
@@ -31,6 +32,7 @@ class Team(Runnable[AgentInput, str]):
         members: agents, proxies, teams. Their descriptions are what a pattern tells of them.
         pattern: of `plural.teams.patterns`, or your own.
         stop: of `plural.teams.stop`; a team never has more than `max_turns` turns.
+        budget: what a run may cost, all members together; used up, the team stops with what it has.
         model: decides what the pattern asks, where no member is asked.
 
     Raises:
@@ -46,6 +48,7 @@ class Team(Runnable[AgentInput, str]):
         *,
         stop: Condition | None = None,
         model: Model | None = None,
+        budget: Budget = Budget(),
         max_turns: int = 50,
         description: str = "",
     ) -> None:
@@ -57,12 +60,10 @@ class Team(Runnable[AgentInput, str]):
         _check(name, members, pattern, model)
         ends = messages(max_turns)
         closed = frozenset(member.name for member in members if isinstance(member, Team))
-        self._parts = turns.Members(self.members, closed, pattern, stop | ends if stop else ends, model)
+        self._parts = turns.Members(self.members, closed, pattern, stop | ends if stop else ends, model, name, budget)
 
     # ----------------------------------------------------------------------------------------------------- running
-    async def events(
-        self, input: AgentInput, config: RunnableConfig | None = None, *, step: int = 0
-    ) -> AsyncIterator[Event]:
+    def events(self, input: AgentInput, config: RunnableConfig | None = None, *, step: int = 0) -> sync.Stream[Event]:
         """Everything that happens, typed, as it happens; the last event is RunFinished. Steps count from `step` + 1."""
         if step:
             raise SettingsError(f"A team's steps begin at 1, not after {step}.", hint="Make it a member of a team.")
@@ -72,8 +73,7 @@ class Team(Runnable[AgentInput, str]):
                 async for event in turns.work(self._parts, task_of(task), config):
                     yield event
 
-        async for event in self._atransform_stream_with_config(_single(input), inside, config):  # type: ignore[arg-type]  # config alone is taken, too
-            yield event
+        return sync.Stream(self._atransform_stream_with_config(_single(input), inside, config))  # type: ignore[arg-type]  # config alone is taken, too
 
     async def ainvoke(self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
         _refuse(kwargs)
@@ -132,14 +132,14 @@ class Team(Runnable[AgentInput, str]):
         def run_sync(config: RunnableConfig, **arguments: Any) -> str:
             return self.invoke(arguments, config)
 
-        return StructuredTool.from_function(
+        made = StructuredTool.from_function(
             func=run_sync,
             coroutine=run,
             name=name or self.name,
             description=description or self.description or f"Asks {self.name}.",
             args_schema=AgentTask,
-            metadata=dict(REPEATABLE),
         )
+        return mark(made, idempotent=True, retries=0)  # the journal knows what its members did
 
     # ------------------------------------------------------------------------------------------------------ inside
     async def _answer(self, input: AgentInput, config: RunnableConfig) -> str:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 
 from plural.agents.agent import Agent
+from plural.agents.asking import approved
+from plural.agents.budget import Budget, Purse, purse_in, spending
 from plural.agents.decisions import Model, adecide
 from plural.agents.effects import effects_of, once, through
 from plural.agents.merge import merge
-from plural.errors import ModelError
+from plural.errors import ModelError, SettingsError
 from plural.teams.patterns.state import Assignment, Decide, Finish, Pattern, Speak, State, Turn
 from plural.teams.stop import Condition
 from plural.types import (
     Decided,
     Decision,
     Event,
+    HandedOff,
+    LimitReached,
+    Paused,
     Routed,
     RunFinished,
     StepFinished,
@@ -51,14 +56,17 @@ class Members:
     pattern: Pattern
     stop: Condition
     model: Model | None
+    name: str
+    budget: Budget
 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """How it stood before a round: seconds of work so far, and why it ends there, if it does."""
+    """How it stood before a round: seconds of work so far, and why it ends there, or at which limit, if it does."""
 
     seconds: float
     why: str
+    limit: tuple[str, float] | None
 
 
 @dataclass(slots=True)
@@ -74,14 +82,18 @@ async def work(team: Members, task: str, config: RunnableConfig) -> AsyncIterato
     What a member cannot do (a limit, a broken contract) is what it says; any other error ends the run.
     """
     began = time.monotonic()
+    purse = Purse(team.budget, team.name, parent=purse_in(config))
+    config = spending(purse, config)
     state = State(task, {name: member.description for name, member in team.members.items()})
     answer: str | None = None
     rounds = 0
     while answer is None:
         rounds += 1
-        checked = await once(config, f"{rounds}.stop", rounds, _Checked, _check(team, state, began))
+        checked = await once(config, f"{rounds}.stop", rounds, _Checked, _check(team, state, began, purse))
         began = time.monotonic() - checked.seconds  # what was played back counts as it was
-        if checked.why:
+        if checked.limit:
+            yield LimitReached(len(state.turns), team.name, *checked.limit)
+        if checked.why or checked.limit:
             answer = state.last.text if state.last else ""
             break
         match team.pattern.next(state):
@@ -102,10 +114,10 @@ async def work(team: Members, task: str, config: RunnableConfig) -> AsyncIterato
     yield RunFinished(answer, state.usage, time.monotonic() - began)
 
 
-def _check(team: Members, state: State, began: float) -> Any:
+def _check(team: Members, state: State, began: float, purse: Purse) -> Callable[[], Awaitable[_Checked]]:
     async def check() -> _Checked:
         seconds = time.monotonic() - began
-        return _Checked(seconds, team.stop.why(State(state.task, state.members, state.turns, state.decided, seconds)))
+        return _Checked(seconds, team.stop.why(replace(state, seconds=seconds)), purse.empty())
 
     return check
 
@@ -117,27 +129,39 @@ async def _turn(
     task = given.task if given.task is not None else state.transcript(given.reads)
     calls: list[ToolCall] = []
     started = time.monotonic()
-    ended: StepFinished | None = None
+    made: Turn | None = None
     try:
         async for event in _events(team, step, given.agent, task, config):
             match event:
-                case StepFinished():
-                    ended = event
+                case StepFinished(answer=said, usage=usage, failed=failed):
+                    made = Turn(step, given.agent, said, task, failed, tuple(calls), usage)
+                case HandedOff(to=to, task=said, usage=usage):
+                    made = Turn(step, given.agent, said, task, False, tuple(calls), usage, to)
                 case ToolReturned(failed=False):
                     calls.append(event.call)
+                case Paused():
+                    raise SettingsError(
+                        f"{event.agent} waits for approval of {event.calls[0].name}, and this run has no journal.",
+                        hint="Begin it with plural.teams.journal.begin.",
+                    )
             yield event
     except ModelError as error:
-        seconds = time.monotonic() - started
-        ended = StepFinished(step, given.agent, f"Not done: {error}", Usage(), seconds, failed=True)
-        yield ended
-    assert ended is not None  # a member's events end with StepFinished or an error
-    turns.made[step] = Turn(step, given.agent, ended.answer, task, ended.failed, tuple(calls), ended.usage)
+        why = f"Not done: {error}"
+        yield StepFinished(step, given.agent, why, Usage(), time.monotonic() - started, failed=True)
+        made = Turn(step, given.agent, why, task, failed=True, calls=tuple(calls))
+    assert made is not None  # a member's events end with one of these
+    turns.made[step] = made
 
 
 async def _events(team: Members, step: int, name: str, task: str, config: RunnableConfig) -> AsyncIterator[Event]:
     member = team.members[name]
     if name not in team.closed:
-        async for event in member.events(task, config, step=step):
+        source = (
+            approved(member, task, config, step)
+            if isinstance(member, Agent)
+            else member.events(task, config, step=step)
+        )
+        async for event in source:
             if not isinstance(event, RunFinished):
                 yield event
         return

@@ -16,6 +16,9 @@ from pydantic import TypeAdapter
 from plural.types import (
     Decided,
     Event,
+    HandedOff,
+    LimitReached,
+    Paused,
     Planned,
     Question,
     Routed,
@@ -109,6 +112,7 @@ _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         Routed, Planned, Decided, StepStarted, TextDelta, ToolCalled, ToolReturned, StepFinished, Question, RunFinished,
+        LimitReached, HandedOff, Paused,
         RunStarted, Resumed, ModelCalled, ModelReturned, ModelFailed, ToolBegun, Kept, Answered, RunFailed,
     )
 }  # fmt: skip

@@ -25,7 +25,8 @@ from pydantic import TypeAdapter
 from plural import sync
 from plural.agents.effects import through
 from plural.agents.loop import ChatRunnable, Equipment
-from plural.agents.tools import call_tool, repeatable
+from plural.agents.marks import MARKS, marks_of
+from plural.agents.tools import call_tool
 from plural.teams.journal.entries import Kept, ToolBegun
 from plural.teams.journal.tape import ModelCallKnown, Tape, digest, raised
 from plural.types import Question, TextDelta, ToolCall, ToolReturned
@@ -51,10 +52,10 @@ class Recorder:
     def outfit(self, kit: Equipment, step: int) -> Equipment:
         seat = _Seat(self, self.tape.visit(f"{self.path}{step}.{kit.name}"), step, kit.name)
         tools: dict[str, BaseTool] = {name: _tool(seat, tool) for name, tool in kit.tools.items()}
-        calling = RecordedModel(seat, self.hired(kit.calling))
-        # The loop asks which of the two it holds, so that they stay one where they were one.
-        speaking = calling if kit.speaking is kit.calling else RecordedModel(seat, self.hired(kit.speaking))
-        return replace(kit, calling=calling, speaking=speaking, tools=tools)
+        plain, calling, speaking = (
+            RecordedModel(seat, self.hired(model)) for model in (kit.plain, kit.calling, kit.speaking)
+        )
+        return replace(kit, plain=plain, calling=calling, speaking=speaking, tools=tools)
 
     def model(self, name: str, model: ChatRunnable) -> ChatRunnable:
         # Two levels down, where nothing is shown.
@@ -161,7 +162,7 @@ class RecordedTool(BaseTool):
         path = tape.visit(f"{seat.path}/{call.id}")
         known = tape.tool(path, call)
         if known is None:
-            tape.tool_begun(path, ToolBegun(seat.step, seat.agent, call, repeatable(self.inner)))
+            tape.tool_begun(path, ToolBegun(seat.step, seat.agent, call, _repeatable(self.inner)))
             inside = through(seat.recorder.under(path), config)
             known = await call_tool({self.name: self.inner}, call, inside)
             tape.tool_returned(path, ToolReturned(seat.step, seat.agent, call, *known))
@@ -175,7 +176,15 @@ class RecordedTool(BaseTool):
         return self.inner._run(*args, **kwargs)
 
 
+def _repeatable(tool: BaseTool) -> bool:
+    """May a call be made again whose first attempt may have worked? MCP's own marks count, too."""
+    said = tool.metadata or {}
+    return marks_of(tool).idempotent or said.get("idempotentHint") is True or said.get("readOnlyHint") is True
+
+
 def _tool(seat: _Seat, tool: BaseTool) -> RecordedTool:
+    # Time-out and further tries are the inner tool's: together they are one call.
+    marks = replace(marks_of(tool), timeout=None, retries=0)
     return RecordedTool(
         seat=seat,
         inner=tool,
@@ -183,7 +192,7 @@ def _tool(seat: _Seat, tool: BaseTool) -> RecordedTool:
         description=tool.description,
         args_schema=tool.args_schema,
         return_direct=tool.return_direct,
-        metadata=tool.metadata,
+        metadata={**(tool.metadata or {}), MARKS: marks},
         tags=tool.tags,
     )
 

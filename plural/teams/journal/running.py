@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from langchain_core.messages import BaseMessage, messages_from_dict, messages_to_dict
 from langchain_core.runnables import Runnable, RunnableConfig
 
+from plural.agents.agent import Agent
+from plural.agents.asking import approved
 from plural.agents.effects import through
 from plural.agents.loop import ChatRunnable
 from plural.errors import RunError
@@ -127,6 +129,10 @@ async def _worked(
 async def _events(worker: Worker | Runnable[Any, Any], tape: Tape, config: RunnableConfig) -> AsyncIterator[Event]:
     assert isinstance(tape.started, RunStarted)  # the first entry of every run
     input = _read(tape.started.input)
+    if isinstance(worker, Agent):
+        async for event in approved(worker, input, config, 0):
+            yield event
+        return
     if hasattr(type(worker), "events"):  # of the type: langchain-core's wrappers answer for what they wrap
         async for event in worker.events(input, config):
             yield event

@@ -131,11 +131,11 @@ class Tape:
     def _learn_of_person(self, entry: Entry, what: Question | Answered) -> None:
         if isinstance(what, Question):
             self._questions[entry.seq] = entry.path, what
-            if what.call is not None:
+            if entry.path in self._tools:
                 self._tools[entry.path].state = "asked"
             return
-        path, question = self._questions.pop(what.question)
-        if question.call is None:
+        path, _ = self._questions.pop(what.question)
+        if path not in self._tools:
             self._answers[path] = what.answer
         elif what.answer == REPEAT:
             self._tools[path].state = "free"

@@ -6,7 +6,7 @@ from plural.teams.patterns.crowd import debate, map_items, vote
 from plural.teams.patterns.graph import Edge, graph
 from plural.teams.patterns.ledger import ledger
 from plural.teams.patterns.state import Assignment, Decide, Finish, Next, Pattern, Speak, State, Turn
-from plural.teams.patterns.talk import handoff, handoff_tools, round_robin, selector
+from plural.teams.patterns.talk import handoff, round_robin, selector
 
 __all__ = [
     "Assignment",
@@ -21,7 +21,6 @@ __all__ = [
     "debate",
     "graph",
     "handoff",
-    "handoff_tools",
     "ledger",
     "map_items",
     "round_robin",

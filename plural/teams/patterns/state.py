@@ -13,7 +13,7 @@ from plural.types import Decision, ToolCall, Usage
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What a member said in one step. `failed`: it could not do it, and `text` says why. `calls` are its tool calls
-    that worked, in order."""
+    that worked, in order. `handed_to`: who shall go on, told `text`."""
 
     step: int
     agent: str
@@ -22,6 +22,7 @@ class Turn:
     failed: bool = False
     calls: tuple[ToolCall, ...] = ()
     usage: Usage = field(default_factory=Usage)
+    handed_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)

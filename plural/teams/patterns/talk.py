@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from langchain_core.tools import BaseTool, StructuredTool
-from pydantic import BaseModel, Field
-
-from plural.agents.tools import REPEATABLE
 from plural.errors import PlanError, SettingsError
 from plural.teams.patterns.state import Decide, Finish, Next, Pattern, State, distinct, say
 
 _NOBODY = "nobody"
-_HAND_TO = "hand_to_"
 
 
 def round_robin(names: Sequence[str], *, rounds: int | None = None) -> Pattern:
@@ -86,33 +81,9 @@ def _who_next(state: State, options: Sequence[str]) -> str:
     return f"You are in a conversation of these roles:\n{known}\n\n{state.transcript()}\n\nWho speaks next?{end}"
 
 
-class _Handed(BaseModel):
-    message: str = Field(description="What the next one needs to know.")
-
-
-def handoff_tools(*names: str) -> list[BaseTool]:
-    """Tools for a member of a `handoff` team: each hands the conversation to one other member."""
-    return [
-        StructuredTool.from_function(
-            func=lambda message: message,
-            name=f"{_HAND_TO}{name}",
-            description=f"Hand the conversation over to {name}.",
-            args_schema=_Handed,
-            return_direct=True,
-            metadata=dict(REPEATABLE),
-        )
-        for name in names
-    ]
-
-
-def handed_to(calls: Sequence[str]) -> str | None:
-    """To whom a turn with calls of these tools hands over."""
-    return next((name.removeprefix(_HAND_TO) for name in reversed(calls) if name.startswith(_HAND_TO)), None)
-
-
 def handoff(names: Sequence[str], *, start: str | None = None) -> Pattern:
-    """A swarm: whoever has the conversation keeps it until a `handoff_tools` tool hands it over; the first one who
-    answers without handing over has answered.
+    """A swarm: who has the conversation keeps it until a tool of `plural.agents.handoff_to` hands it over; the first
+    one who answers without handing over has answered.
 
     Raises:
         PlanError: `start` is no member.
@@ -125,8 +96,8 @@ def handoff(names: Sequence[str], *, start: str | None = None) -> Pattern:
     def next_(state: State) -> Next:
         if state.last is None:
             return say(first)
-        to = handed_to([call.name for call in state.last.calls])
-        if to is None:
+        to = state.last.handed_to
+        if not to:
             return Finish(state.last.text)
         if to not in names:
             raise PlanError(f"{state.last.agent} hands over to {to!r}, who is no member.")

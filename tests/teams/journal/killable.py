@@ -10,7 +10,7 @@ from pathlib import Path
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from plural.agents import Agent, tool
+from plural.agents import Agent, mark, tool
 from plural.teams.journal import Journal, resume
 from plural.testing import ScriptedModel, calling
 from plural.types import RunFinished
@@ -53,7 +53,8 @@ def agent(folder: Path) -> Agent:
         await asyncio.sleep(PAUSE_S)
         return f"inserted {row}"
 
-    @tool(idempotent=True)
+    @mark(idempotent=True)
+    @tool
     async def look(page: int) -> str:
         """Look at a page."""
         await asyncio.sleep(PAUSE_S)

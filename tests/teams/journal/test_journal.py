@@ -14,7 +14,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 
-from plural.agents import Agent, tool
+from plural.agents import Agent, Budget, mark, tool
 from plural.errors import LimitError, RunError, SettingsError, StorageError
 from plural.teams.journal import Journal, begin, replay, resume
 from plural.testing import ScriptedModel, calling
@@ -136,7 +136,8 @@ async def test_what_a_person_says_of_an_interrupted_call_is_its_result(
 async def test_an_idempotent_tool_is_called_again_and_nobody_is_asked(journal: Journal) -> None:
     calls: list[int] = []
 
-    @tool(idempotent=True)
+    @mark(idempotent=True)
+    @tool
     def square(number: int) -> int:
         """Square a number."""
         calls.append(number)
@@ -250,14 +251,15 @@ async def test_storage_grows_with_what_is_new(journal: Journal) -> None:
     """A conversation of n turns with an ever longer transcript: twice the turns, about twice the bytes."""
 
     async def written(turns: int) -> int:
-        @tool(idempotent=True)
+        @mark(idempotent=True)
+        @tool
         def look(page: int) -> str:
             """Read a page."""
             return f"page {page}: " + "word " * 100
 
         script: list[Any] = [calling(("look", {"page": page})) for page in range(turns)]
         model = ScriptedModel([*script, "Read."])
-        run, _ = await begun(journal, Agent("reader", model, tools=[look], max_steps=turns + 1))
+        run, _ = await begun(journal, Agent("reader", model, tools=[look], budget=Budget(steps=turns + 1)))
         with journal._reading() as connection:
             size = connection.exec_driver_sql(f"SELECT sum(length(body)) FROM entries WHERE run = '{run}'").scalar()
         return int(size or 0)

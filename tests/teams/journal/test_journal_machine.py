@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from langchain_core.messages import AIMessage, BaseMessage
 
-from plural.agents import Agent, tool
+from plural.agents import Agent, mark, tool
 from plural.teams.journal import Journal, replay, resume, shown
 from plural.teams.journal.entries import Entry, ToolBegun
 from plural.testing import ScriptedModel, calling
@@ -39,7 +39,8 @@ class Life:
             self.world[mark] += 1
             return f"changed {mark}"
 
-        @tool(idempotent=True)
+        @mark(idempotent=True)
+        @tool
         def look(mark: str) -> str:
             """Look at the world, which looks the same to whoever looks again."""
             return f"saw {mark}"
@@ -58,8 +59,8 @@ class Life:
         return calling(*calls, text=f"turn {turn}")
 
     def _helper(self, messages: Sequence[BaseMessage]) -> str | AIMessage:
-        mark = messages[0].content
-        return f"helped {mark}" if len(messages) > 1 else calling(("change", {"mark": f"helper {mark}"}))
+        errand = messages[0].content
+        return f"helped {errand}" if len(messages) > 1 else calling(("change", {"mark": f"helper {errand}"}))
 
     def answer(self) -> str:
         told = {"change": "changed", "look": "saw", "ask_helper": "helped"}
@@ -110,8 +111,8 @@ class Journals(RuleBasedStateMachine):
         entries = list(self.journal.entries(run))
         at = int(where * (len(entries) - 1))
         cut, life = self.journal.fork(run, at), Life(self.known[run].program)
-        for mark, result in _changes(entries[: at + 1]).items():
-            life.world[mark] += result is not None or happened.random() < 0.5
+        for change, result in _changes(entries[: at + 1]).items():
+            life.world[change] += result is not None or happened.random() < 0.5
         self.known[cut] = life
         return cut
 
@@ -124,8 +125,8 @@ class Journals(RuleBasedStateMachine):
             for question in events:
                 assert isinstance(question, Question)
                 assert question.call is not None
-                mark = question.call.arguments["mark"]
-                self.journal.answer(run, f"changed {mark}" if life.world[mark] else "repeat")
+                change = question.call.arguments["mark"]
+                self.journal.answer(run, f"changed {change}" if life.world[change] else "repeat")
             events = asyncio.run(all_of(resume(self.journal, run, life.agent())))
         finished = events[-1]
         assert isinstance(finished, RunFinished)
