@@ -17,7 +17,18 @@ from plural.agents.effects import effects_of
 from plural.agents.marks import mark
 from plural.agents.tools import call_tool
 from plural.errors import SettingsError
-from plural.types import Event, Question, RunFinished, StepFinished, StepStarted, TextDelta, ToolCall, Usage
+from plural.types import (
+    Event,
+    Question,
+    RunFinished,
+    StepFinished,
+    StepStarted,
+    TextDelta,
+    ToolCall,
+    ToolCalled,
+    ToolReturned,
+    Usage,
+)
 
 Reply = Callable[[str], str | Awaitable[str]]
 _CODE = re.compile(r"```[\w+-]*\n(.*?)```", re.DOTALL)
@@ -59,7 +70,9 @@ class Proxy:
         if self._reply is not None:
             tool = effects.tool(self.name, step, self._reply) if effects else self._reply
             call = ToolCall(f"reply_{step}", tool.name, {"message": heard})
+            yield ToolCalled(step, self.name, call)
             said, failed = await call_tool({tool.name: tool}, call, config)
+            yield ToolReturned(step, self.name, call, said, failed)
         elif effects is not None:
             said = effects.ask(f"{step}.{self.name}", Question(step, self.name, heard))
         else:

@@ -186,7 +186,8 @@ async def _decided(team: Members, wanted: Decide, rounds: int, config: RunnableC
     decider = model
 
     async def make() -> Decision[Any]:
-        return await adecide(decider, asked, wanted.options, schema=wanted.schema, config=config)
+        samples = 8 if wanted.options else 1  # texts that are drawn again are other texts
+        return await adecide(decider, asked, wanted.options, schema=wanted.schema, samples=samples, config=config)
 
     about = [wanted.question, wanted.options, wanted.schema]
     return await once(config, f"{rounds}.{wanted.key}", about, Decision[Any], make)

@@ -295,9 +295,10 @@ def is_shown(entry: Entry) -> bool:
 
 
 def shown(entries: Iterable[Entry]) -> Iterator[Event]:
-    """The run as it was shown, without what was said in calls that were then made again."""
+    """The run as it was shown, without what was said in calls that were then made again, and what was asked and is
+    answered."""
     known = list(entries)
-    void = _void(known)
+    void = _void(known) | {entry.what.question for entry in known if isinstance(entry.what, Answered)}
     for entry in known:
         if isinstance(entry.what, Event) and is_shown(entry) and entry.seq not in void:
             yield entry.what
