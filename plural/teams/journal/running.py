@@ -16,7 +16,7 @@ from plural.agents.agent import Agent
 from plural.agents.asking import approved
 from plural.agents.effects import through
 from plural.agents.loop import ChatRunnable
-from plural.errors import RunError
+from plural.errors import RunError, StorageError
 from plural.teams.journal.entries import Entry, RunStarted
 from plural.teams.journal.owner import LEASE_S
 from plural.teams.journal.recorder import Recorder
@@ -150,7 +150,8 @@ async def _kept(log: Log) -> AsyncIterator[None]:
     async def beat() -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            log.keep()
+            with contextlib.suppress(StorageError):  # the next entry will say so
+                log.keep()
 
     beating = asyncio.create_task(beat())
     try:

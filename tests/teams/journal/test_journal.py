@@ -6,7 +6,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +292,21 @@ def test_a_newer_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="has schema 0999; this Plural knows 0001"):
         Journal(path)
     assert path.read_bytes() == before
+
+
+def test_a_new_journal_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    for attempt in range(5):
+        start = threading.Barrier(6)
+
+        def opened(path: Path = tmp_path / f"{attempt}.db", start: threading.Barrier = start) -> str:
+            start.wait()
+            with Journal(path) as journal:
+                return journal.create("Go.")
+
+        with ThreadPoolExecutor(6) as pool:
+            runs = list(pool.map(lambda _, opened=opened: opened(), range(6)))
+        with Journal(tmp_path / f"{attempt}.db") as journal:
+            assert {run.id for run in journal.runs()} == set(runs)
 
 
 def test_what_is_no_database_is_said(tmp_path: Path) -> None:
