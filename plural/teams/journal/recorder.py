@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -70,10 +69,11 @@ class Recorder:
 
     async def once(self, path: str, about: Any, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
         place, asked = self.tape.visit(f"{self.path}{path}"), digest(about)
+        form: TypeAdapter[T] = TypeAdapter(kind)
         if known := self.tape.value(place, asked):
-            return _form(kind).validate_python(known.value)
+            return form.validate_python(known.value)
         value = await make()
-        self.tape.decided(place, Kept(asked, _form(kind).dump_python(value, mode="json")))
+        self.tape.decided(place, Kept(asked, form.dump_python(value, mode="json")))
         return value
 
     def ask(self, path: str, question: Question) -> str:
@@ -122,11 +122,11 @@ class RecordedModel(Runnable[LanguageModelInput, AIMessage]):
             return
         tape.model_called(seat.path, call, asked)
         texts: list[str] = []
-        whole: AIMessageChunk | None = None
+        chunks: list[AIMessageChunk] = []
         try:
             async for chunk in self._model.astream(input, config, **kwargs):
                 if isinstance(chunk, AIMessageChunk):
-                    whole = chunk if whole is None else whole + chunk
+                    chunks.append(chunk)
                     if text := str(chunk.text):
                         texts.append(text)
                         tape.said(seat.path, TextDelta(seat.step, seat.agent, text))
@@ -134,15 +134,14 @@ class RecordedModel(Runnable[LanguageModelInput, AIMessage]):
         except Exception as error:
             tape.model_failed(seat.path, call, error)
             raise
-        tape.model_returned(seat.path, call, _rest(whole or AIMessageChunk(content=""), texts))
+        first, *rest = chunks or [AIMessageChunk(content="")]
+        tape.model_returned(seat.path, call, _rest(first + rest, texts))
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AIMessage:
-        whole: AIMessageChunk | None = None
-        async for chunk in self.astream(input, config, **kwargs):
-            whole = chunk if whole is None else whole + chunk
-        message = message_chunk_to_message(whole or AIMessageChunk(content=""))
+        first, *rest = [chunk async for chunk in self.astream(input, config, **kwargs)] or [AIMessageChunk(content="")]
+        message = message_chunk_to_message(first + rest)
         assert isinstance(message, AIMessage)  # what an AIMessageChunk becomes
         return message
 
@@ -195,11 +194,6 @@ def _tool(seat: _Seat, tool: BaseTool) -> RecordedTool:
         metadata={**(tool.metadata or {}), MARKS: marks},
         tags=tool.tags,
     )
-
-
-@functools.cache
-def _form(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def _messages(input: LanguageModelInput) -> Sequence[BaseMessage]:

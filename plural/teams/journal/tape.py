@@ -33,7 +33,8 @@ DONE, REPEAT = "done", "repeat"
 
 
 class Log(Protocol):
-    entries: Sequence[Entry]
+    @property
+    def entries(self) -> Sequence[Entry]: ...
 
     def append(self, what: Noted, path: str = "", *, firmly: bool = False) -> int: ...
 
@@ -284,7 +285,8 @@ def raised(error: tuple[str, str]) -> Exception:
     name, message = error
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, PluralError) and kind is not errors.DataError:
-        return kind(message)
+        known: PluralError = kind(message)
+        return known
     return type(name, (MachineError,), {})(message)
 
 

@@ -61,8 +61,8 @@ def suffer(processes: ForkServerContext, folder: Path, seed: int, longest: float
     run = killable.prepare(folder)
     with Journal(folder / "journal.db") as journal:
         kills = [chance.uniform(0, longest) for _ in range(chance.randint(1, 3))]
-        for seconds in (*kills, *(None for _ in killable.COUNTED + killable.INSERTED)):
-            killed_after(processes, folder, run, seconds)
+        while journal.find(run).status != "finished":
+            killed_after(processes, folder, run, kills.pop() if kills else None)
             answer_truly(journal, folder, run)
         finished = list(journal.entries(run))[-1].what
         assert isinstance(finished, RunFinished)
