@@ -9,13 +9,18 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from plural.doors import asking, machine, mcp, memory, school, shelf, training
+from plural.doors import asking, machine, mcp, memory, runs, school, shelf, training
 from plural.doors.terminal import complain, err
 from plural.errors import PluralError, UserError
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "ask": asking.ask,
     "chat": asking.chat,
+    "runs": runs.runs,
+    "show-run": runs.show_run,
+    "resume": runs.resume,
+    "replay": runs.replay,
+    "fork": runs.fork,
     "list": shelf.list_,
     "show": shelf.show,
     "train": training.train,

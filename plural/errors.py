@@ -9,7 +9,8 @@ PluralError
 │   ├── DataError            training or test rows that are wrong, all of them named by line
 │   ├── GrammarError         a schema, regex or choice list that cannot be turned into a grammar
 │   ├── ToolError            a tool whose signature does not say what it takes, or whose server cannot be reached
-│   └── PlanError            a plan or team that cannot be carried out
+│   ├── PlanError            a plan or team that cannot be carried out
+│   └── RunError             a run that is unknown, someone else's, or no longer what its journal says
 ├── ModelError           the model's output broke its contract or a limit: data for the next step
 │   ├── ContractError        an answer that is not what the output contract asks for
 │   └── LimitError           steps, tokens, seconds or money are used up
@@ -79,6 +80,10 @@ class ToolError(UserError):
 
 
 class PlanError(UserError):
+    pass
+
+
+class RunError(UserError):
     pass
 
 

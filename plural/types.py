@@ -1,7 +1,7 @@
 """The nouns every room may speak: frozen records without behaviour of their own. No torch, no HTTP, no pydantic.
 
-Events of a run are one closed union (`Event`). A run yields them in order, the last one is `RunFinished`, unless
-somebody else has to go on: another agent (`HandedOff`) or a person (`Paused`).
+Events of a run are one closed union (`Event`). A run yields them in order. The last one is `RunFinished`, unless
+somebody else has to go on: another agent (`HandedOff`) or a person (`Paused`, and `Question` of a run in a journal).
 """
 
 from __future__ import annotations
@@ -201,6 +201,16 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """What a team decided on its way, other than who works next: `about` names it, `by` is who decided."""
+
+    step: int
+    by: str
+    about: str
+    decision: Decision[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class StepStarted:
     """`task` is what the agent was really asked, references to earlier answers filled in."""
 
@@ -244,6 +254,16 @@ class StepFinished:
     usage: Usage
     seconds: float
     failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A person has to answer before the run goes on. `call`: a tool call of which nobody knows whether it was done."""
+
+    step: int
+    agent: str
+    text: str
+    call: ToolCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +325,7 @@ class RunFinished:
 Event = (
     Routed
     | Planned
+    | Decided
     | StepStarted
     | TextDelta
     | ToolCalled
@@ -313,6 +334,7 @@ Event = (
     | StepFinished
     | HandedOff
     | Paused
+    | Question
     | RunFinished
 )
 

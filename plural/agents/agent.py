@@ -18,8 +18,9 @@ from plural.agents.approval import Reviewed
 from plural.agents.budget import Budget, Price, Purse, purse_in, spending
 from plural.agents.contract import Contract, Output, contract_of
 from plural.agents.desk import Desk, taken_up
+from plural.agents.effects import outfitted
 from plural.agents.loop import ChatRunnable, Equipment, work
-from plural.agents.marks import marks_of
+from plural.agents.marks import mark, marks_of
 from plural.agents.middleware import Middleware
 from plural.agents.tools import as_tools
 from plural.errors import PromptError, SettingsError
@@ -81,6 +82,7 @@ class Agent(Runnable[AgentInput, Any]):
         if not isinstance(model, Runnable):
             raise SettingsError(f"The model of agent {name!r} is {model!r}.", hint="Give it a LangChain chat model.")
         self.name: str = name
+        self.model = model
         self.instructions = instructions
         self.description = description
         self.tools = as_tools(tools)
@@ -186,13 +188,14 @@ class Agent(Runnable[AgentInput, Any]):
         def run_sync(config: RunnableConfig, **arguments: Any) -> Any:
             return self.invoke(arguments, config)
 
-        return StructuredTool.from_function(
+        made = StructuredTool.from_function(
             func=run_sync,
             coroutine=run,
             name=name or self.name,
             description=description or self.description or f"Asks {self.name}.",
             args_schema=args_schema or AgentTask,
         )
+        return mark(made, idempotent=True, retries=0)  # the journal knows what the agent did: it is not done again
 
     # ------------------------------------------------------------------------------------------------------ inside
     def _work(self, input: AgentInput, config: RunnableConfig, step: int = 0) -> AsyncIterator[Event]:
@@ -201,7 +204,7 @@ class Agent(Runnable[AgentInput, Any]):
             desk = taken_up(input, self.name, self.budget, payer)
         else:
             desk = Desk(step, Purse(self.budget, self.name, parent=payer), self._messages(input))
-        return work(self._kit, desk, spending(desk.purse, config))
+        return work(outfitted(self._kit, desk.step, config), desk, spending(desk.purse, config))
 
     async def _answer(self, input: AgentInput, config: RunnableConfig) -> Any:
         outcome: Any = None

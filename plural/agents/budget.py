@@ -107,6 +107,15 @@ class Purse:
         with self._lock:
             self._pay(Spent(tokens=tokens, money=money))
 
+    def empty(self) -> tuple[str, float] | None:
+        """The limit that is used up, of this purse or one that it draws from, and how much of it there was."""
+        for purse in self._line():
+            for limit in Budget.__slots__:
+                most = getattr(purse.budget, limit)
+                if most is not None and getattr(purse.spent, limit) >= most:
+                    return limit, most
+        return None
+
     async def within(self, source: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         """The same items while there is time. Raises LimitError when there is none left. The source is closed."""
         try:

@@ -22,7 +22,7 @@ from langchain_core.tools import BaseTool
 
 from plural.errors import ToolError
 
-_KEY = "plural"
+MARKS = "plural"  # their place in a tool's metadata
 _TRANSIENT = (ConnectionError, TimeoutError)
 
 
@@ -104,7 +104,7 @@ def mark(tool: BaseTool | None = None, /, **marks: Unpack[Marking]) -> BaseTool 
 
 
 def marks_of(tool: BaseTool) -> Marks:
-    found = (tool.metadata or {}).get(_KEY, _UNMARKED)
+    found = (tool.metadata or {}).get(MARKS, _UNMARKED)
     return found if isinstance(found, Marks) else _UNMARKED
 
 
@@ -128,4 +128,4 @@ async def attempt(tool: BaseTool, request: Mapping[str, Any], config: RunnableCo
 def _marked(tool: BaseTool, marks: Marks) -> BaseTool:
     if not isinstance(tool, BaseTool):
         raise ToolError(f"{tool!r} is no tool that can be marked.", hint="Put @tool under @mark(...).")
-    return tool.model_copy(update={"metadata": {**(tool.metadata or {}), _KEY: marks}})
+    return tool.model_copy(update={"metadata": {**(tool.metadata or {}), MARKS: marks}})

@@ -12,28 +12,33 @@ T = TypeVar("T")
 async def merge(sources: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:
     """Every item of every source, in the order in which they arrive; the sources run concurrently.
 
-    The first source that raises ends the stream with its error. However the stream ends, no source is left running.
+    A source goes on when its item was dealt with and the next one is asked for, as if it were read alone: what is
+    written down about an item is written before its source acts upon it. The first source that raises ends the stream
+    with its error. However the stream ends, no source is left running.
     """
-    arrived: asyncio.Queue[tuple[T, ...]] = asyncio.Queue()  # an empty tuple: one source has ended
+    ended: tuple[()] = ()
+    arrived: asyncio.Queue[tuple[T, asyncio.Event] | tuple[()]] = asyncio.Queue()
 
     async def pump(source: AsyncIterator[T]) -> None:
         try:
             async for item in source:
-                arrived.put_nowait((item,))
+                arrived.put_nowait((item, taken := asyncio.Event()))
+                await taken.wait()
         finally:
-            arrived.put_nowait(())
+            arrived.put_nowait(ended)
 
     pumps = [asyncio.create_task(pump(source)) for source in sources]
     running = len(pumps)
     try:
         while running:
-            for item in (got := await arrived.get()):
-                yield item
-            if not got:
-                running -= 1
-                for ended in pumps:
-                    if ended.done():
-                        ended.result()
+            if got := await arrived.get():
+                yield got[0]
+                got[1].set()
+                continue
+            running -= 1
+            for done in pumps:
+                if done.done():
+                    done.result()
         await asyncio.gather(*pumps)
     finally:
         for left in pumps:

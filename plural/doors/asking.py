@@ -12,8 +12,10 @@ from rich.panel import Panel
 from rich.text import Text
 
 from plural.doors.terminal import (
+    JOURNAL,
     BaseOption,
     DtypeOption,
+    JournalOption,
     JsonOption,
     LibraryOption,
     MemoryOption,
@@ -27,6 +29,7 @@ from plural.types import (
     Event,
     LimitReached,
     Planned,
+    Question,
     Routed,
     RunFinished,
     StepStarted,
@@ -49,15 +52,16 @@ def ask(
     ] = None,
     memory: MemoryOption = None,
     dtype: DtypeOption = None,
+    journal: JournalOption = JOURNAL,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the network: it picks the specialists, calls tools and answers, and shows how."""
-    with open_network(base, library, memory=memory, dtype=dtype) as network:
+    with open_network(base, library, memory=memory, dtype=dtype, journal=journal) as network:
         for question in questions:
             request = sys.stdin.read().strip() if question == "-" else question
             if not as_json:
                 out.rule(Text(request, style="bold"), align="left", style="dim")
-            _show(network.stream(request, to=to), as_json)
+            show(network.stream(request, to=to), as_json)
 
 
 def chat(
@@ -66,10 +70,11 @@ def chat(
     to: Annotated[str | None, typer.Option(help="Talk to this specialist (or 'base', or a:0.7+b:0.3) only.")] = None,
     memory: MemoryOption = None,
     dtype: DtypeOption = None,
+    journal: JournalOption = JOURNAL,
     as_json: JsonOption = False,
 ) -> None:
     """Talk to the network; it keeps the conversation. An empty line or Ctrl-D ends it."""
-    with open_network(base, library, memory=memory, dtype=dtype) as network:
+    with open_network(base, library, memory=memory, dtype=dtype, journal=journal) as network:
         conversation = network.conversation(to=to)
         interactive = sys.stdin.isatty()
         if interactive and not as_json:
@@ -81,19 +86,23 @@ def chat(
             if not line:
                 return
             try:
-                _show(conversation.stream(line), as_json)
+                show(conversation.stream(line), as_json)
             except UserError as error:
                 complain(error)
 
 
-def _show(events: Iterable[Event], as_json: bool) -> None:
-    if as_json:
+def show(events: Iterable[Event], as_json: bool) -> None:
+    """Prints a run as it happens. Stopped, it says how to go on."""
+    run = getattr(events, "run", None)
+    view = RunView(run)
+    try:
         for event in events:
-            print(json.dumps(event_to_json(event)), flush=True)
-        return
-    view = RunView()
-    for event in events:
-        view.show(event)
+            if as_json:
+                print(json.dumps(event_to_json(event)), flush=True)
+            else:
+                view.show(event)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Stopped. `plural resume {run}` goes on." if run else "") from None
 
 
 class RunView:
@@ -101,7 +110,8 @@ class RunView:
 
     Steps run at once, the terminal has one open line: while a step speaks, what happens in the others is held."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: str | None = None) -> None:
+        self._run = run
         self._speaking: int | None = None
         self._held: list[Event] = []
         self._planned = False
@@ -139,6 +149,9 @@ class RunView:
             case ToolReturned():
                 style = "red" if event.failed else "yellow"
                 out.print(Text.assemble(_who(event.agent), ("gets    ", style), event.result))
+            case Question():
+                out.print(Text.assemble(_who(event.agent), ("asks    ", "bold yellow"), event.text))
+                out.print(Text(f"{_label('')}plural resume {self._run} --answer ...", style="dim"))
             case LimitReached():
                 said = f"has used up its {event.limit} ({event.value:g})"
                 out.print(Text.assemble(_who(event.agent), ("stops   ", "red"), said))

@@ -34,6 +34,11 @@ MemoryOption = Annotated[str | None, typer.Option(help="What the process may hol
 DtypeOption = Annotated[
     str | None, typer.Option(help="How the engine holds the base's linears; auto: the smallest that rounds none.")
 ]
+JOURNAL = "~/.local/share/plural/journal.db"
+JournalOption = Annotated[
+    str,
+    typer.Option(envvar="PLURAL_JOURNAL", help="Where runs are written: an SQLite file, a database's URL, or none."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for programs.")]
 
 
@@ -45,11 +50,17 @@ def complain(error: PluralError) -> None:
 
 
 @contextmanager
-def open_network(base: Path | None, library: Path | None, **settings: Any) -> Iterator[Network]:
+def open_network(
+    base: Path | None, library: Path | None, *, journal: str | None = None, **settings: Any
+) -> Iterator[Network]:
     """Opens the network, with a progress bar for whatever takes longer than a moment, and closes it."""
     from plural.wiring.network import Network
 
-    with bars() as report, Network.open(base=base, library=library, progress=report, **settings) as network:
+    where = None if journal == "none" else journal
+    with (
+        bars() as report,
+        Network.open(base=base, library=library, progress=report, journal=where, **settings) as network,
+    ):
         report("", 1.0)
         yield network
 

@@ -1,4 +1,4 @@
-"""Who works on what: the router, the planner, and the loop of a small network."""
+"""Who works on what: the router, the planner, the network's loop; teams and their patterns; the journal of runs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,44 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plural.teams import journal, patterns, stop
     from plural.teams.network import work
     from plural.teams.planner import PLAN_SCHEMA, Planner
+    from plural.teams.proxy import Proxy, runs_code
     from plural.teams.router import Router
     from plural.teams.routing import Routing
+    from plural.teams.team import Team
 
-_HOMES = {"PLAN_SCHEMA": "planner", "Planner": "planner", "Router": "router", "Routing": "routing", "work": "network"}
+_HOMES = {
+    "PLAN_SCHEMA": "planner",
+    "Planner": "planner",
+    "Proxy": "proxy",
+    "Router": "router",
+    "Routing": "routing",
+    "Team": "team",
+    "runs_code": "proxy",
+    "work": "network",
+}
+_ROOMS = ("journal", "patterns", "stop")
 
-__all__ = ["PLAN_SCHEMA", "Planner", "Router", "Routing", "work"]
+__all__ = [
+    "PLAN_SCHEMA",
+    "Planner",
+    "Proxy",
+    "Router",
+    "Routing",
+    "Team",
+    "journal",
+    "patterns",
+    "runs_code",
+    "stop",
+    "work",
+]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"plural.teams.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"plural.teams.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

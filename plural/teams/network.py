@@ -11,8 +11,10 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import RunnableConfig
 
 from plural.agents.agent import Agent
+from plural.agents.asking import approved
+from plural.agents.effects import once
 from plural.agents.merge import merge
-from plural.errors import EngineStopped, LimitError, PlanError
+from plural.errors import EngineStopped, LimitError, PlanError, RunError
 from plural.protocols import Embedder
 from plural.teams.planner import MOST_STEPS, Plan, Planner, fill_in
 from plural.teams.router import BASE, Router
@@ -52,8 +54,8 @@ async def work(
         LimitError: the plan has more than `max_steps` steps.
     """
     started = time.monotonic()
-    team = _Team(router, planner, agents, embedder)
-    decision = await team.route(request, may_plan=True)
+    team = _Team(router, planner, agents, embedder, config)
+    decision = await team.route(request, 0, may_plan=True)
     yield Routed(request, decision)
     if planner is not None and decision.value == planner.name:
         plan = await planner.plan(request, config)
@@ -68,7 +70,7 @@ async def work(
     asked: list[BaseMessage] = [HumanMessage(request)]
     if decision.value == BASE:
         asked = [*map(_as_langchain, history), *asked]
-    async for event in agents[decision.value].events(asked, config):
+    async for event in approved(team.agent(decision.value), asked, config, 0):
         if isinstance(event, HandedOff | Paused):
             raise _unheeded(event)
         if isinstance(event, RunFinished):
@@ -81,9 +83,14 @@ class _Team:
     """Who may be chosen, checked once."""
 
     def __init__(
-        self, router: Router | None, planner: Planner | None, agents: Mapping[str, Agent], embedder: Embedder
+        self,
+        router: Router | None,
+        planner: Planner | None,
+        agents: Mapping[str, Agent],
+        embedder: Embedder,
+        config: RunnableConfig | None,
     ) -> None:
-        self.agents = agents
+        self.agents, self._config = agents, config
         self._router, self._planner, self._embedder = router, planner, embedder
         known = {*agents, *([planner.name] if planner else [])}
         missing = [label for label in (router.labels if router else ()) if label not in known]
@@ -96,10 +103,20 @@ class _Team:
                 f"There is no agent {BASE!r} among {list(agents)!r}.", hint="It answers what nobody else can."
             )
 
-    async def route(self, task: str, *, may_plan: bool) -> Decision[str]:
-        if self._router is None:
+    def agent(self, name: str) -> Agent:
+        """Raises RunError for one who was there when the run began."""
+        if name not in self.agents:
+            raise RunError(
+                f"The run goes to {name!r}, which is not in the network any more.",
+                hint="`plural replay` still shows the run; `plural fork --with` lets another one go on.",
+            )
+        return self.agents[name]
+
+    async def route(self, task: str, step: int, *, may_plan: bool) -> Decision[str]:
+        router, embedder = self._router, self._embedder
+        if router is None:
             return _certain(BASE if BASE in self.agents else next(iter(self.agents)))
-        decision = await self._router.route(task, self._embedder)
+        decision = await once(self._config, f"{step}.route", task, Decision[str], lambda: router.route(task, embedder))
         if self._planner and decision.value == self._planner.name and not may_plan:
             return _without(decision, decision.value)
         return decision
@@ -149,7 +166,7 @@ class _Answers:
 async def _step(number: int, team: _Team, answers: _Answers, config: RunnableConfig | None) -> AsyncIterator[Event]:
     """One step: routed by its task as planned, started when what it needs is there, never failing the others."""
     planned, started = answers.plan.steps[number - 1].task, time.monotonic()
-    decision = await team.route(planned, may_plan=False)
+    decision = await team.route(planned, number, may_plan=False)
     yield Routed(planned, decision, number)
     answers.tasks[number] = planned
     lost = await answers.before(number)
@@ -162,14 +179,14 @@ async def _step(number: int, team: _Team, answers: _Answers, config: RunnableCon
         task = answers.tasks[number] = fill_in(planned, answers.texts)
         started = time.monotonic()
         try:
-            async for event in team.agents[decision.value].events(task, config, step=number):
+            async for event in approved(team.agent(decision.value), task, config, number):
                 if isinstance(event, HandedOff | Paused):
                     raise _unheeded(event)
                 if isinstance(event, StepFinished):
                     ended = event
                 if not isinstance(event, RunFinished):
                     yield event
-        except EngineStopped:
+        except (EngineStopped, RunError):  # the run cannot go on here; it is not the step that failed
             raise
         except Exception as error:  # noqa: BLE001 - whatever one specialist's failure is, the others' answers stand
             seconds = time.monotonic() - started

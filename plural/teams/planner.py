@@ -13,6 +13,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
+from plural.agents.effects import effects_of
 from plural.agents.schema import violations
 from plural.errors import PlanError
 from plural.protocols import Constrainable
@@ -78,7 +79,9 @@ class Planner:
         messages: list[BaseMessage] = [HumanMessage(request)]
         if self._instructions:
             messages.insert(0, SystemMessage(self._instructions))
-        said = await self._model.ainvoke(messages, config)
+        effects = effects_of(config)
+        model = effects.model(self.name, self._model) if effects else self._model
+        said = await model.ainvoke(messages, config)
         return Plan(read_plan(str(said.text)), _probability(said), _usage(said))
 
 

@@ -19,12 +19,17 @@ from plural.errors import DataError, PromptError, SettingsError, StorageError, u
 from plural.specialists import Contract, Library, Specialist
 from plural.teams import Planner, Router, work
 from plural.types import AdapterRef, Event, Grammar, Message, RunFinished, Sampling, Usage
+from plural.wiring import runs
+from plural.wiring.runs import EventStream
 from plural.wiring.settings import STARTER, Settings, read_settings, shelf
 
 if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
     from plural.engine import Engine
     from plural.engine.chat import ChatPlural
     from plural.models.base import Base
+    from plural.teams.journal import Journal
 
 # Told what is being done and the share of it that is done, in [0, 1]; nothing is being done when `what` is empty.
 Progress = Callable[[str, float], None]
@@ -53,19 +58,6 @@ class Answer(str):
         return answer
 
 
-class EventStream:
-    """The events of one run, once: `for event in ...` or `async for event in ...`."""
-
-    def __init__(self, events: AsyncIterator[Event]) -> None:
-        self._events = events
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self._events
-
-    def __iter__(self) -> Iterator[Event]:
-        return sync.iterate(self._events)
-
-
 class Network:
     """Base, library and router over one engine. Open it with `Network.open()`, close it or use it in a `with`."""
 
@@ -76,6 +68,7 @@ class Network:
         self.settings = settings
         self._progress = progress
         self._routed: tuple[Path, Router] | None = None
+        self._journal: Journal | None = None
 
     @classmethod
     def open(
@@ -118,6 +111,8 @@ class Network:
 
     def close(self) -> None:
         self.engine.close()
+        if self._journal is not None:
+            self._journal.close()
 
     # ------------------------------------------------------------------------------------------------------- members
     def names(self) -> list[str]:
@@ -172,18 +167,50 @@ class Network:
         return sync.run(self.aask(request, to=to))
 
     async def aask(self, request: str, *, to: str | None = None) -> Answer:
-        return Answer.of([event async for event in self._run(request, to=to)])
+        return Answer.of([event async for event in self.stream(request, to=to)])
 
     def stream(self, request: str, *, to: str | None = None) -> EventStream:
         """The run's events as they happen, for `for` and for `async for`."""
-        return EventStream(self._run(request, to=to))
+        return self.run(request, to=to)
+
+    def run(self, request: str, *, to: str | None = None, history: Sequence[Message] = ()) -> EventStream:
+        """A run after what was said in `history`; in the journal, if the network has one."""
+        if self.settings.journal is None:
+            return EventStream(self.work(request, to=to, history=history))
+        return runs.begin(self.journal, self.work, self.base_model.digest, request, to=to, history=history)
+
+    def resume(self, run: str) -> EventStream:
+        """All events of a run that is in the journal: what was shown before, then what is still to be done.
+
+        Raises:
+            RunError: there is no such run, or this network did not begin it.
+            SettingsError: the network has no journal.
+        """
+        return runs.resume(self.journal, self.work, self.base_model.digest, run, self.specialist)
+
+    @property
+    def journal(self) -> Journal:
+        """Where its runs are written. Raises SettingsError when it was opened without one."""
+        if self._journal is None:
+            if self.settings.journal is None:
+                raise SettingsError("The network has no journal.", hint="Open it with journal=FILE.")
+            from plural.teams.journal import Journal
+
+            self._journal = Journal(self.settings.journal)
+        return self._journal
 
     def conversation(self, *, to: str | None = None) -> Conversation:
         return Conversation(self, to)
 
-    async def _run(
-        self, request: str, *, to: str | None = None, history: Sequence[Message] = ()
+    async def work(
+        self,
+        request: str,
+        *,
+        to: str | None = None,
+        history: Sequence[Message] = (),
+        config: RunnableConfig | None = None,
     ) -> AsyncIterator[Event]:
+        """The events of one request, which nobody writes down but who reads them."""
         if not request.strip():
             raise PromptError("The request is empty.", hint="Say what you want.")
         mixed = to is not None and (MIXED in to or WEIGHT in to)
@@ -198,6 +225,7 @@ class Network:
             embedder=self.base,
             history=history,
             max_steps=self.settings.max_steps,
+            config=config,
         )
         async for event in events:
             yield event
@@ -291,7 +319,7 @@ class Conversation:
         return sync.iterate(self.astream(request))
 
     async def astream(self, request: str) -> AsyncIterator[Event]:
-        async for event in self._network._run(request, to=self._to, history=tuple(self.messages)):
+        async for event in self._network.run(request, to=self._to, history=tuple(self.messages)):
             if isinstance(event, RunFinished):
                 self.messages += [Message("user", request), Message("assistant", event.answer)]
             yield event

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     memory: str | int | None = Field(
         default=None, description="What the process may hold in all: 4GB. Without it, pages for 32,768 tokens."
     )
+    journal: str | Path | None = Field(
+        default=None, description="Where runs are written: an SQLite file or a database's URL; none is nowhere."
+    )
     max_tokens: int = Field(default=256, ge=1, description="New tokens of one answer at most.")
     max_steps: int = Field(default=6, ge=1, description="Steps of one plan at most.")
 

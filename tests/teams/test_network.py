@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
 from plural.agents import Agent, handoff_to, mark, tool
-from plural.errors import EngineStopped, LimitError, PlanError
+from plural.errors import EngineStopped, LimitError, PlanError, RunError
 from plural.teams import PLAN_SCHEMA, Planner, Router, work
+from plural.teams.journal import Journal, begin, replay, resume
 from plural.testing import ScriptedModel, calling
 from plural.types import (
     Event,
@@ -263,3 +265,54 @@ async def test_a_step_never_plans_again() -> None:
 async def test_a_plan_over_the_limit_is_refused() -> None:
     with pytest.raises(LimitError, match=r"3 steps. Raise max_steps"):
         await run("planner", plan_of("cron", "home", "base"), max_steps=2)
+
+
+# ------------------------------------------------------------------------------------------------- in a journal
+async def all_of(events: AsyncIterator[Event]) -> list[Event]:
+    return [event async for event in events]
+
+
+class Worked:
+    """A network's loop as what works on a run."""
+
+    def __init__(self, router: Router, plan: Sequence[str], **members: Sequence[Any]) -> None:
+        self.agents = {name: Agent(name, ScriptedModel(replies)) for name, replies in members.items()}
+        self.router, self.planner = router, Planner(ScriptedModel(plan))
+
+    def events(self, input: Any, config: Any = None) -> Any:
+        return work(
+            input,
+            router=self.router,
+            planner=self.planner,
+            agents=self.agents,
+            embedder=LabelEmbedder(),
+            config=config,
+        )
+
+
+async def test_a_run_goes_on_although_the_network_changed_since(tmp_path: Path) -> None:
+    plan = plan_of("cron at 7", "home, use #1")
+    with Journal(tmp_path / "journal.db") as journal:
+        first = Worked(ROUTER, [plan], base=[], cron=["0 7 * * *"], home=["Set to 0 7 * * *."])
+        events = await all_of(begin(journal, first, "planner: both"))
+        run = journal.runs()[0].id
+        assert await all_of(replay(journal, run)) == events
+        # Another router would route everything to the base, and another planner would plan something else.
+        other = Router.fit({label: [axis("base"), axis("home")] * 2 for label in LABELS}, threshold=0.9)
+        moved = Worked(other, [plan_of("nothing")], base=[], cron=[], home=["Set to 0 7 * * *."])
+        cron = next(entry.seq for entry in journal.entries(run) if getattr(entry.what, "answer", "") == "0 7 * * *")
+        fork = journal.fork(run, cron)
+        again = await all_of(resume(journal, fork, moved))
+        assert only(again, RunFinished)[0].answer == only(events, RunFinished)[0].answer
+        assert only(again, Planned) == only(events, Planned)
+
+
+async def test_a_specialist_that_was_removed_is_named_and_the_run_can_still_be_seen(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.db") as journal:
+        events = await all_of(begin(journal, Worked(ROUTER, [], base=[], cron=["* * * * *"], home=[]), "cron"))
+        run = journal.runs()[0].id
+        fork = journal.fork(run, 2)  # routed, and not yet answered
+        few = Router.fit({label: [axis(label)] * 4 for label in LABELS if label != "cron"})
+        with pytest.raises(RunError, match="goes to 'cron', which is not in the network any more"):
+            await all_of(resume(journal, fork, Worked(few, [], base=[], home=[])))
+        assert await all_of(replay(journal, run)) == events

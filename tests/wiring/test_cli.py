@@ -44,6 +44,7 @@ def plural(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         "BASE": home / "base",
         "LIBRARY": home / "library",
         "CACHE": home / "cache",
+        "JOURNAL": home / "journal.db",
         "STARTER": "false",
         "MAX_TOKENS": "8",
         "THREADS": "1",
@@ -315,3 +316,37 @@ async def test_the_network_is_served_over_mcp(plural: Plural) -> None:
         assert tools[1].description == "Adds small numbers."
         assert await tools[1].ainvoke({"input": "3 and 3?"}) == events[-1]["answer"]
         assert isinstance(await tools[0].ainvoke({"request": "3 and 3?"}), str)
+
+
+def test_a_run_is_listed_played_back_branched_and_gone_on_with(plural: Plural) -> None:
+    _, told, _ = plural("ask", "--json", "--to", "base", "Say something.")
+    code, listed, _ = plural("runs", "--json")
+    run = json.loads(listed.splitlines()[0])
+    assert (code, run["status"], run["title"]) == (0, "finished", "Say something.")
+    assert plural("replay", run["id"], "--json") == (0, told, "")
+    entries = [json.loads(line) for line in plural("show-run", run["id"][:6], "--json")[1].splitlines()]
+    assert [entry["seq"] for entry in entries] == list(range(run["entries"]))
+    begun = next(entry["seq"] for entry in entries if entry["kind"] == "ModelCalled")
+    code, forked, said = plural("fork", run["id"], "--at", str(begun + 2))  # in the middle of what the model says
+    assert (code, said) == (0, f"plural resume {forked.strip()}")
+    assert forked.strip() in plural("runs")[1]
+    code, again, _ = plural("resume", forked.strip(), "--json")
+    events = [json.loads(line) for line in told.splitlines()]
+    assert code == 0
+    timeless = [{**json.loads(line), "seconds": 0} for line in again.splitlines()]
+    assert timeless == [{**event, "seconds": 0} for event in events]  # greedy: the same tokens again
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["replay", "nothing"], "There is no run 'nothing'"),
+        (["resume", "nothing"], "There is no run 'nothing'"),
+        (["runs", "--journal", "none"], "There are no runs without a journal"),
+        (["runs", "--journal", "mongodb://here"], "is no journal"),
+    ],
+)
+def test_runs_that_are_not_there_are_said(plural: Plural, words: list[str], said: str) -> None:
+    code, _, told = plural(*words)
+    assert code == 2
+    assert said in told

@@ -1,0 +1,132 @@
+"""Opening a journal's database: SQLite is made where it is not there, and either kind is brought to this version."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from plural.errors import RunError, SettingsError, StorageError
+from plural.teams.journal.tables import VERSION
+
+_WAIT_S = 10.0  # for another writer of the same file
+_LOCK = 0x706C7572  # any number that nobody else uses in this database
+
+
+def open_database(where: Path | str) -> Engine:
+    """A path is an SQLite file; a text with "://" is SQLAlchemy's URL of a database.
+
+    Raises:
+        SettingsError: a URL that cannot be read, or whose driver is not installed.
+        RunError: the journal was written by a newer Plural.
+        StorageError: the database cannot be opened, or is locked or full.
+    """
+    url = str(where)
+    if "://" not in url:
+        path = Path(where).expanduser().absolute()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{path.parent} could not be made: {error.strerror}.") from error
+        url = f"sqlite:///{path}"
+    try:
+        engine = create_engine(url, **_options(url))
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise SettingsError(
+            f"{url!r} is no journal: {error}.", hint="Give a file, or a URL as postgresql+psycopg://user@host/name."
+        ) from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare)
+    try:
+        with sound(named(engine)):
+            _migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def named(engine: Engine) -> str:
+    """The database in a message, without its password."""
+    return engine.url.database or "" if engine.dialect.name == "sqlite" else engine.url.render_as_string()
+
+
+@contextmanager
+def sound(where: str) -> Iterator[None]:
+    """What a database refuses, said in our words. Raises StorageError."""
+    try:
+        yield
+    except DBAPIError as error:
+        cause = str(error.orig)
+        hint = "Another program holds it; try again." if "locked" in cause else "Nothing was lost that was shown."
+        raise StorageError(f"The journal {where} cannot be used: {cause}.", hint=hint) from error
+
+
+def firm(connection: Connection, wanted: bool) -> None:
+    """Whether commits wait for the disk. A process that is killed loses nothing either way; a power cut may cost what
+    was written without waiting. PostgreSQL always waits."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if wanted else 'NORMAL'}")
+        connection.commit()
+
+
+def _options(url: str) -> dict[str, Any]:
+    if url.startswith("sqlite"):
+        return {"connect_args": {"timeout": _WAIT_S, "check_same_thread": False}}
+    return {"pool_pre_ping": True}
+
+
+def _prepare(connection: Any, _record: Any) -> None:
+    until = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:  # the first time, it does not wait for others by itself
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _migrate(engine: Engine) -> None:
+    with engine.connect() as connection:
+        if _version(connection) == VERSION:
+            return
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        if _version(connection) != VERSION:  # nobody else was quicker
+            _upgrade(connection)
+
+
+def _version(connection: Connection) -> str | None:
+    """Of the journal. Raises RunError when this Plural does not know it."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if found is not None and found > VERSION:
+        raise RunError(
+            f"The journal {named(connection.engine)} has schema {found}; this Plural knows {VERSION}.",
+            hint="It was written by a newer Plural. Use that one, or another journal.",
+        )
+    return found
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,306 @@
+"""The journal: runs and their entries in SQL. An entry is written once and never changed."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from plural.errors import RunError
+from plural.teams.journal import entries as noted
+from plural.teams.journal.entries import Answered, Entry, Noted, Resumed, RunStarted
+from plural.teams.journal.owner import LEASE_S, is_gone, new_owner
+from plural.teams.journal.schema import firm, named, open_database, sound
+from plural.teams.journal.tables import entries, runs
+from plural.types import Question
+
+Status = Literal["running", "waiting", "finished", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """One run, in a list. "interrupted": it was running, and who ran it is gone. `entries` counts its own only."""
+
+    id: str
+    status: Status
+    title: str
+    started: float
+    changed: float
+    entries: int
+    parent: str | None = None
+    forked_at: int | None = None
+
+
+_own = entries.c.run == runs.c.id
+_INFO = select(
+    runs,
+    select(func.count()).where(_own).scalar_subquery().label("count"),
+    select(func.max(entries.c.at)).where(_own).scalar_subquery().label("changed"),
+)
+_NAMED = 5  # runs in an error message
+
+
+class Journal:
+    """A database of runs. Any number of processes may have it open; a run has one owner at a time.
+
+    Args:
+        where: an SQLite file (made if it is not there), or a URL as postgresql+psycopg://user@host/name.
+
+    Raises:
+        SettingsError, RunError, StorageError: it cannot be opened, or a newer Plural wrote it.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self._engine = open_database(where)
+        self.name = named(self._engine)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------------ reading
+    def runs(self) -> list[RunInfo]:
+        """Newest first."""
+        with self._reading() as connection:
+            return [_info(row) for row in connection.execute(_INFO.order_by(runs.c.started.desc()))]
+
+    def find(self, name: str) -> RunInfo:
+        """The run of this id, or of the only id that begins so. Raises RunError."""
+        with self._reading() as connection:
+            query = _INFO.where(runs.c.id.startswith(name, autoescape=True)).limit(_NAMED)
+            found = [_info(row) for row in connection.execute(query)]
+        exact = [run for run in found if run.id == name]
+        if name and len(exact or found) == 1:
+            return (exact or found)[0]
+        if name and found:
+            raise RunError(f"Several runs begin with {name!r}.", hint=f"As {', '.join(run.id for run in found)}.")
+        raise RunError(f"There is no run {name!r} in {self.name}.", hint="`plural runs` lists them.")
+
+    def entries(self, run: str) -> Iterator[Entry]:
+        """Everything that is known of a run, in order; of a fork also what it began with."""
+        with self._reading() as connection:
+            yield from _entries(connection, run)
+
+    def target(self, run: str) -> Mapping[str, Any]:
+        """What the run says of who works on it."""
+        said = [entry.what.target for entry in self.entries(run) if isinstance(entry.what, RunStarted)]
+        return said[-1]
+
+    # ------------------------------------------------------------------------------------------------------ writing
+    def create(self, input: Any, target: Mapping[str, Any] | None = None, *, title: str = "") -> str:
+        """A new run, which nobody works on yet. `input` and `target` are written as JSON.
+
+        Raises:
+            RunError: they have no JSON form.
+        """
+        try:
+            started = RunStarted(json.loads(json.dumps(dict(target or {}))), json.loads(json.dumps(input)))
+        except TypeError as error:
+            raise RunError(
+                f"What the run is given has no JSON form: {error}.", hint="Give texts or messages."
+            ) from error
+        with self._writing() as connection:
+            run = _new(connection, title=title or _title(input))
+            _write(connection, run, 0, "", started)
+        return run
+
+    def fork(self, run: str, at: int, target: Mapping[str, Any] | None = None) -> str:
+        """A new run that begins as this one did up to entry `at`; nothing is copied. `target` is added to what the run
+        says of itself.
+
+        Raises:
+            RunError: there is no such run, or no such entry.
+        """
+        origin = self.find(run)
+        with self._writing() as connection:
+            known = list(_entries(connection, origin.id))
+            if not 0 <= at < len(known):
+                raise RunError(
+                    f"Run {origin.id} has no entry {at}.",
+                    hint=f"Its entries are 0 to {len(known) - 1}: `plural show-run`.",
+                )
+            forked = _new(connection, title=origin.title, parent=origin.id, forked_at=at)
+            if target:
+                first = cast(RunStarted, known[0].what)
+                _write(connection, forked, at + 1, "", RunStarted({**first.target, **target}, first.input))
+        return forked
+
+    def answer(self, run: str, answer: str) -> Question:
+        """Answers the first open question of a run that waits for a person.
+
+        Raises:
+            RunError: it asks nothing, or somebody works on it.
+        """
+        with self.owned(self.find(run).id) as log:
+            answered = {entry.what.question for entry in log.entries if isinstance(entry.what, Answered)}
+            for entry in log.entries:
+                if isinstance(entry.what, Question) and entry.seq not in answered:
+                    log.append(Answered(entry.seq, answer))
+                    return entry.what
+        raise RunError(f"Run {run} asks nothing.", hint="Resume it without an answer.")
+
+    @contextmanager
+    def owned(self, run: str) -> Iterator[Log]:
+        """The run's log, for one writer.
+
+        Raises:
+            RunError: there is no such run, or another process works on it.
+        """
+        owner = new_owner()
+        with sound(self.name), self._engine.connect() as connection:
+            with connection.begin():
+                _take(connection, run, owner)
+                known = list(_entries(connection, run))
+            log = Log(connection, run, owner, known, self.name)
+            try:
+                yield log
+            finally:
+                log.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with sound(self.name), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with sound(self.name), self._engine.begin() as connection:
+            yield connection
+
+
+class Log:
+    """One run's entries, in the hands of its owner. Any thread may append."""
+
+    def __init__(self, connection: Connection, run: str, owner: str, known: Sequence[Entry], where: str) -> None:
+        self.run, self.owner = run, owner
+        self.entries = known
+        self._connection, self._where = connection, where
+        self._next = known[-1].seq + 1 if known else 0
+        self._lock = threading.Lock()
+        self._closed = False
+        self._status: Status | None = None
+
+    def append(self, what: Noted, path: str = "", *, firmly: bool = False) -> int:
+        """Writes one entry; when it returns, the entry survives the process, and with `firmly` a power cut.
+
+        Raises:
+            RunError: the run was taken over by another process, or this log is closed.
+            StorageError: it could not be written.
+        """
+        with self._lock, sound(self._where):
+            if self._closed:
+                raise RunError(f"Run {self.run} is not worked on any more.", hint="Resume it.")
+            if firmly:
+                firm(self._connection, True)
+            try:
+                with self._connection.begin():
+                    _write(self._connection, self.run, self._next, path, what)
+            except IntegrityError as error:
+                raise RunError(
+                    f"Run {self.run} was taken over by another process.", hint="This one had said nothing for too long."
+                ) from error
+            finally:
+                if firmly:
+                    firm(self._connection, False)
+            self._next += 1
+            return self._next - 1
+
+    def resumed(self) -> None:
+        """The first thing that a later owner writes; it keeps the earlier one from writing."""
+        self.append(Resumed(self.owner))
+
+    def keep(self) -> None:
+        """Moves the end of the ownership on."""
+        with self._lock, sound(self._where), self._connection.begin():
+            self._connection.execute(self._mine().values(owned_until=time.time() + LEASE_S))
+
+    def settle(self, status: Status) -> None:
+        """What the run is from now on, when this log is closed."""
+        self._status = status
+
+    def close(self) -> None:
+        with self._lock, self._connection.begin():
+            values = {"owner": None, "owned_until": 0.0, **({"status": self._status} if self._status else {})}
+            self._connection.execute(self._mine().values(values))
+            self._closed = True
+
+    def _mine(self) -> Any:
+        return update(runs).where(runs.c.id == self.run, runs.c.owner == self.owner)
+
+
+# ---------------------------------------------------------------------------------------------------------------- rows
+def _take(connection: Connection, run: str, owner: str) -> None:
+    now = time.time()
+    free = or_(runs.c.owner.is_(None), runs.c.owned_until < now)
+    holder = connection.execute(select(runs.c.owner, runs.c.owned_until).where(runs.c.id == run)).one_or_none()
+    if holder is None:
+        raise RunError(f"There is no run {run!r}.", hint="`plural runs` lists them.")
+    if holder.owner and is_gone(holder.owner):
+        free = or_(free, runs.c.owner == holder.owner)
+    taken = connection.execute(
+        update(runs).where(runs.c.id == run, free).values(owner=owner, owned_until=now + LEASE_S)
+    )
+    if taken.rowcount != 1:
+        host, pid, *_ = (holder.owner or "another - -").split()
+        raise RunError(
+            f"Run {run} is worked on by process {pid} on {host}.",
+            hint=f"If that is dead, try again in {max(holder.owned_until - now, 0):.0f} s.",
+        )
+
+
+def _new(connection: Connection, *, title: str, parent: str | None = None, forked_at: int | None = None) -> str:
+    run = uuid.uuid4().hex[:12]
+    connection.execute(
+        insert(runs).values(
+            id=run, parent=parent, forked_at=forked_at, status="running", title=title, started=time.time()
+        )
+    )
+    return run
+
+
+def _write(connection: Connection, run: str, seq: int, path: str, what: Noted) -> None:
+    kind, body = noted.written(what)
+    row = {"run": run, "seq": seq, "at": time.time(), "kind": kind, "path": path, "body": body}
+    connection.execute(insert(entries), row)
+
+
+def _entries(connection: Connection, run: str) -> Iterator[Entry]:
+    """The entries of the runs that this one was forked from, each up to where it was left, then its own."""
+    parts: list[tuple[str, int | None]] = [(run, None)]
+    while True:
+        origin = connection.execute(select(runs.c.parent, runs.c.forked_at).where(runs.c.id == parts[0][0])).one()
+        if origin.parent is None:
+            break
+        parts.insert(0, (origin.parent, origin.forked_at))
+    for index, (part, _) in enumerate(parts):
+        query = select(entries).where(entries.c.run == part).order_by(entries.c.seq)
+        ends = [left_at for _, left_at in parts[index:] if left_at is not None]
+        for row in connection.execute(query.where(entries.c.seq <= min(ends)) if ends else query):
+            yield Entry(row.seq, row.at, row.path, noted.read(row.kind, row.body))
+
+
+def _info(row: Any) -> RunInfo:
+    status = row.status
+    if status == "running" and (row.owner is None or is_gone(row.owner) or row.owned_until < time.time()):
+        status = "interrupted"
+    changed = row.changed or row.started
+    return RunInfo(row.id, status, row.title, row.started, changed, row.count or 0, row.parent, row.forked_at)
+
+
+def _title(input: Any) -> str:
+    text = input if isinstance(input, str) else json.dumps(input)
+    return text if len(text) <= 200 else f"{text[:199]}…"

@@ -1,0 +1,37 @@
+"""The journal's two tables, as SQLAlchemy reads and writes them. The migrations make them."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Float, ForeignKey, Integer, MetaData, String, Table, Text
+
+VERSION = "0001"  # of the newest migration
+
+metadata = MetaData()
+
+# `parent` and `forked_at`: a fork reads its parent's entries up to there and adds its own.
+# `owner` may write until `owned_until`, which it moves on while it lives.
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("parent", String(32), ForeignKey("runs.id")),
+    Column("forked_at", Integer),
+    Column("status", String(16), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("started", Float, nullable=False),
+    Column("owner", Text),
+    Column("owned_until", Float, nullable=False, server_default="0"),
+)
+
+# One run's entries have one writer; the key keeps a second one out.
+entries = Table(
+    "entries",
+    metadata,
+    Column("run", String(32), ForeignKey("runs.id"), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    sqlite_with_rowid=False,
+)

@@ -1,0 +1,199 @@
+"""The loop of a team: ask the pattern what is next, let it happen, until the pattern or a condition says it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langchain_core.runnables import RunnableConfig
+
+from plural.agents.agent import Agent
+from plural.agents.asking import approved
+from plural.agents.budget import Budget, Purse, purse_in, spending
+from plural.agents.decisions import Model, adecide
+from plural.agents.effects import effects_of, once, through
+from plural.agents.merge import merge
+from plural.errors import ModelError, SettingsError
+from plural.teams.patterns.state import Assignment, Decide, Finish, Pattern, Speak, State, Turn
+from plural.teams.stop import Condition
+from plural.types import (
+    Decided,
+    Decision,
+    Event,
+    HandedOff,
+    LimitReached,
+    Paused,
+    Routed,
+    RunFinished,
+    StepFinished,
+    StepStarted,
+    ToolCall,
+    ToolReturned,
+    Usage,
+)
+
+
+class Member(Protocol):
+    """An agent, a proxy, a team."""
+
+    name: Any
+    description: str
+
+    def events(self, input: Any, config: RunnableConfig | None = None, *, step: int = 0) -> AsyncIterator[Event]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """What a team works with. `model` makes the decisions that are no member's. `closed` are those whose inside is not
+    shown: teams."""
+
+    members: Mapping[str, Member]
+    closed: frozenset[str]
+    pattern: Pattern
+    stop: Condition
+    model: Model | None
+    name: str
+    budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """How it stood before a round: seconds of work so far, and why it ends there, or at which limit, if it does."""
+
+    seconds: float
+    why: str
+    limit: tuple[str, float] | None
+
+
+@dataclass(slots=True)
+class _Turns:
+    """Those of one round, as they come."""
+
+    made: dict[int, Turn] = field(default_factory=dict)
+
+
+async def work(team: Members, task: str, config: RunnableConfig) -> AsyncIterator[Event]:
+    """The events of one run. Members that work at once meet in one batch of the engine.
+
+    What a member cannot do (a limit, a broken contract) is what it says; any other error ends the run.
+    """
+    began = time.monotonic()
+    purse = Purse(team.budget, team.name, parent=purse_in(config))
+    config = spending(purse, config)
+    state = State(task, {name: member.description for name, member in team.members.items()})
+    answer: str | None = None
+    rounds = 0
+    while answer is None:
+        rounds += 1
+        checked = await once(config, f"{rounds}.stop", rounds, _Checked, _check(team, state, began, purse))
+        began = time.monotonic() - checked.seconds  # what was played back counts as it was
+        if checked.limit:
+            yield LimitReached(len(state.turns), team.name, *checked.limit)
+        if checked.why or checked.limit:
+            answer = state.last.text if state.last else ""
+            break
+        match team.pattern.next(state):
+            case Finish(answer):
+                pass
+            case Speak(who):
+                numbered = list(enumerate(who, start=len(state.turns) + 1))
+                turns = _Turns()
+                async for event in merge([_turn(team, at, each, state, turns, config) for at, each in numbered]):
+                    yield event
+                state = state.and_turns([turns.made[at] for at, _ in numbered])
+            case decides:
+                step = len(state.turns) + 1
+                made = await asyncio.gather(*(_decided(team, each, rounds, config) for each in decides))
+                for each, decision in zip(decides, made, strict=True):
+                    yield _told(each, decision, step, task)
+                state = state.and_decided([(each.key, decision) for each, decision in zip(decides, made, strict=True)])
+    yield RunFinished(answer, state.usage, time.monotonic() - began)
+
+
+def _check(team: Members, state: State, began: float, purse: Purse) -> Callable[[], Awaitable[_Checked]]:
+    async def check() -> _Checked:
+        seconds = time.monotonic() - began
+        return _Checked(seconds, team.stop.why(replace(state, seconds=seconds)), purse.empty())
+
+    return check
+
+
+async def _turn(
+    team: Members, step: int, given: Assignment, state: State, turns: _Turns, config: RunnableConfig
+) -> AsyncIterator[Event]:
+    """One member's work, of which `turns` then knows."""
+    task = given.task if given.task is not None else state.transcript(given.reads)
+    calls: list[ToolCall] = []
+    started = time.monotonic()
+    made: Turn | None = None
+    try:
+        async for event in _events(team, step, given.agent, task, config):
+            match event:
+                case StepFinished(answer=said, usage=usage, failed=failed):
+                    made = Turn(step, given.agent, said, task, failed, tuple(calls), usage)
+                case HandedOff(to=to, task=said, usage=usage):
+                    made = Turn(step, given.agent, said, task, False, tuple(calls), usage, to)
+                case ToolReturned(failed=False):
+                    calls.append(event.call)
+                case Paused():
+                    raise SettingsError(
+                        f"{event.agent} waits for approval of {event.calls[0].name}, and this run has no journal.",
+                        hint="Begin it with plural.teams.journal.begin.",
+                    )
+            yield event
+    except ModelError as error:
+        why = f"Not done: {error}"
+        yield StepFinished(step, given.agent, why, Usage(), time.monotonic() - started, failed=True)
+        made = Turn(step, given.agent, why, task, failed=True, calls=tuple(calls))
+    assert made is not None  # a member's events end with one of these
+    turns.made[step] = made
+
+
+async def _events(team: Members, step: int, name: str, task: str, config: RunnableConfig) -> AsyncIterator[Event]:
+    member = team.members[name]
+    if name not in team.closed:
+        source = (
+            approved(member, task, config, step)
+            if isinstance(member, Agent)
+            else member.events(task, config, step=step)
+        )
+        async for event in source:
+            if not isinstance(event, RunFinished):
+                yield event
+        return
+    yield StepStarted(step, name, task)
+    effects = effects_of(config)
+    inside = through(effects.inside(name, step), config) if effects else config
+    async for event in member.events(task, inside):
+        if isinstance(event, RunFinished):
+            yield StepFinished(step, name, event.answer, event.usage, event.seconds)
+
+
+async def _decided(team: Members, wanted: Decide, rounds: int, config: RunnableConfig) -> Decision[Any]:
+    asked: list[BaseMessage] = [HumanMessage(wanted.question)]
+    model = team.model
+    if wanted.by is not None:
+        member = team.members[wanted.by]
+        assert isinstance(member, Agent)  # the team has looked
+        model = member.model
+        if member.instructions:
+            asked.insert(0, SystemMessage(member.instructions))
+    assert model is not None  # the team has looked
+    decider = model
+
+    async def make() -> Decision[Any]:
+        samples = 8 if wanted.options else 1  # texts that are drawn again are other texts
+        return await adecide(decider, asked, wanted.options, schema=wanted.schema, samples=samples, config=config)
+
+    about = [wanted.question, wanted.options, wanted.schema]
+    return await once(config, f"{rounds}.{wanted.key}", about, Decision[Any], make)
+
+
+def _told(wanted: Decide, decision: Decision[Any], step: int, task: str) -> Event:
+    if wanted.speaker:
+        return Routed(task, decision, step)
+    return Decided(step, wanted.by or "team", wanted.key, decision)

@@ -1,0 +1,102 @@
+"""kill -9 at random moments, then resume: the same answer, and every effect once, or asked about."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import random
+import time
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+
+from plural.teams.journal import Journal, replay
+from plural.teams.journal.entries import Answered
+from plural.types import Question, RunFinished
+from tests.teams.journal import killable
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Processes that start in a moment: they are forked from one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", killable.__name__])
+    return context
+
+
+def killed_after(processes: ForkServerContext, folder: Path, run: str, seconds: float | None) -> bool:
+    """Works on the run in a process that is killed after so long. True when it came to its own end."""
+    process = processes.Process(target=killable.work, args=(folder, run))
+    process.start()
+    process.join(seconds)
+    process.kill()
+    process.join()
+    code = process.exitcode
+    process.close()
+    assert code in (0, -9)
+    return code == 0
+
+
+def answer_truly(journal: Journal, folder: Path, run: str) -> None:
+    """Says of every open call what a person would who looks at the world: its result, or "repeat"."""
+    known = [(entry.seq, entry.what) for entry in journal.entries(run)]
+    answered = {what.question for _, what in known if isinstance(what, Answered)}
+    for seq, what in known:
+        if isinstance(what, Question) and seq not in answered:
+            assert what.call is not None
+            (subject,) = what.call.arguments.values()
+            done = subject in (*killable.counted(folder), *killable.inserted(folder))
+            journal.answer(run, f"{what.call.name}ed {subject}" if done else "repeat")
+
+
+def folder_in(path: Path, seed: int) -> Path:
+    folder = path / str(seed)
+    folder.mkdir()
+    return folder
+
+
+def suffer(processes: ForkServerContext, folder: Path, seed: int, longest: float, expected: str) -> None:
+    chance = random.Random(seed)
+    run = killable.prepare(folder)
+    with Journal(folder / "journal.db") as journal:
+        kills = [chance.uniform(0, longest) for _ in range(chance.randint(1, 3))]
+        while journal.find(run).status != "finished":
+            killed_after(processes, folder, run, kills.pop() if kills else None)
+            answer_truly(journal, folder, run)
+        finished = list(journal.entries(run))[-1].what
+        assert isinstance(finished, RunFinished)
+        assert finished.answer == expected
+
+        async def replayed() -> list[object]:
+            return [event async for event in replay(journal, run, killable.agent(folder))]
+
+        assert asyncio.run(replayed())[-1] == finished
+    assert sorted(killable.counted(folder)) == killable.COUNTED
+    assert killable.inserted(folder) == killable.INSERTED
+
+
+@pytest.fixture(scope="module")
+def undisturbed(processes: ForkServerContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
+    """The answer of a run that nobody kills, and how long its process took."""
+    for _ in ("warms up", "is timed"):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        run = killable.prepare(folder)
+        began = time.monotonic()
+        assert killed_after(processes, folder, run, None)
+    return (folder / "answer.txt").read_text(), time.monotonic() - began
+
+
+def test_killed_at_twenty_moments(processes: ForkServerContext, undisturbed: tuple[str, float], tmp_path: Path) -> None:
+    answer, seconds = undisturbed
+    for seed in range(20):
+        suffer(processes, folder_in(tmp_path, seed), seed, seconds, answer)
+
+
+@pytest.mark.slow
+def test_killed_at_two_hundred_moments(
+    processes: ForkServerContext, undisturbed: tuple[str, float], tmp_path: Path
+) -> None:
+    answer, seconds = undisturbed
+    for seed in range(100, 300):
+        suffer(processes, folder_in(tmp_path, seed), seed, seconds, answer)

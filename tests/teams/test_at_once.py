@@ -1,0 +1,60 @@
+"""Members that work at once meet in one batch of the engine: its steps are counted, on a tiny base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from plural.agents import Agent
+from plural.engine import Engine
+from plural.engine.chat import ChatPlural
+from plural.teams import Team
+from plural.teams.patterns import Pattern, debate, map_items, round_robin, vote
+from plural.types import AdapterRef, Sampling
+from tests.engine.tiny import tiny_adapter, tiny_base
+
+TOKENS = 12
+NAMES = ("a", "b", "c", "d")
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[ChatPlural]:
+    base = tiny_base()
+    adapters = {name: tiny_adapter(seed, 4, config=base.config) for seed, name in enumerate(NAMES)}
+    engine = Engine(base.decoder, base.tokenizer, adapters.__getitem__)
+    sampling = Sampling(max_tokens=TOKENS, ignore_eos=True)
+    yield ChatPlural(engine=engine, base=base, model_name="tiny", sampling=sampling)
+    engine.check()
+    engine.close()
+
+
+@pytest.fixture
+def steps(model: ChatPlural) -> Callable[[Pattern], int]:
+    """How many steps of the engine a team of four specialists takes."""
+
+    def count(pattern: Pattern) -> int:
+        members = [
+            Agent(name, model.model_copy(update={"adapter": AdapterRef(name), "model_name": name})) for name in NAMES
+        ]
+        before = model.engine.stats().steps
+        Team("four", members, pattern).invoke("Go.")
+        return model.engine.stats().steps - before
+
+    return count
+
+
+def test_members_that_work_at_once_take_the_steps_of_one(steps: Callable[[Pattern], int]) -> None:
+    steps(round_robin(NAMES, rounds=1))  # the adapters are brought in
+    alone = steps(round_robin(NAMES[:1], rounds=1))
+    assert alone >= TOKENS
+    assert steps(round_robin(NAMES, rounds=1)) >= 4 * TOKENS
+    few = len(NAMES)  # until the last has come in
+    assert steps(vote(NAMES)) <= alone + few
+    assert steps(debate(NAMES, rounds=2)) <= 2 * (alone + few)
+    assert steps(map_items("a", ["x", "y", "z", "w"])) <= alone + few
+
+
+def test_votes_among_options_are_one_batch(steps: Callable[[Pattern], int]) -> None:
+    first = steps(vote(NAMES, options=["yes", "no"]))
+    assert first <= steps(vote(NAMES[:2], options=["yes", "no"])) + len(NAMES)
