@@ -150,12 +150,16 @@ class Network:
             }
         )
 
+    def mixed(self, name: str) -> ChatPlural:
+        """A mixture by its name: "sql:0.7+polite:0.3"."""
+        return self.mixture(_weights(name))
+
     def agent(self, name: str) -> Agent:
         """A specialist (or "base", or a mixture as "sql:0.7+polite:0.3") as an agent with the tools its card names."""
         if name == BASE:
             return Agent(BASE, model=self.base)
         if MIXED in name or WEIGHT in name:
-            return Agent(name, model=self.mixture(_weights(name)))
+            return Agent(name, model=self.mixed(name))
         card = self.library.get(name).card
         tools = [toolbox.TOOLS[tool] for tool in card.tools]
         return Agent(name, model=self.specialist(name), tools=tools, description=card.purpose)

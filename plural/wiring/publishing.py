@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,11 +82,13 @@ def promote_if_not_worse(
     data: Path | None = None,
     checker_name: str | None = None,
     force: bool = False,
+    opened: Network | None = None,
 ) -> Generator[Stage, None, Specialist]:
-    """Lets the candidate, a version that the library keeps, take over its name."""
+    """Lets the candidate, a version that the library keeps, take over its name. `opened` is a network of these
+    settings, if there is one already."""
     library = shelf(settings)
     current = _standing(library, candidate.name)
-    with Network.open(**settings.model_dump()) as network:
+    with nullcontext(opened) if opened else Network.open(**settings.model_dump()) as network:
         candidate.load(network.base_model.shape)
         verdict = yield from _judge(network, candidate, current, data, checker_name)
     problem = "; ".join(verdict.problems)
