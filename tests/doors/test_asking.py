@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from plural import cli
-from plural.cli import _RunView
+from plural.doors import terminal
+from plural.doors.asking import RunView
 from plural.types import (
     Decision,
     Event,
@@ -24,7 +24,7 @@ from plural.types import (
 
 
 def shown(events: list[Event], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    view = _RunView()
+    view = RunView()
     for event in events:
         view.show(event)
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
@@ -67,8 +67,8 @@ def test_a_run_that_ends_in_the_middle_of_a_line_is_shown(capsys: pytest.Capture
 
 def test_work_that_begins_after_the_network_is_open_has_a_progress_bar_too(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(cli, "err", Console(file=screen, force_terminal=True))
-    with cli._bars() as report:
+    monkeypatch.setattr(terminal, "err", Console(file=screen, force_terminal=True))
+    with terminal.bars() as report:
         report("preparing the base", 0.5)
         report("", 1.0)
         before = len(screen.getvalue())

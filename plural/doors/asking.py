@@ -1,0 +1,177 @@
+"""Ask the network, once or in a conversation, and see how it answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+from rich.panel import Panel
+from rich.text import Text
+
+from plural.doors.terminal import (
+    BaseOption,
+    DtypeOption,
+    JsonOption,
+    LibraryOption,
+    MemoryOption,
+    complain,
+    err,
+    open_network,
+    out,
+)
+from plural.errors import UserError
+from plural.types import (
+    Event,
+    Planned,
+    Routed,
+    RunFinished,
+    StepStarted,
+    TextDelta,
+    ToolCalled,
+    ToolReturned,
+    event_to_json,
+)
+
+
+def ask(
+    questions: Annotated[
+        list[str],
+        typer.Argument(metavar="QUESTION...", help="What you want, in your own words. '-' reads standard input."),
+    ],
+    base: BaseOption = None,
+    library: LibraryOption = None,
+    to: Annotated[
+        str | None, typer.Option(help="Skip the router and ask this specialist, 'base', or a mixture: a:0.7+b:0.3.")
+    ] = None,
+    memory: MemoryOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the network: it picks the specialists, calls tools and answers, and shows how."""
+    with open_network(base, library, memory=memory, dtype=dtype) as network:
+        for question in questions:
+            request = sys.stdin.read().strip() if question == "-" else question
+            if not as_json:
+                out.rule(Text(request, style="bold"), align="left", style="dim")
+            _show(network.stream(request, to=to), as_json)
+
+
+def chat(
+    base: BaseOption = None,
+    library: LibraryOption = None,
+    to: Annotated[str | None, typer.Option(help="Talk to this specialist (or 'base', or a:0.7+b:0.3) only.")] = None,
+    memory: MemoryOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Talk to the network; it keeps the conversation. An empty line or Ctrl-D ends it."""
+    with open_network(base, library, memory=memory, dtype=dtype) as network:
+        conversation = network.conversation(to=to)
+        interactive = sys.stdin.isatty()
+        if interactive and not as_json:
+            err.print("[dim]Ask away. An empty line ends the conversation.[/dim]")
+        while True:
+            if interactive:
+                err.print("[bold cyan]you[/bold cyan] ", end="")
+            line = sys.stdin.readline().strip()
+            if not line:
+                return
+            try:
+                _show(conversation.stream(line), as_json)
+            except UserError as error:
+                complain(error)
+
+
+def _show(events: Iterable[Event], as_json: bool) -> None:
+    if as_json:
+        for event in events:
+            print(json.dumps(event_to_json(event)), flush=True)
+        return
+    view = RunView()
+    for event in events:
+        view.show(event)
+
+
+class RunView:
+    """Prints a run as it happens: who was chosen, what each was asked and said, tools, the answer.
+
+    Steps run at once, the terminal has one open line: while a step speaks, what happens in the others is held."""
+
+    def __init__(self) -> None:
+        self._speaking: int | None = None
+        self._held: list[Event] = []
+        self._planned = False
+
+    def show(self, event: Event) -> None:
+        if self._speaking not in (None, getattr(event, "step", self._speaking)):
+            self._held.append(event)
+            return
+        if isinstance(event, TextDelta):
+            self._text(event)
+            return
+        if self._speaking is None:
+            self._print(event)
+            return
+        out.print()
+        self._speaking = None
+        held, self._held = self._held, []
+        for waiting in (*held, event):
+            self.show(waiting)
+
+    def _print(self, event: Event) -> None:
+        match event:
+            case Routed():
+                self._routed(event)
+            case Planned():
+                self._planned = True
+                out.print(Text.assemble((_label("plan"), "magenta"), f"{len(event.steps)} steps"))
+                for number, step in enumerate(event.steps, 1):
+                    out.print(Text(f"{_label('')}{number}. {step.task}", style="dim"))
+            case StepStarted():
+                out.print(Text.assemble((_label(event.agent), "bold green"), ("asked   ", "dim"), event.task))
+            case ToolCalled():
+                arguments = ", ".join(f"{name}={value!r}" for name, value in event.call.arguments.items())
+                out.print(Text.assemble(_who(event.agent), ("calls   ", "yellow"), f"{event.call.name}({arguments})"))
+            case ToolReturned():
+                style = "red" if event.failed else "yellow"
+                out.print(Text.assemble(_who(event.agent), ("gets    ", style), event.result))
+            case RunFinished():
+                self._finished(event)
+
+    def _routed(self, event: Routed) -> None:
+        options = event.decision.options[:3]
+        others = "  ".join(
+            f"{option.value} {option.probability:.2f}" for option in options if option.value != event.decision.value
+        )
+        label = _label(f"route {event.step}" if event.step else "route")
+        out.print(
+            Text.assemble(
+                (label, "magenta"),
+                (event.decision.value, "bold"),
+                f" {event.decision.probability:.2f}",
+                (f"   ({others})" if others else "", "dim"),
+            )
+        )
+
+    def _text(self, event: TextDelta) -> None:
+        if self._speaking is None and event.text:
+            out.print(Text.assemble(_who(event.agent), ("says    ", "green")), end="")
+            self._speaking = event.step
+        out.print(event.text, end="", markup=False, soft_wrap=True)
+
+    def _finished(self, event: RunFinished) -> None:
+        usage = event.usage
+        tokens = f"{usage.prompt} prompt ({usage.cached} cached) + {usage.completion} new tokens, {event.seconds:.1f} s"
+        out.print(Panel(Text(event.answer), title="answer", subtitle=f"[dim]{tokens}[/dim]"))
+
+
+def _who(agent: str) -> tuple[str, str]:
+    return (_label(agent), "green")
+
+
+def _label(word: str) -> str:
+    """The first column, wide enough for most names and never without a gap behind it."""
+    return f"{word:<9} "
