@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from plural.doors import asking, machine, shelf, training
+from plural.doors import asking, machine, serving, shelf, training
 from plural.doors.terminal import complain, err
 from plural.errors import PluralError, UserError
 
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": shelf.eval_,
     "publish": shelf.publish,
     "rollback": shelf.rollback,
+    "serve": serving.serve,
     "doctor": machine.doctor,
 }
 
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 for _name, _command in COMMANDS.items():
     app.command(name=_name)(_command)
+app.add_typer(serving.keys_app, name="keys")
 
 
 def main() -> None:

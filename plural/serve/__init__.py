@@ -4,5 +4,6 @@ from plural.serve.app import Server
 from plural.serve.backend import Backend, Model
 from plural.serve.keys import Keyring
 from plural.serve.settings import ServeSettings
+from plural.serve.store import Store
 
-__all__ = ["Backend", "Keyring", "Model", "ServeSettings", "Server"]
+__all__ = ["Backend", "Keyring", "Model", "ServeSettings", "Server", "Store"]

@@ -117,6 +117,7 @@ def guarded(root: Path, given: str) -> Path:
     try:
         path = (home / given).resolve()
         inside = path.is_relative_to(home) and path != home and path.is_dir()
+        inside = inside and all(file.resolve().is_relative_to(home) for file in path.iterdir())
     except (OSError, ValueError, RuntimeError):
         inside = False
     if not inside:

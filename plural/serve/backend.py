@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,41 @@ class Model:
     purpose: str
     parent: str | None = None
     version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A specialist to be trained. `settings` are the trainer's by their names; `rate` times its learning rate.
+
+    With `resume` an interrupted training goes on.
+    """
+
+    name: str
+    data: Path
+    test: Path | None = None
+    purpose: str = ""
+    instructions: str = ""
+    checker: str = "exact"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    rate: float | None = None
+    replace: bool = False
+    resume: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"data": str(self.data), "test": self.test and str(self.test)}
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Lesson:
+        test = Path(kept["test"]) if kept["test"] else None
+        return cls(**{**kept, "data": Path(kept["data"]), "test": test})
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a training says of itself."""
+
+    message: str
+    facts: Mapping[str, Any]
 
 
 class Backend(Protocol):
@@ -78,3 +113,8 @@ class Backend(Protocol):
         ...
 
     def rollback(self, name: str) -> Model: ...
+
+    def train(self, lesson: Lesson) -> Iterator[News]:
+        """Raises what is wrong with the lesson at once; the iterator, which blocks, is for another thread. Leaving it
+        ends the training. Afterwards the specialist is in the library and served."""
+        ...

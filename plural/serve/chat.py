@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from plural.serve.chat_wire import ChatBody
 from plural.serve.service import Service, needs, visit_of
+from plural.serve.stored import keep_answer
 from plural.serve.stream import DONE, event_stream
 from plural.serve.visit import Visit
 from plural.types import Spoken, ToolCall, Usage
@@ -31,12 +32,19 @@ def chat_routes(service: Service) -> APIRouter:
         visit.user = body.user or ""
         speech = service.speech(speaker, [asked], visit)
         answer = Answer.begun(body.model, service.backend.digest)
+
+        def whole() -> dict[str, Any]:
+            made = answer.whole(visit.usage, top=body.top_logprobs or 0, logprobs=bool(body.logprobs))
+            if body.store:
+                keep_answer(service, visit.key.id, made, body.model_dump(mode="json", exclude_none=True))
+            return made
+
         if body.stream:
-            return await event_stream(_chunks(answer, speech, body, visit))
+            return await event_stream(_chunks(answer, speech, body, visit, whole))
         async with aclosing(speech):
             async for piece in speech:
                 answer.add(piece)
-        return JSONResponse(answer.whole(visit.usage, top=body.top_logprobs or 0, logprobs=bool(body.logprobs)))
+        return JSONResponse(whole())
 
     return router
 
@@ -94,7 +102,7 @@ class Answer:
         }
         if choice.calls:
             message["tool_calls"] = [call_json(call) for call in choice.calls]
-        content = [_cut(token, top) for token in choice.logprobs]
+        content = [cut(token, top) for token in choice.logprobs]
         return {
             "index": which,
             "message": message,
@@ -104,14 +112,17 @@ class Answer:
 
 
 async def _chunks(
-    answer: Answer, speech: AsyncGenerator[Spoken, None], body: ChatBody, visit: Visit
+    answer: Answer, speech: AsyncGenerator[Spoken, None], body: ChatBody, visit: Visit, whole: Callable[[], object]
 ) -> AsyncGenerator[bytes, None]:
     write = _ChunkWriter(answer, body)
     async with aclosing(speech):
         async for piece in speech:
-            chunk = write(piece)
-            if chunk:
+            if body.store:
+                answer.add(piece)
+            if chunk := write(piece):
                 yield chunk
+    if body.store:
+        whole()
     yield write.end(visit.usage) + DONE
 
 
@@ -155,7 +166,7 @@ class _ChunkWriter:
     def _chunk(
         self, which: int, delta: Mapping[str, Any], logprob: Mapping[str, Any] | None, finish: str | None
     ) -> bytes:
-        said = "null" if logprob is None else json.dumps({"content": [_cut(logprob, self._top)], "refusal": None})
+        said = "null" if logprob is None else json.dumps({"content": [cut(logprob, self._top)], "refusal": None})
         choice = (
             f'"index": {which}, "delta": {json.dumps(delta)}, "logprobs": {said}, "finish_reason": {json.dumps(finish)}'
         )
@@ -167,14 +178,17 @@ class _ChunkWriter:
         return f"data: {json.dumps(self._head | {'choices': [], 'usage': usage_json(usage)})}\n\n".encode()
 
 
-def _cut(token: Mapping[str, Any], top: int) -> Mapping[str, Any]:
+def cut(token: Mapping[str, Any], top: int) -> Mapping[str, Any]:
     """The engine gives one alternative at least when it is asked for any log-probability."""
     return {**token, "top_logprobs": token["top_logprobs"][:top]}
 
 
 def call_json(call: ToolCall) -> dict[str, Any]:
-    arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": in_json(call.arguments)}}
+
+
+def in_json(arguments: Mapping[str, Any]) -> str:
+    return json.dumps(dict(arguments), ensure_ascii=False)
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from plural.serve.errors import WireError
 from plural.serve.wire import (
     MOST_ANSWERS,
     Drawing,
+    Metadata,
     ResponseFormat,
     StreamOptions,
     Strict,
@@ -118,7 +119,7 @@ class ChatBody(Drawing):
     # Whom it is for: in the access log.
     user: Annotated[str, Field(max_length=128)] | None = None
     store: bool | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    metadata: Metadata | None = None
     # What they say is so, and nothing else can be.
     modalities: list[Literal["text"]] | None = None
     service_tier: Literal["auto", "default"] | None = None
@@ -219,10 +220,16 @@ def text_of(content: Content | None) -> str:
 
 
 def _call(call: Call, where: str) -> ToolCall:
+    function = call.function
+    return ToolCall(call.id, function.name, arguments_of(function.arguments, function.name, where))
+
+
+def arguments_of(text: str, name: str, where: str) -> dict[str, Any]:
+    """Raises WireError for what is no JSON object."""
     try:
-        arguments = json.loads(call.function.arguments or "{}")
+        arguments = json.loads(text or "{}")
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
-        raise WireError(400, f"{where}: the arguments of {call.function.name} are no JSON object.", param=where)
-    return ToolCall(call.id, call.function.name, arguments)
+        raise WireError(400, f"{where}: the arguments of {name} are no JSON object.", param=where)
+    return arguments

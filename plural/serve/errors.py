@@ -95,12 +95,12 @@ def described(error: Exception) -> tuple[int, str, str | None, str | None, int |
     return 500, "Something went wrong in the server; its log has the details under this request's id.", None, None, None
 
 
-def wrong_fields(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
+def wrong_fields(errors: Sequence[Mapping[str, Any]], body: object) -> tuple[str, str | None]:
     """What is wrong with a body, all of it, and the first field that it is about."""
     lines: list[str] = []
     first: str | None = None
     for one in errors[:8]:
-        place = _place(one["loc"])
+        place = _place(one["loc"], body, missing=one["type"] == "missing")
         first = first or place
         match one["type"]:
             case "extra_forbidden":
@@ -114,7 +114,19 @@ def wrong_fields(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
     return " ".join(dict.fromkeys(lines)), first
 
 
-def _place(location: Sequence[object]) -> str | None:
-    """ "messages.0.content" of ("body", "messages", 0, "content"), without the names of the models in between."""
-    parts = [str(part) for part in location[1:] if isinstance(part, int) or (isinstance(part, str) and part.islower())]
+def _place(location: Sequence[object], body: object, *, missing: bool) -> str | None:
+    """ "messages.0.content" of ("body", "messages", 0, "user", "content", "str"): what is no key of the body says which
+    of several models pydantic tried."""
+    source, *steps = location
+    if source != "body":
+        return ".".join(map(str, steps)) or None
+    at: Any = body
+    parts: list[str] = []
+    for index, step in enumerate(steps):
+        there = step in at if isinstance(at, Mapping) else isinstance(at, list) and step in range(len(at))
+        if there:
+            at = at[step]
+        elif not (missing and index == len(steps) - 1):
+            continue
+        parts.append(str(step))
     return ".".join(parts) or None

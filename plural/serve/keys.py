@@ -45,7 +45,7 @@ def make_key(scopes: Sequence[Scope], note: str = "") -> tuple[str, Key]:
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """None if there is no file. Raises SettingsError for a damaged one, without showing what it holds."""
+    """None of them if there is no file. Raises SettingsError for a damaged one, without showing what it holds."""
     try:
         return _FILE.validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -77,13 +77,14 @@ class Keyring:
         self._path = path
         self._stamp: tuple[int, int] | None = None
         self._keys: tuple[Key, ...] = ()
+        self._needed = given is not None
         self._look()
 
     @property
-    def empty(self) -> bool:
-        """Is no key known, so that nobody needs one?"""
+    def needed(self) -> bool:
+        """Must a key be shown? Once there was one, always: a file that loses its last key opens no door."""
         self._look()
-        return not self._all
+        return self._needed
 
     def find(self, key: str) -> Key | None:
         """All keys are looked at, each in constant time."""
@@ -107,9 +108,9 @@ class Keyring:
         except FileNotFoundError:
             stamp = (0, 0)
         if stamp != self._stamp:
-            # A damaged or vanished file must not open the door: the keys that were known stay.
-            self._keys = read_keys(self._path) or self._keys
+            self._keys = read_keys(self._path)
             self._stamp = stamp
+            self._needed = self._needed or bool(self._keys)
 
 
 def _hash(key: str) -> str:

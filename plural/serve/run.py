@@ -18,7 +18,7 @@ from plural.serve.settings import ServeSettings
 
 def check_exposure(settings: ServeSettings, keys: Keyring) -> None:
     """Raises SettingsError for a server that others can reach and that asks for no key."""
-    if not settings.loopback and keys.empty:
+    if not settings.loopback and not keys.needed:
         raise SettingsError(
             f"The server would listen on {settings.host}, which others can reach, without an API key.",
             hint="Make one (plural keys add), set PLURAL_SERVE_API_KEY, or listen on 127.0.0.1.",
@@ -30,32 +30,33 @@ def run(server: Server, settings: ServeSettings, told: Callable[[str], None]) ->
 
     `told` gets the address when requests are taken. Raises MachineError when it cannot listen.
     """
-    _log_as_json()
-    config = uvicorn.Config(
-        server.app,
-        host=settings.host,
-        port=settings.port,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-        timeout_graceful_shutdown=settings.drain,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # who calls is who is connected, not what a header says
-        ws="none",
-        lifespan="off",
-    )
-    listening = _Listening(config, server, told)
-    listening.run()
-    if not listening.started:
+    log_as_json()
+    listener = Listener(server, settings, told)
+    listener.run()
+    if not listener.started:
         raise MachineError(f"{settings.host}:{settings.port} cannot be listened on.", hint="Is the port taken?")
 
 
-class _Listening(uvicorn.Server):
+class Listener(uvicorn.Server):
     """Drains on signals and returns: uvicorn would end the process by the signal, before the engine is closed."""
 
-    def __init__(self, config: uvicorn.Config, server: Server, told: Callable[[str], None]) -> None:
-        super().__init__(config)
+    def __init__(self, server: Server, settings: ServeSettings, told: Callable[[str], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                server.app,
+                host=settings.host,
+                port=settings.port,
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
+                timeout_graceful_shutdown=settings.drain,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,  # who calls is who is connected, not what a header says
+                ws="none",
+                lifespan="on",
+            )
+        )
         self._service = server.service
         self._told = told
 
@@ -67,6 +68,10 @@ class _Listening(uvicorn.Server):
             self._told(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        self.drain()
+
+    def drain(self) -> None:
+        """Takes no more requests and ends when those under way have; a second call does not wait for them."""
         self._service.draining = True
         self.force_exit = self.should_exit
         self.should_exit = True
@@ -80,7 +85,7 @@ class _AsJson(logging.Formatter):
         return json.dumps(line)
 
 
-def _log_as_json() -> None:
+def log_as_json() -> None:
     """One JSON object a line on standard error; the access log's lines are objects already."""
     for name, formatter in {
         "plural.access": logging.Formatter("%(message)s"),

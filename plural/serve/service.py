@@ -18,6 +18,7 @@ from plural.serve.errors import WireError
 from plural.serve.keys import Scope
 from plural.serve.metrics import Metrics
 from plural.serve.settings import ServeSettings
+from plural.serve.store import Store
 from plural.serve.visit import Visit
 from plural.types import Asked, Spoken, Usage
 
@@ -28,6 +29,7 @@ class Service:
     settings: ServeSettings
     gate: Gate
     metrics: Metrics
+    store: Store
     draining: bool = False
 
     def speaker(self, name: str, visit: Visit) -> Speaker:

@@ -25,6 +25,7 @@ class ServeSettings(BaseSettings):
         default=(), description="Names that clients may call the server by, besides its own."
     )
     origins: tuple[str, ...] = Field(default=(), description="Web pages that may call (CORS); by default none.")
+    data: Path | None = Field(default=None, description="The folder of stored answers and uploaded files.")
     tls_cert: Path | None = Field(default=None, description="PEM file of the certificate chain.")
     tls_key: Path | None = Field(default=None, description="PEM file of its private key.")
     max_inside: int = Field(default=128, ge=1, description="Answers worked on or waiting; the next one gets a 429.")

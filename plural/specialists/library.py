@@ -49,6 +49,7 @@ class Library:
         self.root = root
         self._shelves = (root, *starter)
         self._instead: Mapping[str, Specialist] = dict(instead or {})
+        self._unnamed: Mapping[str, Specialist] = {}
 
     def imagined(self, specialist: Specialist) -> Library:
         """To read from only: this library as it would be if the specialist's name stood for it."""
@@ -65,6 +66,15 @@ class Library:
                 f"Nothing was lent under {name!r}.", hint=f"Lent: {', '.join(self.lent) or 'nothing'}."
             )
         self._instead = {other: one for other, one in self._instead.items() if other != name}
+
+    @contextlib.contextmanager
+    def showing(self, specialist: Specialist) -> Iterator[None]:
+        """Lets its adapter be found by its digest meanwhile, though it is not in the folder and has no name here."""
+        self._unnamed = {**self._unnamed, specialist.digest: specialist}
+        try:
+            yield
+        finally:
+            self._unnamed = {digest: one for digest, one in self._unnamed.items() if digest != specialist.digest}
 
     @property
     def lent(self) -> tuple[str, ...]:
@@ -254,6 +264,8 @@ class Library:
             raise
 
     def _with_digest(self, digest: str) -> Specialist | None:
+        if digest in self._unnamed:
+            return self._unnamed[digest]
         for specialist in self:
             if specialist.digest == digest:
                 return specialist

@@ -3,39 +3,90 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import math
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from plural.errors import SettingsError, SpecialistError, unknown_name
 from plural.protocols import Speaker
-from plural.serve.backend import Model
+from plural.serve import Keyring, Model, Server, ServeSettings, Store
+from plural.serve.backend import Lesson, News
+from plural.serve.keys import SCOPES, Key, make_key, read_keys, write_keys
+from plural.serve.run import check_exposure, run
 from plural.specialists import Card, Specialist, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
 from plural.types import Asked, Routed, RunFinished, Sampling, Spoken, TextDelta
-from plural.wiring.network import BASE, MIXED, WEIGHT, Network, Progress
+from plural.wiring.network import BASE, MIXED, WEIGHT, Network
 from plural.wiring.publishing import promote_if_not_worse
+from plural.wiring.school import read_school
 from plural.wiring.stages import Stage
+from plural.wiring.training import train_school
 
 # The model id under which the router chooses who answers.
 NETWORK = "network"
+KEYS_FILE = Path("~/.local/share/plural/keys.json")
+DATA_FOLDER = Path("~/.local/share/plural/server")
 
 
-def serve(network: Network, given: Mapping[str, Any], told: Callable[[str], None]) -> None:
-    """Puts the network on the wire until a signal. `given` are fields of ServeSettings; `told` gets the address.
+@dataclass(frozen=True)
+class ServeOrder:
+    """How to serve, checked."""
 
-    Raises SettingsError for options that cannot be, MachineError when it cannot listen.
-    """
-    from plural.serve import Keyring, Server, ServeSettings
-    from plural.serve.run import check_exposure, run
+    settings: ServeSettings
+    keys: Keyring
 
+
+def read_order(given: Mapping[str, Any]) -> ServeOrder:
+    """`given` are fields of ServeSettings, None is not given. Raises SettingsError for options that cannot be."""
     settings = ServeSettings.of(**given)
     secret = settings.api_key.get_secret_value() if settings.api_key else None
-    keys = Keyring(secret, network.settings.resolve(settings.keys) if settings.keys else None)
+    keys = Keyring(secret, _keys_file(settings.keys))
     check_exposure(settings, keys)
-    run(Server(ServedNetwork(network), settings, keys), settings, told)
+    return ServeOrder(settings, keys)
+
+
+def serve(network: Network, order: ServeOrder, told: Callable[[str], None]) -> None:
+    """Puts the network on the wire until a signal; `told` gets the address. Raises MachineError if it cannot listen."""
+    folder = (order.settings.data or DATA_FOLDER).expanduser().absolute()
+    store = Store(folder / "records.sqlite")
+    try:
+        server = Server(ServedNetwork(network), order.settings, order.keys, store, folder / "files")
+        run(server, order.settings, told)
+    finally:
+        store.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------- keys
+def add_key(file: Path | None, scopes: Sequence[str], note: str) -> tuple[str, Key]:
+    """Raises SettingsError for a scope that there is not."""
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown:
+        raise SettingsError(f"There is no scope {unknown[0]!r}.", hint=f"Scopes: {', '.join(SCOPES)}.")
+    secret, key = make_key([scope for scope in SCOPES if scope in scopes], note)
+    path = _keys_file(file)
+    write_keys(path, (*read_keys(path), key))
+    return secret, key
+
+
+def list_keys(file: Path | None) -> tuple[Key, ...]:
+    return read_keys(_keys_file(file))
+
+
+def remove_key(file: Path | None, key: str) -> None:
+    """Raises SettingsError for an id that no key has."""
+    path = _keys_file(file)
+    keys = read_keys(path)
+    left = [one for one in keys if one.id != key]
+    if len(left) == len(keys):
+        raise SettingsError(f"No key has the id {key!r}.", hint="plural keys list shows them.")
+    write_keys(path, left)
+
+
+def _keys_file(given: Path | None) -> Path:
+    return (given or KEYS_FILE).expanduser().absolute()
 
 
 class ServedNetwork:
@@ -119,6 +170,32 @@ class ServedNetwork:
 
     def rollback(self, name: str) -> Model:
         return _model(self.library.rollback(name))
+
+    # ----------------------------------------------------------------------------------------------------- training
+    def train(self, lesson: Lesson) -> Iterator[News]:
+        from plural.train import TrainSettings
+
+        rate = None if lesson.rate is None else lesson.rate * TrainSettings().learning_rate
+        said = {
+            **lesson.settings,
+            "purpose": lesson.purpose or None,
+            "instructions": lesson.instructions or None,
+            "checker": lesson.checker,
+            "test": lesson.test,
+            "learning_rate": rate,
+        }
+        school = read_school(
+            [lesson.data],
+            [lesson.name],
+            said,
+            command="POST /v1/fine_tuning/jobs",
+            replace=lesson.replace,
+            resume=lesson.resume,
+        )
+        taken = lesson.name in (NETWORK, BASE) or lesson.name in self.library.lent
+        if taken or (lesson.name in self.library and not lesson.replace):
+            raise SpecialistError(f"The name {lesson.name!r} is taken.", hint="Choose another suffix, or set replace.")
+        return (_news(stage) for stage in train_school(school, self.network))
 
     # ------------------------------------------------------------------------------------------------------- inside
     def _specialist(self, name: str) -> Specialist:
@@ -206,15 +283,18 @@ class NetworkSpeaker:
             )
 
 
+def _news(stage: Stage) -> News:
+    """What a client is told: no paths of this machine, and no numbers that JSON has no word for."""
+    facts = {name: None if _is_nan(value) else value for name, value in stage.facts.items() if name != "path"}
+    return News(stage.result or f"{stage.stage}: {stage.note or f'{stage.done:.0%}'}", facts)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 def _model(specialist: Specialist, name: str = "") -> Model:
     card = specialist.card
     return Model(
         name or card.name, int(card.created.timestamp()), card.digest, card.purpose, parent=BASE, version=card.version
     )
-
-
-def open_and_serve(given: Mapping[str, Any], told: Callable[[str], None], progress: Progress, **settings: Any) -> None:
-    """Opens the network, puts it on the wire, and closes it."""
-    with Network.open(progress=progress, **settings) as network:
-        progress("", 1.0)
-        serve(network, given, told)
