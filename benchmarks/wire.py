@@ -86,6 +86,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64, help="new tokens of each answer")
+    parser.add_argument("--inputs", type=int, nargs=2, default=[32, 97], help="prompt tokens, the upper one excluded")
     parser.add_argument("--streams", type=int, default=32, help="answers at once")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="auto")
@@ -95,7 +96,7 @@ def _options() -> argparse.Namespace:
 def _prompts(network: Network, dice: random.Random, given: argparse.Namespace) -> list[str]:
     tokenizer = network.base_model.tokenizer
     return [
-        tokenizer.decode(random_prompt(dice, dice.randrange(32, 97), tokenizer.vocab_size))
+        tokenizer.decode(random_prompt(dice, dice.randrange(*given.inputs), tokenizer.vocab_size))
         for _ in range(given.requests)
     ]
 

@@ -62,7 +62,8 @@ class Backend(Protocol):
     """Everything is called on the server's event loop; what may take long is awaited."""
 
     library: Library
-    # The base: its name and digest, the tokens of one sequence at most, and of one answer if nothing is said.
+    # The base: its model id, name and digest, the tokens of one sequence at most, and of one answer by default.
+    base_id: str
     base_name: str
     digest: str
     context: int

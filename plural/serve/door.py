@@ -102,13 +102,17 @@ class Keeper:
             return
         visit: Visit = scope["state"]["visit"]
         headers = Headers(scope=scope)
-        if scope["path"] not in OPEN_PATHS:
-            self._unlock(visit, headers.get("authorization", ""))
         upload = scope["path"] == UPLOADS and scope["method"] == "POST"
         limit = self._settings.upload_limit if upload else self._settings.body_limit
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > limit:
-            raise _too_large(limit)
+        try:
+            if scope["path"] not in OPEN_PATHS:
+                self._unlock(visit, headers.get("authorization", ""))
+            if length.isdecimal() and int(length) > limit:
+                raise _too_large(limit)
+        except WireError as error:  # answered here, so that a page that may call can read it
+            await _answer_error(error, visit, scope, receive, send)
+            return
         await _while_listened(self._app, scope, _Body(receive, limit), send, visit)
 
     def _unlock(self, visit: Visit, authorization: str) -> None:

@@ -41,7 +41,7 @@ def embedding_routes(service: Service) -> APIRouter:
     @router.post("/v1/embeddings")
     async def create_embedding(body: EmbeddingBody, request: Request) -> dict[str, Any]:
         visit = visit_of(request)
-        base = next(model.id for model in service.backend.models() if model.digest == service.backend.digest)
+        base = service.backend.base_id
         if body.model != base:
             service.speaker(body.model, visit)  # a 404 for what is not there
             raise WireError(400, f"Only the base reads texts for embeddings: model is {base!r}.", param="model")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from plural.errors import (
@@ -35,13 +36,13 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-class WireError(Exception):
+class WireError(HTTPException):
     """A refusal that is the server's own. `again` are the seconds after which asking again may work."""
 
     def __init__(
         self, status: int, message: str, *, code: str | None = None, param: str | None = None, again: int | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(status, message)
         self.status, self.message, self.code, self.param, self.again = status, message, code, param, again
 
 

@@ -114,7 +114,7 @@ def fine_tuning_routes(service: Service, folder: Path, jobs: Jobs) -> APIRouter:
     @router.post("")
     async def create_job(body: JobBody, request: Request) -> Mapping[str, Any]:
         owner = visit_of(request).key.id
-        base = next(model.id for model in service.backend.models() if model.digest == service.backend.digest)
+        base = service.backend.base_id
         if body.model != base:
             raise WireError(400, f"Specialists are trained on the base: model is {base!r}.", param="model")
         data = path_of(service, folder, body.training_file, owner, "training_file")

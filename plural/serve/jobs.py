@@ -109,6 +109,8 @@ class Jobs:
             self._change(record, trained_tokens=news.facts["tokens"])
 
     def _failed(self, record: Record, error: Exception, folder: Path) -> None:
+        if self._stops[record.id].is_set():
+            return
         if isinstance(error, PluralError):
             code, message = type(error).__name__, str(error).replace(f"{folder}/", "")
         else:
@@ -119,6 +121,7 @@ class Jobs:
         self._change(record, status="failed", finished_at=int(time.time()), error=error_json)
 
     def _succeeded(self, record: Record, lesson: Lesson) -> None:
+        """Also after a cancellation that came too late: the specialist is there."""
         self._say(record, "The job has successfully completed.", {})
         self._change(record, status="succeeded", finished_at=int(time.time()), fine_tuned_model=lesson.name)
 

@@ -95,6 +95,7 @@ class ServedNetwork:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.library = network.library
+        self.base_id = BASE
         self.base_name = network.base_model.name
         self.digest = network.base_model.digest
         self.context = network.base_model.context

@@ -133,6 +133,9 @@ def test_a_named_origin_may_call(tmp_path: Path) -> None:
         answer = httpx.get(f"{running.url}/v1/models", headers=page | bearer("secret") | {"Host": "plural.test"})
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == "https://studio.example"
+        answer = httpx.get(f"{running.url}/v1/models", headers=page)
+        assert answer.status_code == 401
+        assert answer.headers["access-control-allow-origin"] == "https://studio.example", "the page may read why"
     network.close()
     with pytest.raises(SettingsError, match="one by one"):
         ServeSettings.of(origins=("*",))
