@@ -21,7 +21,7 @@ from plural.serve.admission import Gate
 from plural.serve.backend import Backend
 from plural.serve.chat import chat_routes
 from plural.serve.completions import completion_routes
-from plural.serve.door import Door, Keeper
+from plural.serve.door import Door, Keeper, answer_error
 from plural.serve.embeddings import embedding_routes
 from plural.serve.errors import ErrorBody, WireError, described, refusal, wrong_fields
 from plural.serve.files import file_routes
@@ -108,10 +108,11 @@ def _api(routers: list[APIRouter], jobs: Jobs) -> FastAPI:
     @api.exception_handler(WireError)
     @api.exception_handler(PluralError)
     async def refused(request: Request, error: Exception) -> Response:
-        status, message, code, param, again = described(error)
-        if status >= 500:
-            raise error  # the door logs it
-        request.state.visit.error = type(error).__name__
-        return refusal(status, message, code=code, param=param, again=again)
+        return answer_error(error, request.state.visit)
+
+    @api.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> Response:
+        status, message, *_ = described(error)
+        return refusal(status, message)  # it goes on to the door, which logs it
 
     return api

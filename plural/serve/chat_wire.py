@@ -200,7 +200,11 @@ def _message(message: Instructed | UserSaid | AssistantSaid | ToolSaid, index: i
         case AssistantSaid():
             calls = tuple(_call(call, f"messages.{index}.tool_calls") for call in message.tool_calls or ())
             if message.content is None and not calls:
-                raise WireError(400, f"messages.{index} says nothing.", param=f"messages.{index}.content")
+                raise WireError(
+                    400,
+                    f"messages.{index}.content is missing: it says nothing and calls nothing.",
+                    param=f"messages.{index}.content",
+                )
             return Message("assistant", _said_by(message.name, "assistant", text_of(message.content)), calls)
         case ToolSaid():
             return Message("tool", text_of(message.content), tool_call_id=message.tool_call_id)

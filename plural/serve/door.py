@@ -13,6 +13,7 @@ import json
 import logging
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plural.serve.errors import WireError, described, refusal
@@ -66,7 +67,9 @@ class Door:
             self._admit(headers, scope)
             await self._app(scope, receive, answer)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, it is answered and logged
-            await _answer_error(error, visit, scope, receive, answer)
+            told = answer_error(error, visit)
+            if not visit.status:
+                await told(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", "")
             self._metrics.answered(visit, route)
@@ -111,7 +114,7 @@ class Keeper:
             if length.isdecimal() and int(length) > limit:
                 raise _too_large(limit)
         except WireError as error:  # answered here, so that a page that may call can read it
-            await _answer_error(error, visit, scope, receive, send)
+            await answer_error(error, visit)(scope, receive, send)
             return
         await _while_listened(self._app, scope, _Body(receive, limit), send, visit)
 
@@ -171,13 +174,13 @@ async def _while_listened(app: ASGIApp, scope: Scope, body: _Body, send: Send, v
             await work
 
 
-async def _answer_error(error: Exception, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
+def answer_error(error: Exception, visit: Visit) -> Response:
+    """What the client is told. What is a fault of the server's is logged whole."""
     status, message, code, param, again = described(error)
     visit.error = type(error).__name__
-    if status >= 500:
+    if status == 500:
         FAULTS.error("request %s failed", visit.id, exc_info=error)
-    if not visit.status:
-        await refusal(status, message, code=code, param=param, again=again)(scope, receive, send)
+    return refusal(status, message, code=code, param=param, again=again)
 
 
 def _too_large(limit: int) -> WireError:

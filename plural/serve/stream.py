@@ -49,6 +49,6 @@ def _failed(error: Exception, scope: Scope) -> bytes:
     status, message, code, param, _ = described(error)
     visit = scope["state"]["visit"]
     visit.error = type(error).__name__
-    if status >= 500:
+    if status == 500:
         _FAULTS.error("request %s failed", visit.id, exc_info=error)
     return b"data: " + json.dumps(error_body(message, status, code, param)).encode() + b"\n\n"

@@ -262,9 +262,3 @@ def test_what_cannot_run_is_said_before_a_stream_begins(client: Any) -> None:
     assert "context" in error.message
     error = refused(client, extra_body={"structured_outputs": {"regex": "("}}, stream=True)
     assert "regex" in error.message
-
-
-def test_a_deadline_that_cannot_be_met_is_no_reason_to_ask_again(client: Any) -> None:
-    error = refused(client, openai.APIStatusError, extra_body={"deadline": 1e-9})
-    assert error.status_code == 504
-    assert error.response.headers["x-should-retry"] == "false"

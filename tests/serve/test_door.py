@@ -51,7 +51,7 @@ def test_nothing_is_told_without_a_key(guarded: tuple[Running, dict[str, str]]) 
     running, _ = guarded
     asked = [("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/nowhere"),
              ("POST", "/v1/chat/completions"), ("POST", "/v1/load_lora_adapter"), ("GET", "/v1/library")]  # fmt: skip
-    for headers in ({}, bearer("wrong"), bearer(""), {"Authorization": "Basic dXNlcjpwYXNz"}):
+    for headers in ({}, bearer("wrong"), {"Authorization": "Bearer"}, {"Authorization": "Basic dXNlcjpwYXNz"}):
         for method, path in asked:
             answer = httpx.request(
                 method, running.url + path, headers=headers, json=ASKED if method == "POST" else None
@@ -185,7 +185,7 @@ def test_what_is_no_json_object_is_refused(running: Running, body: bytes) -> Non
 
 def test_what_is_not_there_is_said_in_openais_shape(running: Running) -> None:
     assert httpx.get(f"{running.url}/nowhere").json()["error"]["code"] == "not_found"
-    assert httpx.get(f"{running.url}/v1/chat/completions").status_code == 405
+    assert httpx.put(f"{running.url}/v1/chat/completions").status_code == 405
     assert httpx.get(f"{running.url}/docs").status_code == 404
 
 
@@ -199,13 +199,14 @@ def test_adapters_come_from_the_library_only(running: Running, tmp_path: Path) -
     root = network.library.root
     outside = stage_specialist(tmp_path / "outside", network.base_model, seed=9, name="spy")
     inside = stage_specialist(root / ".incoming" / "spy", network.base_model, seed=9, name="spy")
-    (root / "link").symlink_to(outside)
+    link = root / ".incoming" / "link"
+    link.symlink_to(outside)
     half, pickled = root / ".incoming" / "half", root / ".incoming" / "pickled"
     half.mkdir()
     for file in ("adapter_config.json", "specialist.json"):
         (half / file).write_bytes((inside / file).read_bytes())
     (half / "adapter_model.safetensors").symlink_to(outside / "adapter_model.safetensors")
-    for path in (outside, "../outside", root / "link", "link", half, ".", "", "/etc", "no\0where", ".incoming/../.."):
+    for path in (outside, "../outside", link, ".incoming/link", half, ".", "", "/etc", "no\0where", ".incoming/../.."):
         answer = load(running, "spy", path)
         assert answer.status_code == 400, path
         assert str(outside) not in answer.text

@@ -119,6 +119,16 @@ async def test_an_answer_that_takes_too_long_ends(network: Any) -> None:
                     pass
 
 
+async def test_a_deadline_that_cannot_be_met_is_no_reason_to_ask_again(network: Any) -> None:
+    with served(network) as running:
+        async with asking(running, max_retries=2) as client:
+            with pytest.raises(openai.APIStatusError) as caught:
+                await client.chat.completions.create(**LONG | {"extra_body": {"deadline": 1e-9}})
+            assert caught.value.status_code == 504
+            assert caught.value.code == "deadline_exceeded"
+        assert network.engine.stats().submitted == 1, "the client did not try again"
+
+
 async def test_what_is_under_way_is_finished_when_it_drains(network: Any) -> None:
     with served(network) as running:
         async with asking(running) as client:

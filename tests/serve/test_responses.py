@@ -53,7 +53,8 @@ def test_its_events_tell_the_same_response(client: Any, options: dict[str, Any])
     assert kinds[:2] == ["response.created", "response.in_progress"]
     assert kinds[-1] == f"response.{whole.status}"
     assert last.output_text == whole.output_text
-    assert last.usage == whole.usage
+    assert last.usage.input_tokens == whole.usage.input_tokens
+    assert last.usage.output_tokens == whole.usage.output_tokens
     for kind in ("response.output_item.added", "response.output_item.done"):
         assert kinds.count(kind) == len(whole.output)
     if whole.output_text:
