@@ -33,7 +33,6 @@ class Jobs:
         self._store = store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="plural-training")
         self._stops: dict[str, threading.Event] = {}
-        self._stopping = False
 
     def start(self, owner: str, body: Mapping[str, Any], lesson: Lesson) -> Mapping[str, Any]:
         """A new job, queued. `body` is what the client is shown of it; raises what is wrong with the lesson."""
@@ -65,7 +64,6 @@ class Jobs:
 
     async def stop(self) -> None:
         """Ends the training after its step; the job stays unfinished, to be gone on with."""
-        self._stopping = True
         for stop in self._stops.values():
             stop.set()
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
