@@ -78,8 +78,8 @@ def main() -> None:
     later = 1000 * (medians["http"] - medians["in process"])
     print(f"over HTTP {100 * statistics.median(ratios):.1f}% of the throughput, the first token {later:+.1f} ms")
     asked = {"streams": given.streams, "requests": given.requests, "tokens": given.tokens, "dtype": given.dtype}
-    rates = {side: [run.rate for run in made] for side, made in runs.items()}
-    print(json.dumps({"benchmark": "wire", **asked, "ratios": ratios, "first_ms": later, "rates": rates}))
+    every = {side: [run.rate for run in made] for side, made in runs.items()}
+    print(json.dumps({"benchmark": "wire", **asked, "ratios": ratios, "first_ms": later, "rates": every}))
 
 
 def _options() -> argparse.Namespace:
