@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from plural.doors import asking, machine, mcp, memory, runs, school, shelf, training
+from plural.doors import asking, machine, mcp, memory, runs, school, serving, shelf, training
 from plural.doors.terminal import complain, err
 from plural.errors import PluralError, UserError
 
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "publish": shelf.publish,
     "rollback": shelf.rollback,
     "mcp": mcp.mcp,
+    "serve": serving.serve,
     "doctor": machine.doctor,
 }
 
@@ -57,6 +58,7 @@ app = typer.Typer(
 for _name, _command in COMMANDS.items():
     app.command(name=_name)(_command)
 app.add_typer(memory.app, name="memory")
+app.add_typer(serving.keys_app, name="keys")
 
 
 def main() -> None:

@@ -5,10 +5,10 @@ Chat models are langchain-core's `BaseChatModel`; these are the few things it ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from plural.types import Decision, Grammar, Message, ToolSpec
+from plural.types import Asked, Decision, Grammar, Message, Spoken, ToolSpec
 
 if TYPE_CHECKING:
     from langchain_core.language_models import LanguageModelInput
@@ -38,6 +38,15 @@ class Constrainable(Protocol):
     """
 
     grammar: Grammar | None
+
+
+class Speaker(Protocol):
+    """A model as the server asks it. The pieces of all answers as they are drawn; leaving the iterator ends the work.
+
+    Raises a UserError for what it cannot do, before the first piece.
+    """
+
+    def speak(self, asked: Asked) -> AsyncGenerator[Spoken, None]: ...
 
 
 class Answerer(Protocol):

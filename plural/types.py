@@ -152,6 +152,41 @@ class TokenEvent:
     usage: Usage | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a model is asked from outside: a conversation, or, without `messages`, a text or token ids to go on from.
+
+    `tool_choice` is "auto", "required", "none" or a tool's name. `n` answers are drawn. `priority` and `deadline` are
+    those of the engine's requests.
+    """
+
+    messages: tuple[Message, ...] = ()
+    text: str | tuple[int, ...] = ""
+    sampling: Sampling = Sampling()
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    grammar: Grammar | None = None
+    n: int = 1
+    priority: int = 0
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A piece of answer number `which`; its last one has `finish` and `usage`, and the calls if there are any.
+
+    `logprob` is the token's log-probability in OpenAI's form, if it was asked for.
+    """
+
+    which: int
+    text: str
+    calls: tuple[ToolCall, ...] = ()
+    logprob: Mapping[str, Any] | None = None
+    finish: FinishReason | None = None
+    usage: Usage | None = None
+
+
 # ---------------------------------------------------------------------------------------------- decisions
 @dataclass(frozen=True, slots=True)
 class Option(Generic[T]):

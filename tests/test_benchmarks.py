@@ -157,6 +157,14 @@ def test_imports_are_added_up_by_package(script):
     assert found == pytest.approx({"torch": 0.003, "re": 0.000005})
 
 
+def test_the_wire_gives_the_same_tokens(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("PLURAL_CACHE", str(tmp_path / "cache"))
+    few = ["--requests", "3", "--tokens", "4", "--inputs", "2", "6", "--streams", "2", "--rounds", "1"]
+    found = run("wire", *few)
+    assert [len(rates) for rates in found["rates"].values()] == [1, 1]
+    assert found["ratios"] == [pytest.approx(found["rates"]["http"][0] / found["rates"]["in process"][0])]
+
+
 def test_training_counts_the_tokens_of_both_sides(run):
     few = ["--steps", "3", "--rank", "2", "--batch", "2", "--tokens", "60", "--answer", "10"]
     found = run("training", *few, "--specialists", "2", "--lengths", "52", "--rows", "1")["tokens_per_second"]

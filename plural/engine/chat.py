@@ -28,11 +28,10 @@ from plural import sync
 from plural.engine.engine import Engine
 from plural.engine.messages import known_choice, to_messages, tool_spec, usage_metadata
 from plural.engine.request import Request, mixture
-from plural.errors import ContractError, DeadlineError, PromptError, SettingsError
+from plural.engine.speaker import CallSplitter, Speaker
+from plural.errors import ContractError, DeadlineError, SettingsError
 from plural.models.base import Base
-from plural.models.chat import ChatFormat
-from plural.specialists import invoked_at
-from plural.types import AdapterRef, Decision, Grammar, Mixture, Sampling, TokenEvent, ToolCall
+from plural.types import AdapterRef, Asked, Decision, Grammar, Mixture, Sampling, TokenEvent, ToolCall
 
 _SAMPLING = frozenset(Sampling.__dataclass_fields__)
 _OPTIONS = _SAMPLING | {"priority", "deadline", "timeout", "top_logprobs"}
@@ -170,7 +169,7 @@ class ChatPlural(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         timeout = kwargs.pop("timeout", self.timeout)
         request, calls = self._request(messages, stop, kwargs)
-        split = _CallSplitter(self.base.chat if calls else None)
+        split = CallSplitter(self.base.chat if calls else None)
         logprob = 0.0
         # Leaving this stream must end the request now, not when somebody collects the generator.
         async with aclosing(self.engine.generate(request)) as drawn:
@@ -223,6 +222,20 @@ class ChatPlural(BaseChatModel):
     ) -> ChatResult:
         return sync.run(self._agenerate(messages, stop, None, **kwargs))
 
+    @property
+    def speaker(self) -> Speaker:
+        """The same way of asking without LangChain."""
+        return Speaker(
+            self.engine,
+            self.base,
+            self.model_name,
+            self.adapter,
+            self.invocations,
+            self.instructions,
+            self.grammar,
+            self.own_last,
+        )
+
     # ------------------------------------------------------------------------------ samples, decisions and reading
     async def asample(self, messages: LanguageModelInput, n: int, **options: Any) -> list[str]:
         """`n` answers to one conversation, which is read once. `seed` is the first one's, the next has the next."""
@@ -237,7 +250,7 @@ class ChatPlural(BaseChatModel):
         """Every option's probability as the whole next assistant turn, exact from the logits."""
         read = to_messages(self._convert_input(messages).to_messages())
         prompt = self.base.chat.encode(read, instructions=self.instructions, own_last=self.own_last)
-        return await self.engine.choose(prompt, options, self._worn(prompt))
+        return await self.engine.choose(prompt, options, self.speaker.worn(prompt))
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
         """The base's mean hidden state over each text; adapters play no part in it."""
@@ -261,35 +274,14 @@ class ChatPlural(BaseChatModel):
         if unknown:
             raise SettingsError(f"{self.model_name} does not know the option {', '.join(unknown)}.")
         sampling = _sampling(self.sampling, options | ({"stop": stop} if stop else {}))
-        calls = bool(tools) and choice != "none"
-        if calls:
-            grammar = self.base.chat.tool_grammar(tools, choice, parallel=parallel, own_last=own_last)
-        elif tools and grammar is None and not sampling.stop:  # a grammar says where its answer ends, as stop does
-            grammar = self.base.chat.tool_grammar(tools, "none")
-        prompt = self.base.chat.encode(to_messages(messages), tools, instructions=self.instructions, own_last=own_last)
-        return Request(tuple(prompt), sampling, self._worn(prompt), grammar, **order), calls
+        asked = Asked(to_messages(messages), "", sampling, tools, choice, parallel_tool_calls=parallel, **order)
+        return replace(self.speaker, grammar=grammar, own_last=own_last).request(asked)
 
-    def _worn(self, prompt: Sequence[int]) -> Mixture:
-        return tuple(replace(ref, offset=self._invoked(ref.digest, prompt)) for ref in mixture(self.adapter))
-
-    def _invoked(self, digest: str, prompt: Sequence[int]) -> int:
-        """From where on the adapter acts."""
-        invocation = self.invocations.get(digest)
-        if not invocation:
-            return 0
-        offset = invoked_at(prompt, invocation)
-        if offset is None:
-            raise PromptError(
-                f"The prompt has nowhere the tokens {list(invocation)} that {self.model_name} is invoked by.",
-                hint="It was trained with another chat template.",
-            )
-        return offset
-
-    def _chunk(self, text: str, event: TokenEvent, split: _CallSplitter, logprob: float) -> ChatGenerationChunk:
+    def _chunk(self, text: str, event: TokenEvent, split: CallSplitter, logprob: float) -> ChatGenerationChunk:
         info: dict[str, Any] = {}
         metadata: dict[str, Any] = {}
         if event.top_logprobs:
-            metadata["logprobs"] = {"content": [self._logprob(event)]}
+            metadata["logprobs"] = {"content": [self.speaker.logprob(event)]}
         calls: tuple[ToolCall, ...] = ()
         if event.finish is not None:
             rest, calls = split.finish()
@@ -308,15 +300,6 @@ class ChatPlural(BaseChatModel):
             chunk_position="last" if event.finish is not None else None,
         )
         return ChatGenerationChunk(message=message, generation_info=info or None)
-
-    def _logprob(self, event: TokenEvent) -> dict[str, Any]:
-        """As OpenAI writes a token's log-probability."""
-        drawn = self._token(event.token_id, event.logprob)
-        return drawn | {"top_logprobs": [self._token(token, value) for token, value in event.top_logprobs]}
-
-    def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        tokenizer = self.base.tokenizer
-        return {"token": tokenizer.decode([token]), "bytes": list(tokenizer.token_bytes(token)), "logprob": logprob}
 
 
 def _sampling(defaults: Sampling, options: Mapping[str, Any]) -> Sampling:
@@ -364,34 +347,3 @@ def _structured(message: AIMessage, schema: dict[str, Any] | type) -> Any:
 def _of_old(schema: Any, text: str) -> Any:
     """An instance of a model of pydantic 1, which LangChain's users may still have."""
     return schema.parse_raw(text)
-
-
-class _CallSplitter:
-    """Tells a streamed tool call from streamed text. Holds text back only while it could still become a call."""
-
-    def __init__(self, chat: ChatFormat | None) -> None:
-        self._chat = chat
-        self._held = ""
-        self._calling = False
-        self._open = chat is not None
-
-    def add(self, event: TokenEvent) -> str:
-        """What of the text so far may be shown now."""
-        if not self._open or self._chat is None:
-            return event.text
-        self._held += event.text
-        tag = self._chat.call_tag
-        if self._calling or self._held.startswith(tag):
-            self._calling = True
-            return ""
-        if tag.startswith(self._held):
-            return ""
-        self._open = False
-        shown, self._held = self._held, ""
-        return shown
-
-    def finish(self) -> tuple[str, tuple[ToolCall, ...]]:
-        """What was held back: the rest of the text, or the calls it turned out to be."""
-        if not self._calling or self._chat is None:
-            return self._held, ()
-        return self._chat.parse(self._held)

@@ -48,11 +48,38 @@ class Library:
     ) -> None:
         self.root = root
         self._shelves = (root, *starter)
-        self._instead = instead or {}
+        self._instead: Mapping[str, Specialist] = dict(instead or {})
+        self._unnamed: Mapping[str, Specialist] = {}
 
     def imagined(self, specialist: Specialist) -> Library:
         """To read from only: this library as it would be if the specialist's name stood for it."""
         return Library(self.root, starter=self._shelves[1:], instead={specialist.name: specialist})
+
+    def lend(self, specialist: Specialist) -> None:
+        """Lets its name stand for it in this process, whatever the folder holds, until it is taken back."""
+        self._instead = {**self._instead, check_name(specialist.name): specialist}
+
+    def take_back(self, name: str) -> None:
+        """Raises SpecialistError for a name that was not lent."""
+        if name not in self._instead:
+            raise SpecialistError(
+                f"Nothing was lent under {name!r}.", hint=f"Lent: {', '.join(self.lent) or 'nothing'}."
+            )
+        self._instead = {other: one for other, one in self._instead.items() if other != name}
+
+    @contextlib.contextmanager
+    def showing(self, specialist: Specialist) -> Iterator[None]:
+        """Lets its adapter be found by its digest meanwhile, though it is not in the folder and has no name here."""
+        self._unnamed = {**self._unnamed, specialist.digest: specialist}
+        try:
+            yield
+        finally:
+            self._unnamed = {digest: one for digest, one in self._unnamed.items() if digest != specialist.digest}
+
+    @property
+    def lent(self) -> tuple[str, ...]:
+        """The names that stand for something lent."""
+        return tuple(self._instead)
 
     def names(self) -> list[str]:
         """Every name, sorted. A folder without a card is no specialist."""
@@ -237,6 +264,8 @@ class Library:
             raise
 
     def _with_digest(self, digest: str) -> Specialist | None:
+        if digest in self._unnamed:
+            return self._unnamed[digest]
         for specialist in self:
             if specialist.digest == digest:
                 return specialist

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -146,12 +146,16 @@ class Network:
             }
         )
 
+    def mixed(self, name: str) -> ChatPlural:
+        """A mixture by its name: "sql:0.7+polite:0.3"."""
+        return self.mixture(_weights(name))
+
     def agent(self, name: str) -> Agent:
         """A specialist (or "base", or a mixture as "sql:0.7+polite:0.3") as an agent with the tools its card names."""
         if name == BASE:
             return Agent(BASE, model=self.base)
         if MIXED in name or WEIGHT in name:
-            return Agent(name, model=self.mixture(_weights(name)))
+            return Agent(name, model=self.mixed(name))
         card = self.library.get(name).card
         tools = [toolbox.TOOLS[tool] for tool in card.tools]
         return Agent(name, model=self.specialist(name), tools=tools, description=card.purpose)
@@ -318,7 +322,7 @@ class Conversation:
     def stream(self, request: str) -> Iterator[Event]:
         return sync.iterate(self.astream(request))
 
-    async def astream(self, request: str) -> AsyncIterator[Event]:
+    async def astream(self, request: str) -> AsyncGenerator[Event, None]:
         async for event in self._network.run(request, to=self._to, history=tuple(self.messages)):
             if isinstance(event, RunFinished):
                 self.messages += [Message("user", request), Message("assistant", event.answer)]

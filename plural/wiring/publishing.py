@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,13 +83,14 @@ def promote_if_not_worse(
     checker_name: str | None = None,
     exam: Exam | None = None,
     force: bool = False,
+    opened: Network | None = None,
 ) -> Generator[Stage, None, Specialist]:
     """Lets the candidate, a version that the library keeps, take over its name. Its own rows are those of `data`, or of
-    an `exam`, or else the held-out ones.
+    an `exam`, or else the held-out ones. `opened` is a network of these settings, if there is one already.
     """
     library = shelf(settings)
     current = _standing(library, candidate.name)
-    with Network.open(**settings.model_dump()) as network:
+    with nullcontext(opened) if opened else Network.open(**settings.model_dump()) as network:
         candidate.load(network.base_model.shape)
         asked = exam_from(data, candidate, checker_name) if data else exam or _common_exam(candidate, current)
         verdict = yield from _judge(network, candidate, current, asked)

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,9 +50,9 @@ class _Lesson:
     exam: Exam
 
 
-def train_school(school: School) -> Iterator[Stage]:
+def train_school(school: School, opened: Network | None = None) -> Iterator[Stage]:
     """Trains all specialists at once, then scores and publishes one after another. Each appears in the library whole,
-    or not at all.
+    or not at all. `opened` is a network to train for, if there is one: its base and engine serve here, too.
 
     Raises:
         DataError: bad rows, rows that break a given contract, or test rows that are trained on, all of them by line
@@ -61,15 +62,14 @@ def train_school(school: School) -> Iterator[Stage]:
         StorageError: the disk is full; nothing more is published. An interrupted training goes on with `resume`.
         NumericError: at the very end, for specialists whose loss diverged; the others are published.
     """
-    from plural.models.base import load_base
     from plural.train import Swept, Trained, train
 
-    settings = read_settings(base=school.base, library=school.library)
+    settings = opened.settings if opened else read_settings(base=school.base, library=school.library)
     for order in school.orders:
         _check_name_is_free(order, school, settings)
     library = shelf(settings)
     lessons = _each(lambda order: _lesson(order, library), school.orders)
-    base = load_base(settings.base, cache_dir=settings.resolve(settings.cache), device=settings.device)
+    base = opened.base_model if opened else _load_base(settings)
     settled = _each(lambda lesson: _settle(lesson, base.tokenizer), lessons)
     for lesson, found in zip(lessons, settled, strict=True):
         facts = {"contract": found.contract and found.contract.model_dump()}
@@ -99,9 +99,26 @@ def train_school(school: School) -> Iterator[Stage]:
             parent = lesson.parent.digest if lesson.parent else None
             trials = _trials(lesson.order, swept.get(lesson.order.name))
             card = card_of(order, lesson.learned, done, base, school.command, parent=parent, trials=trials)
-            yield from _score_and_publish(lesson, school, settings, card, done, failed)
+            yield from _score_and_publish(lesson, school, settings, card, done, failed, opened)
             shutil.rmtree(work / card.name, ignore_errors=True)
     raise_all(failed)
+
+
+def _load_base(settings: Settings) -> Base:
+    from plural.models.base import load_base
+
+    return load_base(settings.base, cache_dir=settings.resolve(settings.cache), device=settings.device)
+
+
+@contextmanager
+def _examined(settings: Settings, staged: Specialist, opened: Network | None) -> Iterator[Network]:
+    """A network whose engine finds the adapter that is staged."""
+    if opened is not None:
+        with opened.library.showing(staged):
+            yield opened
+        return
+    with Network.open(**settings.model_dump() | {"library": staged.path.parent, "starter": False}) as network:
+        yield network
 
 
 def _each(make: Callable[[Given], Made], given: Iterable[Given]) -> list[Made]:
@@ -233,7 +250,13 @@ def card_of(
 
 
 def _score_and_publish(
-    lesson: _Lesson, school: School, settings: Settings, card: Card, trained: Trained, failed: list[PluralError]
+    lesson: _Lesson,
+    school: School,
+    settings: Settings,
+    card: Card,
+    trained: Trained,
+    failed: list[PluralError],
+    opened: Network | None,
 ) -> Iterator[Stage]:
     """Base and specialist answer the held-out rows through the engine, side by side. A specialist that replaces another
     one must pass the gate; if it does not, the library keeps it as a version, and the error is appended to `failed`."""
@@ -241,13 +264,13 @@ def _score_and_publish(
     before = fingerprint(lesson.parent) if lesson.parent else None
     card = card.model_copy(update={"evidence": write_evidence(staged, lesson.exam, lesson.trained_on, before)})
     (staged / CARD_FILE).write_text(card.to_json())
-    with Network.open(**settings.model_dump() | {"library": staged.parent, "starter": False}) as network:
+    with _examined(settings, Specialist(staged, card), opened) as network:
         card = yield from named(name, evaluate(network, Specialist(staged, card), lesson.exam))
     (staged / CARD_FILE).write_text(card.to_json())
     if school.replace and name in shelf(settings):
         kept = shelf(settings).keep(staged, name=name)
         try:
-            published = yield from named(name, promote_if_not_worse(settings, kept))
+            published = yield from named(name, promote_if_not_worse(settings, kept, opened=opened))
         except SpecialistError as error:
             failed.append(error)
             yield Stage("refused", 1.0, "", error.message, {"version": kept.card.version}, name)

@@ -1,0 +1,125 @@
+"""Adapters and the library from outside: vLLM's two routes, and which version a name stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.responses import PlainTextResponse
+
+from plural.errors import SpecialistError
+from plural.serve.errors import WireError
+from plural.serve.models import model_json
+from plural.serve.service import Service, needs
+from plural.serve.wire import Strict
+from plural.specialists import Specialist
+from plural.specialists.card import NAME_PATTERN
+
+Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
+
+
+class LoadBody(Strict):
+    """vLLM's. `lora_path` is a directory within the library's folder, absolute or relative to it."""
+
+    lora_name: Name
+    lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
+    load_inplace: bool = False
+
+
+class UnloadBody(Strict):
+    lora_name: Name
+    lora_int_id: None = None
+
+
+class PublishBody(Strict):
+    version: Annotated[int, Field(ge=1)]
+    force: bool = False
+
+
+def admin_routes(service: Service) -> APIRouter:
+    router = APIRouter(dependencies=[needs("admin")])
+    backend = service.backend
+
+    @router.post("/v1/load_lora_adapter")
+    async def load_lora_adapter(body: LoadBody) -> PlainTextResponse:
+        path = guarded(backend.library.root, body.lora_path)
+        await backend.lend(body.lora_name, path, replace=body.load_inplace)
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+
+    @router.post("/v1/unload_lora_adapter")
+    async def unload_lora_adapter(body: UnloadBody) -> PlainTextResponse:
+        try:
+            backend.take_back(body.lora_name)
+        except SpecialistError as error:
+            raise WireError(404, str(error), code="adapter_not_found", param="lora_name") from error
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+    @router.post("/v1/library/{name}/publish")
+    async def publish(name: Name, body: PublishBody) -> Mapping[str, Any]:
+        """Lets the name stand for one of its versions, through the gate. It takes as long as scoring both does."""
+        return await backend.publish(name, body.version, force=body.force)
+
+    @router.post("/v1/library/{name}/rollback")
+    async def rollback(name: Name) -> dict[str, Any]:
+        _known(service, name)
+        return model_json(backend.rollback(name), service)
+
+    @router.post("/v1/library/{name}/pin")
+    async def pin(name: Name) -> dict[str, Any]:
+        _known(service, name)
+        await backend.pin(name)
+        return {"id": name, "pinned": True}
+
+    @router.delete("/v1/library/{name}/pin")
+    async def unpin(name: Name) -> dict[str, Any]:
+        _known(service, name)
+        await backend.unpin(name)
+        return {"id": name, "pinned": False}
+
+    return router
+
+
+def library_routes(service: Service) -> APIRouter:
+    """What may be read by everybody who may ask."""
+    router = APIRouter(dependencies=[needs("use")])
+
+    @router.get("/v1/library")
+    async def list_library() -> dict[str, Any]:
+        cards = [card_json(specialist) for specialist in service.backend.library]
+        return {"object": "list", "data": cards}
+
+    @router.get("/v1/library/{name}")
+    async def retrieve_specialist(name: Name) -> dict[str, Any]:
+        current, *others = _known(service, name)
+        return card_json(current) | {"versions": [card_json(one) for one in others]}
+
+    return router
+
+
+def card_json(specialist: Specialist) -> dict[str, Any]:
+    """The card without the prompts that it keeps for the router: they are somebody's data."""
+    return specialist.card.model_dump(mode="json", exclude={"examples"})
+
+
+def _known(service: Service, name: str) -> list[Specialist]:
+    try:
+        return service.backend.library.versions(name)
+    except SpecialistError as error:
+        raise WireError(404, str(error), code="model_not_found", param="name") from error
+
+
+def guarded(root: Path, given: str) -> Path:
+    """A directory within the library's folder, links followed. Raises WireError for any other, saying no more."""
+    home = root.resolve()
+    try:
+        path = (home / given).resolve()
+        inside = path.is_relative_to(home) and path != home and path.is_dir()
+        inside = inside and all(file.resolve().is_relative_to(home) for file in path.iterdir())
+    except (OSError, ValueError, RuntimeError):
+        inside = False
+    if not inside:
+        raise WireError(400, "lora_path is no directory within the library's folder.", param="lora_path")
+    return path

@@ -1,0 +1,121 @@
+"""What the server needs of a network. wiring joins the two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from plural.protocols import Speaker
+from plural.specialists import Library
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model id, and what stands behind it. `digest` is the adapter's, or the base's."""
+
+    id: str
+    created: int
+    digest: str
+    purpose: str
+    parent: str | None = None
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A specialist to be trained. `settings` are the trainer's by their names; `rate` times its learning rate.
+
+    With `resume` an interrupted training goes on.
+    """
+
+    name: str
+    data: Path
+    test: Path | None = None
+    purpose: str = ""
+    instructions: str = ""
+    checker: str = "exact"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    rate: float | None = None
+    replace: bool = False
+    resume: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"data": str(self.data), "test": self.test and str(self.test)}
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Lesson:
+        test = Path(kept["test"]) if kept["test"] else None
+        return cls(**{**kept, "data": Path(kept["data"]), "test": test})
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a training says of itself."""
+
+    message: str
+    facts: Mapping[str, Any]
+
+
+class Backend(Protocol):
+    """Everything is called on the server's event loop; what may take long is awaited."""
+
+    library: Library
+    # The base: its model id, name and digest, the tokens of one sequence at most, and of one answer by default.
+    base_id: str
+    base_name: str
+    digest: str
+    context: int
+    max_tokens: int
+
+    def models(self) -> Sequence[Model]:
+        """Every id that can be asked, but for mixtures and versions."""
+        ...
+
+    def model(self, name: str) -> Model:
+        """Raises SpecialistError for an id that nobody has."""
+        ...
+
+    def speaker(self, name: str) -> Speaker:
+        """A specialist, one of its versions ("cron@2"), a mixture ("cron:0.7+home:0.3"), the base or the network.
+
+        Raises SpecialistError for an id that nobody has.
+        """
+        ...
+
+    async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[list[list[float]], int]:
+        """The base's mean hidden state over each text, at unit norm, and how many tokens were read."""
+        ...
+
+    def stats(self) -> Mapping[str, float]:
+        """What the engine counts, by its name in `EngineStats`."""
+        ...
+
+    async def lend(self, name: str, path: Path, *, replace: bool) -> Model:
+        """Serves the adapter in `path` as `name` until it is taken back, without publishing it."""
+        ...
+
+    def take_back(self, name: str) -> None:
+        """Raises SpecialistError for a name under which nothing was lent."""
+        ...
+
+    async def pin(self, name: str) -> None:
+        """Keeps a specialist's adapter in memory."""
+        ...
+
+    async def unpin(self, name: str) -> None: ...
+
+    async def publish(self, name: str, version: int, *, force: bool) -> Mapping[str, Any]:
+        """Lets `name` stand for one of its kept versions if it is shown to be not worse; the facts of that.
+
+        Raises SpecialistError if it is not.
+        """
+        ...
+
+    def rollback(self, name: str) -> Model: ...
+
+    def train(self, lesson: Lesson) -> Iterator[News]:
+        """Raises what is wrong with the lesson at once; the iterator, which blocks, is for another thread. Leaving it
+        ends the training. Afterwards the specialist is in the library and served."""
+        ...

@@ -1,0 +1,107 @@
+"""/v1/files: what specialists are trained on. A file lies under an id of ours; its own name is only remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.datastructures import UploadFile
+from starlette.responses import FileResponse
+
+from plural.errors import StorageError
+from plural.serve.errors import WireError
+from plural.serve.service import Service, needs, visit_of
+from plural.serve.store import Record, page_json
+from plural.serve.stored import Order
+
+KIND = "file"
+_FIELDS = {"file", "purpose"}
+
+
+def file_routes(service: Service, folder: Path) -> APIRouter:
+    router = APIRouter(dependencies=[needs("train")])
+    store = service.store
+
+    @router.post("/v1/files")
+    async def create_file(request: Request) -> Mapping[str, Any]:
+        async with request.form(max_files=1, max_fields=len(_FIELDS)) as form:
+            unknown = sorted(set(form) - _FIELDS)
+            if unknown:
+                raise WireError(400, f"{', '.join(unknown)} is not supported.", param=unknown[0])
+            upload = form.get("file")
+            if not isinstance(upload, UploadFile):
+                raise WireError(400, "file is missing: send it as multipart/form-data.", param="file")
+            if form.get("purpose") != "fine-tune":
+                raise WireError(400, "purpose must be fine-tune: files are for training.", param="purpose")
+            id = f"file-{secrets.token_hex(12)}"
+            size = await asyncio.to_thread(_keep, upload, folder / id)
+            body = {
+                "id": id,
+                "object": "file",
+                "bytes": size,
+                "created_at": int(time.time()),
+                "filename": (upload.filename or "data.jsonl")[:255],
+                "purpose": "fine-tune",
+                "status": "processed",
+            }
+        store.put(Record(KIND, id, visit_of(request).key.id, body))
+        return body
+
+    @router.get("/v1/files")
+    async def list_files(
+        request: Request,
+        purpose: str | None = None,
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+        order: Order = "desc",
+    ) -> dict[str, Any]:
+        if purpose not in (None, "fine-tune"):
+            return page_json([], False)
+        owner = visit_of(request).key.id
+        records, more = store.page(KIND, owner, after=after, limit=limit, newest_first=order == "desc")
+        return page_json([record.body for record in records], more)
+
+    @router.get("/v1/files/{file_id}")
+    async def retrieve_file(file_id: str, request: Request) -> Mapping[str, Any]:
+        return store.get(KIND, file_id, visit_of(request).key.id).body
+
+    @router.get("/v1/files/{file_id}/content")
+    async def retrieve_content(file_id: str, request: Request) -> FileResponse:
+        record = store.get(KIND, file_id, visit_of(request).key.id)
+        return FileResponse(folder / record.id, media_type="application/octet-stream")
+
+    @router.delete("/v1/files/{file_id}")
+    async def delete_file(file_id: str, request: Request) -> dict[str, Any]:
+        store.delete(KIND, file_id, visit_of(request).key.id)
+        (folder / file_id).unlink(missing_ok=True)
+        return {"id": file_id, "object": "file", "deleted": True}
+
+    return router
+
+
+def path_of(service: Service, folder: Path, file_id: str | None, owner: str, param: str) -> Path | None:
+    """Where a file that somebody has uploaded lies. Raises WireError for one that is not theirs."""
+    if file_id is None:
+        return None
+    try:
+        return folder / service.store.get(KIND, file_id, owner).id
+    except WireError as error:
+        raise WireError(400, error.message, code="file_not_found", param=param) from error
+
+
+def _keep(upload: UploadFile, path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with path.open("xb") as file:
+            path.chmod(0o600)
+            shutil.copyfileobj(upload.file, file)
+        return path.stat().st_size
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise StorageError(f"The file could not be kept: {error.strerror}.", hint="Free some space.") from error

@@ -1,0 +1,301 @@
+"""The network as the server sees it (plural/serve/backend.py), and the server over it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from plural.errors import SettingsError, SpecialistError, unknown_name
+from plural.protocols import Speaker
+from plural.serve import Keyring, Model, Server, ServeSettings, Store
+from plural.serve.backend import Lesson, News
+from plural.serve.keys import SCOPES, Key, make_key, read_keys, write_keys
+from plural.serve.run import check_exposure, run
+from plural.specialists import Card, Specialist, adapter_digest, read_invocation
+from plural.specialists.card import CARD_FILE
+from plural.types import Asked, Routed, RunFinished, Sampling, Spoken, TextDelta
+from plural.wiring.network import BASE, MIXED, WEIGHT, Network
+from plural.wiring.publishing import promote_if_not_worse
+from plural.wiring.school import read_school
+from plural.wiring.stages import Stage
+from plural.wiring.training import train_school
+
+# The model id under which the router chooses who answers.
+NETWORK = "network"
+KEYS_FILE = Path("~/.local/share/plural/keys.json")
+DATA_FOLDER = Path("~/.local/share/plural/server")
+
+
+@dataclass(frozen=True)
+class ServeOrder:
+    """How to serve, checked."""
+
+    settings: ServeSettings
+    keys: Keyring
+
+
+def read_order(given: Mapping[str, Any]) -> ServeOrder:
+    """`given` are fields of ServeSettings, None is not given. Raises SettingsError for options that cannot be."""
+    settings = ServeSettings.of(**given)
+    secret = settings.api_key.get_secret_value() if settings.api_key else None
+    keys = Keyring(secret, _keys_file(settings.keys))
+    check_exposure(settings, keys)
+    return ServeOrder(settings, keys)
+
+
+def serve(network: Network, order: ServeOrder, told: Callable[[str], None]) -> None:
+    """Puts the network on the wire until a signal; `told` gets the address. Raises MachineError if it cannot listen."""
+    folder = (order.settings.data or DATA_FOLDER).expanduser().absolute()
+    store = Store(folder / "records.sqlite")
+    try:
+        server = Server(ServedNetwork(network), order.settings, order.keys, store, folder / "files")
+        run(server, order.settings, told)
+    finally:
+        store.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------- keys
+def add_key(file: Path | None, scopes: Sequence[str], note: str) -> tuple[str, Key]:
+    """Raises SettingsError for a scope that there is not."""
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown:
+        raise SettingsError(f"There is no scope {unknown[0]!r}.", hint=f"Scopes: {', '.join(SCOPES)}.")
+    secret, key = make_key([scope for scope in SCOPES if scope in scopes], note)
+    path = _keys_file(file)
+    write_keys(path, (*read_keys(path), key))
+    return secret, key
+
+
+def list_keys(file: Path | None) -> tuple[Key, ...]:
+    return read_keys(_keys_file(file))
+
+
+def remove_key(file: Path | None, key: str) -> None:
+    """Raises SettingsError for an id that no key has."""
+    path = _keys_file(file)
+    keys = read_keys(path)
+    left = [one for one in keys if one.id != key]
+    if len(left) == len(keys):
+        raise SettingsError(f"No key has the id {key!r}.", hint="plural keys list shows them.")
+    write_keys(path, left)
+
+
+def _keys_file(given: Path | None) -> Path:
+    return (given or KEYS_FILE).expanduser().absolute()
+
+
+class ServedNetwork:
+    """A `Backend`."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.library = network.library
+        self.base_id = BASE
+        self.base_name = network.base_model.name
+        self.digest = network.base_model.digest
+        self.context = network.base_model.context
+        self.max_tokens = network.settings.max_tokens
+        self._pinned: dict[str, str] = {}
+        self._publishing = asyncio.Lock()
+
+    # ------------------------------------------------------------------------------------------------------- models
+    def models(self) -> Sequence[Model]:
+        return [self.model(NETWORK), self.model(BASE), *map(_model, self.network.mine())]
+
+    def model(self, name: str) -> Model:
+        created = int(self.network.base_model.source.stat().st_mtime)
+        if name == NETWORK:
+            return Model(NETWORK, created, "", "The router chooses who answers.", parent=BASE)
+        if name == BASE:
+            return Model(BASE, created, self.digest, "The base itself.")
+        if MIXED in name or WEIGHT in name:
+            self.network.mixed(name)
+            return Model(name, created, "", "A mixture of specialists.", parent=BASE)
+        return _model(self._specialist(name), name)
+
+    def speaker(self, name: str) -> Speaker:
+        if name == NETWORK:
+            return NetworkSpeaker(self.network)
+        if name == BASE:
+            return self.network.base.speaker
+        if MIXED in name or WEIGHT in name:
+            return self.network.mixed(name).speaker
+        return self.network.model(self._specialist(name)).speaker
+
+    async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[list[list[float]], int]:
+        encode = self.network.base_model.tokenizer.encode
+        read = [await asyncio.to_thread(encode, text) if isinstance(text, str) else list(text) for text in texts]
+        return await self.network.engine.embed(read), sum(map(len, read))
+
+    def stats(self) -> Mapping[str, float]:
+        stats = self.network.engine.stats()
+        return {**asdict(stats), "adapters": len(stats.adapters)}
+
+    # ------------------------------------------------------------------------------------------------------ library
+    async def lend(self, name: str, path: Path, *, replace: bool) -> Model:
+        lent = name in self.library.lent
+        if name in (NETWORK, BASE) or (name in self.library and not lent):
+            raise SpecialistError(f"{name!r} is served already, and was not lent.", hint="Choose another name.")
+        if lent and not replace:
+            raise SpecialistError(f"{name!r} is loaded already.", hint="Unload it first, or set load_inplace.")
+        specialist = await asyncio.to_thread(self._read, name, path)
+        self.library.lend(specialist)
+        return _model(specialist)
+
+    def take_back(self, name: str) -> None:
+        self.library.take_back(name)
+
+    async def pin(self, name: str) -> None:
+        if name in self._pinned:
+            await self.unpin(name)
+        digest = self._specialist(name).digest
+        await asyncio.to_thread(self.network.engine.pin, digest)
+        self._pinned[name] = digest
+
+    async def unpin(self, name: str) -> None:
+        if name not in self._pinned:
+            raise SpecialistError(f"{name!r} is not pinned.", hint=f"Pinned: {', '.join(self._pinned) or 'nothing'}.")
+        await asyncio.to_thread(self.network.engine.unpin, self._pinned.pop(name))
+
+    async def publish(self, name: str, version: int, *, force: bool) -> Mapping[str, Any]:
+        candidate = self.library.get(f"{name}@{version}")
+        async with self._publishing:
+            stages, published = await asyncio.to_thread(self._promote, candidate, force)
+        told = [stage.result for stage in stages if stage.result]
+        return {"id": name, "version": published.card.version, "digest": published.digest, "told": told}
+
+    def rollback(self, name: str) -> Model:
+        return _model(self.library.rollback(name))
+
+    # ----------------------------------------------------------------------------------------------------- training
+    def train(self, lesson: Lesson) -> Iterator[News]:
+        from plural.train import TrainSettings
+
+        rate = None if lesson.rate is None else lesson.rate * TrainSettings().learning_rate
+        said = {
+            **lesson.settings,
+            "purpose": lesson.purpose or None,
+            "instructions": lesson.instructions or None,
+            "checker": lesson.checker,
+            "test": lesson.test,
+            "learning_rate": rate,
+        }
+        school = read_school(
+            [lesson.data],
+            [lesson.name],
+            said,
+            command="POST /v1/fine_tuning/jobs",
+            replace=lesson.replace,
+            resume=lesson.resume,
+        )
+        taken = lesson.name in (NETWORK, BASE) or lesson.name in self.library.lent
+        if taken or (lesson.name in self.library and not lesson.replace):
+            raise SpecialistError(f"The name {lesson.name!r} is taken.", hint="Choose another suffix, or set replace.")
+        return (_news(stage) for stage in train_school(school, self.network))
+
+    # ------------------------------------------------------------------------------------------------------- inside
+    def _specialist(self, name: str) -> Specialist:
+        """Raises SpecialistError for one that is not there, or is another base's."""
+        found = self.library.get(name)
+        if found.card.base != self.digest:
+            raise unknown_name("specialist of this base", name, [BASE, *self.network.names()])
+        return found
+
+    def _read(self, name: str, path: Path) -> Specialist:
+        """An adapter with the card beside it, or one that says no more than what it is."""
+        base = self.network.base_model
+        if (path / CARD_FILE).exists():
+            card = Card.read(path).model_copy(update={"name": name})
+        else:
+            card = Card(
+                name=name,
+                digest=adapter_digest(path),
+                base=base.digest,
+                base_name=base.name,
+                purpose="Lent to the server.",
+                invocation=read_invocation(path),
+            )
+        specialist = Specialist(path, card)
+        specialist.load(base.shape)
+        return specialist
+
+    def _promote(self, candidate: Specialist, force: bool) -> tuple[list[Stage], Specialist]:
+        stages: list[Stage] = []
+        work = promote_if_not_worse(self.network.settings, candidate, force=force, opened=self.network)
+        while True:
+            try:
+                stages.append(next(work))
+            except StopIteration as end:
+                return stages, end.value
+
+
+class NetworkSpeaker:
+    """The whole network as one model: it takes a conversation and no options.
+
+    What a single agent without tools says is shown as it comes; of all other runs only the answer is, when it is whole.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    async def speak(self, asked: Asked) -> AsyncGenerator[Spoken, None]:
+        self._check(asked)
+        conversation = self._network.conversation()
+        conversation.messages = list(asked.messages[:-1])
+        live = False
+        async with aclosing(conversation.astream(asked.messages[-1].content)) as events:
+            async for event in events:
+                match event:
+                    case Routed(step=0):
+                        live = self._speaks_once(event.decision.value)
+                    case TextDelta() if live:
+                        yield Spoken(0, event.text)
+                    case RunFinished():
+                        yield Spoken(0, "" if live else event.answer, finish="stop", usage=event.usage)
+
+    def _speaks_once(self, name: str) -> bool:
+        if name == BASE:
+            return True
+        card = self._network.library.get(name).card
+        return card.kind == "skill" and not card.tools
+
+    def _check(self, asked: Asked) -> None:
+        default = Asked(asked.messages, sampling=Sampling(max_tokens=self._network.settings.max_tokens))
+        differ = [one.name for one in fields(Asked) if getattr(asked, one.name) != getattr(default, one.name)]
+        if "sampling" in differ:
+            differ.remove("sampling")
+            mine, theirs = default.sampling, asked.sampling
+            differ += [one.name for one in fields(Sampling) if getattr(mine, one.name) != getattr(theirs, one.name)]
+        if differ or not asked.messages:
+            named = ", ".join(differ) or "a prompt without messages"
+            raise SettingsError(
+                f"The model {NETWORK!r} does not support {named}.", hint="Name a specialist or the base as the model."
+            )
+        last = asked.messages[-1]
+        if last.role != "user" or any(one.role == "tool" or one.tool_calls for one in asked.messages):
+            raise SettingsError(
+                f"The model {NETWORK!r} reads a conversation that ends with the user, without tools.",
+                hint="Name a specialist or the base as the model.",
+            )
+
+
+def _news(stage: Stage) -> News:
+    """What a client is told: no paths of this machine, and no numbers that JSON has no word for."""
+    facts = {name: None if _is_nan(value) else value for name, value in stage.facts.items() if name != "path"}
+    return News(stage.result or f"{stage.stage}: {stage.note or f'{stage.done:.0%}'}", facts)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _model(specialist: Specialist, name: str = "") -> Model:
+    card = specialist.card
+    return Model(
+        name or card.name, int(card.created.timestamp()), card.digest, card.purpose, parent=BASE, version=card.version
+    )

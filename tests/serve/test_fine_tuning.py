@@ -1,0 +1,136 @@
+"""Files and trainings over the wire: real ones, of a tiny base."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.serve.tiny import Running, served, tiny_network
+
+ROWS = [{"prompt": f"{n} and {n % 7}?", "answer": f"sum {n + n % 7}."} for n in range(40)]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    network = tiny_network(tmp_path / "home", max_tokens=8)
+    with served(network, records=tmp_path / "records.sqlite") as running:
+        yield running
+    network.engine.check()
+    network.close()
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[Any]:
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def upload(client: Any, rows: list[dict[str, str]], name: str = "rows.jsonl") -> Any:
+    content = "\n".join(map(json.dumps, rows)).encode()
+    return client.files.create(file=(name, io.BytesIO(content)), purpose="fine-tune")
+
+
+def ended(client: Any, job: Any) -> Any:
+    for _ in range(2400):
+        found = client.fine_tuning.jobs.retrieve(job.id)
+        if found.status in ("succeeded", "failed", "cancelled"):
+            return found
+        time.sleep(0.025)
+    raise AssertionError(f"the job did not end: {found}")
+
+
+def test_a_trained_specialist_is_served_at_once(client: Any, running: Running) -> None:
+    file = upload(client, ROWS)
+    job = client.fine_tuning.jobs.create(
+        model="base",
+        training_file=file.id,
+        suffix="adder",
+        seed=3,
+        hyperparameters={"n_epochs": 1, "batch_size": 16},
+        metadata={"for": "test"},
+        extra_body={"purpose": "Adds small numbers."},
+    )
+    assert job.status == "queued"
+    assert job.hyperparameters.n_epochs == 1
+    done = ended(client, job)
+    assert done.status == "succeeded", done.error
+    assert done.fine_tuned_model == "adder"
+    assert done.trained_tokens > 0
+    events = list(client.fine_tuning.jobs.list_events(job.id, limit=7))
+    assert "completed" in events[0].message
+    assert "Created" in events[-1].message
+    assert any(event.type == "metrics" and "loss" in event.data for event in events)
+    assert len({event.id for event in events}) == len(events)
+    answer = client.chat.completions.create(model="adder", messages=[{"role": "user", "content": "3 and 3?"}])
+    assert answer.model == "adder"
+    card = running.network.library.get("adder").card
+    assert card.purpose == "Adds small numbers."
+    assert card.lineage.settings["epochs"] == 1
+    assert card.lineage.seed == 3
+    assert [one.id for one in client.fine_tuning.jobs.list()] == [job.id]
+    with pytest.raises(openai.ConflictError, match="taken"):
+        client.fine_tuning.jobs.create(model="base", training_file=file.id, suffix="adder")
+
+
+def test_a_job_that_cannot_be_done_says_why(client: Any, running: Running) -> None:
+    file = upload(client, [*ROWS, {"prompt": "no answer"}])
+    done = ended(client, client.fine_tuning.jobs.create(model="base", training_file=file.id, suffix="bad"))
+    assert done.status == "failed"
+    assert done.error.code == "DataError"
+    assert "line 41" in done.error.message
+    assert str(running.network.settings.cache) not in done.error.message
+    assert "bad" not in running.network.library
+
+
+def test_jobs_are_cancelled_waiting_or_running(client: Any, running: Running) -> None:
+    file = upload(client, ROWS)
+    long, waiting = (
+        client.fine_tuning.jobs.create(
+            model="base", training_file=file.id, suffix=name, hyperparameters={"n_epochs": 100_000}
+        )
+        for name in ("long", "waiting")
+    )
+    while not any("step" in event.message for event in client.fine_tuning.jobs.list_events(long.id)):
+        time.sleep(0.02)
+    for job in (waiting, long):
+        assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    after = ended(client, client.fine_tuning.jobs.create(
+        model="base", training_file=file.id, suffix="after", hyperparameters={"n_epochs": 1, "batch_size": 32}
+    ))  # fmt: skip
+    assert after.status == "succeeded", "the cancelled ones have made way"
+    assert {one.status for one in (client.fine_tuning.jobs.retrieve(job.id) for job in (long, waiting))} == {
+        "cancelled"
+    }
+    assert "long" not in running.network.library
+    with pytest.raises(openai.BadRequestError, match="ended"):
+        client.fine_tuning.jobs.cancel(long.id)
+
+
+def test_a_server_that_stopped_goes_on_with_its_jobs(tmp_path: Path) -> None:
+    network = tiny_network(tmp_path / "home", max_tokens=8)
+    records = tmp_path / "records.sqlite"
+    with (
+        served(network, records=records) as running,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="x") as client,
+    ):
+        file = upload(client, ROWS)
+        job = client.fine_tuning.jobs.create(
+            model="base", training_file=file.id, suffix="later", hyperparameters={"n_epochs": 20, "batch_size": 8}
+        )
+        while not any("step" in event.message for event in client.fine_tuning.jobs.list_events(job.id)):
+            time.sleep(0.02)
+    assert "later" not in network.library
+    with (
+        served(network, records=records) as running,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="x") as client,
+    ):
+        assert ended(client, job).status == "succeeded"
+    assert "later" in network.library
+    network.close()
