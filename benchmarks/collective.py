@@ -230,7 +230,7 @@ class Bench:
 def compose(bench: Bench, generalists: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
     """The first table: lines of ways to answer composed questions."""
     asked, shown = questions(given.questions, given.seed)
-    shots = {kind: shots_of(bench.skills[kind]) for kind in KINDS}
+    shots: dict[str, list[Message]] = {kind: shots_of(bench.skills[kind]) for kind in KINDS}
 
     def whole(choose: Callable[[Staff], Choose]) -> Callable[[Staff], list[Awaitable[Outcome]]]:
         return lambda staff: [directly(split, chain, choose(staff)) for split, chain in asked]

@@ -124,13 +124,13 @@ class RecordedModel(Runnable[LanguageModelInput, AIMessage]):
         texts: list[str] = []
         chunks: list[AIMessageChunk] = []
         try:
-            async for chunk in self._model.astream(input, config, **kwargs):
-                if isinstance(chunk, AIMessageChunk):
-                    chunks.append(chunk)
-                    if text := str(chunk.text):
+            async for part in self._model.astream(input, config, **kwargs):
+                if isinstance(part, AIMessageChunk):
+                    chunks.append(part)
+                    if text := str(part.text):
                         texts.append(text)
                         tape.said(seat.path, TextDelta(seat.step, seat.agent, text))
-                yield chunk
+                yield part
         except Exception as error:
             tape.model_failed(seat.path, call, error)
             raise
