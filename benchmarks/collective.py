@@ -230,7 +230,8 @@ class Bench:
 def compose(bench: Bench, generalists: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
     """The first table: lines of ways to answer composed questions."""
     asked, shown = questions(given.questions, given.seed)
-    shots = {kind: shots_of(bench.skills[kind]) for kind in KINDS}
+    shots: dict[str, list[Message]] = {kind: shots_of(bench.skills[kind]) for kind in KINDS}
+    same = dict.fromkeys(map(str, KINDS), shown)
 
     def whole(choose: Callable[[Staff], Choose]) -> Callable[[Staff], list[Awaitable[Outcome]]]:
         return lambda staff: [directly(split, chain, choose(staff)) for split, chain in asked]
@@ -240,7 +241,7 @@ def compose(bench: Bench, generalists: Sequence[str], given: argparse.Namespace)
 
     lines: dict[str, Callable[[Staff], Sequence[Awaitable[Outcome]]]] = {
         "base, directly": whole(lambda staff: staff.base(told=DIRECT)),
-        f"base, directly, {SHOTS}-shot": whole(lambda staff: staff.base(dict.fromkeys(KINDS, shown), told=DIRECT)),
+        f"base, directly, {SHOTS}-shot": whole(lambda staff: staff.base(same, told=DIRECT)),
         "base, step by step": steps(lambda staff: staff.base()),
         f"base, step by step, {SHOTS}-shot": steps(lambda staff: staff.base(shots)),
     }

@@ -323,8 +323,8 @@ def _as_scores(skill: Skill, card: ScoreCard, test: str, on: str, asked: ChatAns
     if test in skill.judges:
         judge = skill.judges[test]()
         value, low, high = interval([float(judge(place, one.answer)) for place, one in enumerate(card.results)])
-        rounded = {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
-        found.append(replace(found[0], metric="author's checker", **rounded))
+        value, low, high = (round(figure, 4) for figure in (value, low, high))
+        found.append(replace(found[0], metric="author's checker", value=value, low=low, high=high))
     return found
 
 
