@@ -8,14 +8,14 @@ UV      = $(BIN)/uv pip install -q --python $(BIN)/python
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 # On Linux without a local CPU wheel: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu (the default index brings CUDA).
 TORCH_INDEX ?=
-BENCHES = step roofline quality calibration tax serving slora overload handover coldstart training
+BENCHES = step roofline quality calibration tax serving slora overload handover coldstart training loop
 export PLURAL_PEERS ?= $(HOME)/.cache/plural/peers
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiled modules are kept, whatever the caller's shell says: without them every start compiles torch anew.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit quick slow bench peers lock clean
+.PHONY: help setup demo test lint types imports unit quick slow triton bench peers lock clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -53,6 +53,10 @@ slow: setup  ## the tests that take minutes each, which make test leaves out
 
 quick: setup  ## the tests that need no base model, with fewer examples; QUICK="PATHS" chooses some
 	@HYPOTHESIS_PROFILE=quick $(PYTEST) -m "not real" $(QUICK)
+
+triton: setup  ## the GPU's kernels, on the CPU in Triton's interpreter: minutes
+	@$(UV) --no-deps --target $(VENV)/triton triton==3.9.0
+	@PYTHONPATH=$(VENV)/triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/test_triton.py
 
 bench: setup  ## time the engine and the trainer: step, LoRA tax, serving and training beside peers, S-LoRA's workload, overload, hand-over, cold start
 	@$(foreach one,$(BENCHES),$(BIN)/python benchmarks/$(one).py && ) true

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from plural.doors import asking, machine, school, shelf, training
+from plural.doors import asking, machine, memory, school, shelf, training
 from plural.doors.terminal import complain, err
 from plural.errors import PluralError, UserError
 
@@ -49,6 +49,7 @@ app = typer.Typer(
 )
 for _name, _command in COMMANDS.items():
     app.command(name=_name)(_command)
+app.add_typer(memory.app, name="memory")
 
 
 def main() -> None:

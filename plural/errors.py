@@ -12,7 +12,7 @@ PluralError
 │   └── PlanError            a plan or team that cannot be carried out
 ├── ModelError           the model's output broke its contract or a limit: data for the next step
 │   ├── ContractError        an answer that is not what the output contract asks for
-│   └── LimitError           steps, tokens or seconds are used up
+│   └── LimitError           steps, tokens, seconds or money are used up
 └── MachineError         the machine or Plural itself: retry, free something, or report it
     ├── PoolError            a request that the memory pool can never hold
     ├── DeadlineError        an answer that did not come, or could not have come, in time
@@ -91,7 +91,13 @@ class ContractError(ModelError):
 
 
 class LimitError(ModelError):
-    pass
+    """`limit` names the budget's limit that was reached (steps, tokens, seconds, money) and `value` what it is; it is
+    empty when something else than a budget set it."""
+
+    def __init__(self, message: str, *, hint: str = "", limit: str = "", value: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.limit = limit
+        self.value = value
 
 
 class MachineError(PluralError):

@@ -33,7 +33,8 @@ class Constrainable(Protocol):
     """A chat model that can hold its output to a grammar: `model.bind(grammar=...)`.
 
     It also takes `logprobs=n` and then puts the tokens' log-probabilities into `response_metadata["logprobs"]`, in
-    OpenAI's form.
+    OpenAI's form; and `own_last=True`: what one model alone is told (its instructions, its tools) then stands after the
+    messages, so that all models that read the same messages find them in the cache.
     """
 
     grammar: Grammar | None

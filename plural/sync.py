@@ -13,7 +13,7 @@ import functools
 import queue
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 _END = object()
@@ -92,3 +92,16 @@ def iterate(source: AsyncIterator[T]) -> Iterator[T]:
         future.result()
     finally:
         future.cancel()
+
+
+class Stream(Generic[T]):
+    """What comes from one source, once: `for item in stream`, or `async for item in stream`."""
+
+    def __init__(self, source: AsyncIterator[T]) -> None:
+        self._source = source
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self._source
+
+    def __iter__(self) -> Iterator[T]:
+        return iterate(self._source)

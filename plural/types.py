@@ -1,6 +1,7 @@
 """The nouns every room may speak: frozen records without behaviour of their own. No torch, no HTTP, no pydantic.
 
-Events of a run are one closed union (`Event`). A run yields them in order, the last one is always `RunFinished`.
+Events of a run are one closed union (`Event`). A run yields them in order, the last one is `RunFinished`, unless
+somebody else has to go on: another agent (`HandedOff`) or a person (`Paused`).
 """
 
 from __future__ import annotations
@@ -246,13 +247,74 @@ class StepFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitReached:
+    """`limit` of a budget (steps, tokens, seconds, money) is used up; `value` is how much of it there was. What follows
+    is a StepFinished with what was said so far, or a LimitError."""
+
+    step: int
+    agent: str
+    limit: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOff:
+    """The agent gives no answer: `to` shall go on, and is told `task`."""
+
+    step: int
+    agent: str
+    to: str
+    task: str
+    usage: Usage
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """None of the calls of this turn is made before a person has looked at `calls` (`plural.agents.approval`). `state`
+    is plain JSON and all that is needed to go on, in another process as well. It holds the whole transcript."""
+
+    step: int
+    agent: str
+    calls: tuple[ToolCall, ...]
+    state: Mapping[str, Any]
+    usage: Usage
+    seconds: float
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Paused:
+        """Raises SettingsError for a text that `to_json` did not write."""
+        try:
+            saved = json.loads(text)
+            calls = tuple(ToolCall(**call) for call in saved["calls"])
+            return cls(**{**saved, "calls": calls, "usage": Usage(**saved["usage"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise SettingsError(f"This is no paused run: {error!r}.", hint="Give what to_json wrote.") from error
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     answer: str
     usage: Usage
     seconds: float
 
 
-Event = Routed | Planned | StepStarted | TextDelta | ToolCalled | ToolReturned | StepFinished | RunFinished
+Event = (
+    Routed
+    | Planned
+    | StepStarted
+    | TextDelta
+    | ToolCalled
+    | ToolReturned
+    | LimitReached
+    | StepFinished
+    | HandedOff
+    | Paused
+    | RunFinished
+)
 
 
 def event_to_json(event: Event) -> dict[str, Any]:

@@ -14,14 +14,19 @@ from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, Field
 
 from plural import sync
+from plural.agents.approval import Reviewed
+from plural.agents.budget import Budget, Price, Purse, purse_in, spending
 from plural.agents.contract import Contract, Output, contract_of
+from plural.agents.desk import Desk, taken_up
 from plural.agents.loop import ChatRunnable, Equipment, work
+from plural.agents.marks import marks_of
+from plural.agents.middleware import Middleware
 from plural.agents.tools import as_tools
 from plural.errors import PromptError, SettingsError
 from plural.protocols import Constrainable
-from plural.types import Event, RunFinished, StepFinished, TextDelta
+from plural.types import Event, HandedOff, Paused, RunFinished, StepFinished, TextDelta
 
-AgentInput = str | BaseMessage | PromptValue | Sequence[Any] | Mapping[str, Any]
+AgentInput = str | BaseMessage | PromptValue | Sequence[Any] | Mapping[str, Any] | Reviewed
 
 
 class AgentTask(BaseModel):
@@ -33,8 +38,10 @@ class AgentTask(BaseModel):
 class Agent(Runnable[AgentInput, Any]):
     """Answers with a text, or with the value of its output contract.
 
-    Input: a text, messages, a prompt's value, or a dict with "messages" or "input". `stream` yields the text as it is
-    written (also what is said before a tool call), or the value once when there is a contract. `events` tells all.
+    Input: a text, messages, a prompt's value, a dict with "messages" or "input", or a paused run that a person has
+    reviewed. `stream` yields the text as it is written (also what is said before a tool call), or the value once when
+    there is a contract. `events` tells all. In the place of an answer there may be a `HandedOff`, when a tool of
+    `handoff_to` was called, or a `Paused`, when a tool that is marked so waits for approval.
 
     Args:
         name: who it is, in events and traces.
@@ -43,8 +50,12 @@ class Agent(Runnable[AgentInput, Any]):
         tools: functions, LangChain tools, or other agents.
         output: a JSON Schema, a pydantic model, a regular expression or a list of choices. A model that takes grammars
             is held to it; any answer is checked, and an answer that breaks it is asked for once more.
-        max_steps: model calls for one answer.
+        budget: what one answer may cost. Whoever calls the agent under a purse of theirs pays as well (`spending`).
+        price: what the model's tokens cost, for a budget of money.
+        middleware: what stands around model and tools; memories are, too.
         description: what it is for; what a model reads when the agent is used as a tool.
+        shared_first: the model reads the transcript first, and what is this agent's own (instructions, and tools where
+            the model can) after it. Agents that read one transcript then share what was computed of it.
 
     Raises:
         SettingsError, ToolError, GrammarError: when it is made from parts that cannot work.
@@ -59,37 +70,48 @@ class Agent(Runnable[AgentInput, Any]):
         instructions: str = "",
         tools: Sequence[Any] = (),
         output: Output | None = None,
-        max_steps: int = 8,
+        budget: Budget = Budget(steps=16),
+        price: Price = Price(),
+        middleware: Sequence[Middleware] = (),
         description: str = "",
+        shared_first: bool = False,
     ) -> None:
         if not name.strip():
             raise SettingsError("An agent needs a name.")
         if not isinstance(model, Runnable):
             raise SettingsError(f"The model of agent {name!r} is {model!r}.", hint="Give it a LangChain chat model.")
-        if max_steps < 1:
-            raise SettingsError(f"max_steps of agent {name!r} is {max_steps}; it must be at least 1.")
         self.name: str = name
         self.instructions = instructions
         self.description = description
         self.tools = as_tools(tools)
         self.contract = contract_of(output)
-        self._kit = _equipment(name, model, self.tools, self.contract, max_steps)
+        self.budget = budget
+        own = [SystemMessage(instructions)] if instructions else []
+        self._first, last = ([], own) if shared_first else (own, [])
+        self._kit = Equipment(
+            name,
+            model,
+            *_ways(name, model, self.tools, self.contract, shared_first),
+            {each.name: each for each in self.tools},
+            self.contract,
+            tuple(middleware),
+            price,
+            tuple(last),
+        )
 
     # ----------------------------------------------------------------------------------------------------- running
-    async def events(
-        self, input: AgentInput, config: RunnableConfig | None = None, *, step: int = 0
-    ) -> AsyncIterator[Event]:
-        """Everything that happens, typed, as it happens; the last event is RunFinished. `step` marks them all."""
+    def events(self, input: AgentInput, config: RunnableConfig | None = None, *, step: int = 0) -> sync.Stream[Event]:
+        """Everything that happens, typed, as it happens, for `for` and for `async for`; `step` marks it all. The last
+        event is RunFinished, or HandedOff or Paused when somebody else has to go on."""
 
-        async def inside(_: AsyncIterator[AgentInput], config: RunnableConfig) -> AsyncIterator[Event]:
-            async for _input in _:
-                async for event in work(self._kit, self._messages(_input), step, config):
+        async def inside(inputs: AsyncIterator[AgentInput], config: RunnableConfig) -> AsyncIterator[Event]:
+            async for each in inputs:
+                async for event in self._work(each, config, step):
                     yield event
                     if isinstance(event, StepFinished):
                         yield RunFinished(event.answer, event.usage, event.seconds)
 
-        async for event in self._atransform_stream_with_config(_single(input), inside, config):  # type: ignore[arg-type]  # config alone is taken, too
-            yield event
+        return sync.Stream(self._atransform_stream_with_config(_single(input), inside, config))  # type: ignore[arg-type]  # config alone is taken, too
 
     async def ainvoke(self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         _refuse(kwargs)
@@ -146,8 +168,15 @@ class Agent(Runnable[AgentInput, Any]):
         """The agent as another agent's tool. It takes one argument, `input`, unless `args_schema` says otherwise.
 
         Raises:
-            SettingsError: `arg_types` was given: an agent's input is described by a schema.
+            SettingsError: `arg_types` was given: an agent's input is described by a schema. Or it may have to wait for
+                a person or hand over, which it cannot as a tool.
         """
+        for each in self.tools:
+            if marks_of(each).approval or marks_of(each).handoff:
+                raise SettingsError(
+                    f"Agent {self.name!r} cannot be a tool: its tool {each.name!r} may end its work without an answer.",
+                    hint="Hand over to it, or mark the agent's tool itself for approval.",
+                )
         if arg_types is not None:
             raise SettingsError(f"arg_types is {arg_types!r}.", hint="Describe the input by args_schema.")
 
@@ -166,17 +195,28 @@ class Agent(Runnable[AgentInput, Any]):
         )
 
     # ------------------------------------------------------------------------------------------------------ inside
+    def _work(self, input: AgentInput, config: RunnableConfig, step: int = 0) -> AsyncIterator[Event]:
+        payer = purse_in(config)
+        if isinstance(input, Reviewed):
+            desk = taken_up(input, self.name, self.budget, payer)
+        else:
+            desk = Desk(step, Purse(self.budget, self.name, parent=payer), self._messages(input))
+        return work(self._kit, desk, spending(desk.purse, config))
+
     async def _answer(self, input: AgentInput, config: RunnableConfig) -> Any:
-        answer = ""
-        async for event in work(self._kit, self._messages(input), 0, config):
-            if isinstance(event, StepFinished):
-                answer = event.answer
-        return self.contract.parse(answer) if self.contract else answer
+        outcome: Any = None
+        async for event in self._work(input, config):
+            match event:
+                case StepFinished(answer=answer):
+                    outcome = self.contract.parse(answer) if self.contract else answer
+                case HandedOff() | Paused():
+                    outcome = event
+        return outcome
 
     async def _spoken(self, inputs: AsyncIterator[AgentInput], config: RunnableConfig) -> AsyncIterator[Any]:
         async for input in inputs:
             spoken = False
-            async for event in work(self._kit, self._messages(input), 0, config):
+            async for event in self._work(input, config):
                 match event:
                     case StepFinished(answer=answer) if self.contract:
                         yield self.contract.parse(answer)
@@ -185,16 +225,16 @@ class Agent(Runnable[AgentInput, Any]):
                     case TextDelta(text=text) if not self.contract:
                         spoken = True
                         yield text
+                    case HandedOff() | Paused():
+                        yield event
 
     def _messages(self, input: AgentInput) -> list[BaseMessage]:
         messages = _read(input)
         if not any(str(message.text).strip() for message in messages):
             raise PromptError(f"The input of agent {self.name!r} is empty.", hint="Say what you want.")
-        if not self.instructions:
-            return messages
-        if isinstance(messages[0], SystemMessage):
+        if self._first and isinstance(messages[0], SystemMessage):
             return [SystemMessage(f"{self.instructions}\n\n{messages[0].text}"), *messages[1:]]
-        return [SystemMessage(self.instructions), *messages]
+        return [*self._first, *messages]
 
 
 def task_of(input: AgentInput) -> str:
@@ -224,25 +264,33 @@ def _read(input: AgentInput) -> list[BaseMessage]:
     )
 
 
-def _equipment(
-    name: str,
-    model: Runnable[LanguageModelInput, Any],
-    tools: Sequence[BaseTool],
-    contract: Contract | None,
-    max_steps: int,
-) -> Equipment:
-    speaking: ChatRunnable = model.bind(grammar=contract.grammar) if contract and constrainable(model) else model
-    calling: ChatRunnable = speaking
-    if tools:
-        try:
-            calling = model.bind_tools(tools)  # type: ignore[attr-defined]
-            if contract is None and constrainable(model):
-                speaking = model.bind_tools(tools, tool_choice="none")  # type: ignore[attr-defined]
-        except (AttributeError, NotImplementedError) as error:
-            raise SettingsError(
-                f"The model of agent {name!r} cannot call tools.", hint="Give another model."
-            ) from error
-    return Equipment(name, calling, speaking, {each.name: each for each in tools}, contract, max_steps)
+def _ways(
+    name: str, model: ChatRunnable, tools: Sequence[BaseTool], contract: Contract | None, shared_first: bool
+) -> tuple[ChatRunnable, ChatRunnable]:
+    """The model as it may call tools, and as it has to answer."""
+    held = constrainable(model)
+    options: dict[str, Any] = {"own_last": True} if held and shared_first else {}
+    bound: ChatRunnable = model.bind(**options) if options else model
+    speaking: ChatRunnable = bound.bind(grammar=contract.grammar) if contract and held else bound
+    if not tools:
+        return speaking, speaking
+    try:
+        calling = _with_tools(model, tools, options)
+        if contract is None and held:
+            speaking = _with_tools(model, tools, {**options, "tool_choice": "none"})
+    except (AttributeError, NotImplementedError) as error:
+        raise SettingsError(f"The model of agent {name!r} cannot call tools.", hint="Give another model.") from error
+    return calling, speaking
+
+
+def _with_tools(model: ChatRunnable, tools: Sequence[BaseTool], options: Mapping[str, Any]) -> ChatRunnable:
+    """The model offered these tools. What was bound to it stays bound; a binding's own `bind_tools` would lose it."""
+    if isinstance(model, RunnableBinding):
+        bound = {key: value for key, value in model.kwargs.items() if key not in ("tools", "tool_choice")}
+        inner = _with_tools(model.bound, tools, {**bound, **options})
+        return model.model_copy(update={"bound": inner, "kwargs": {}})
+    offered: ChatRunnable = model.bind_tools(tools, **options)  # type: ignore[attr-defined]
+    return offered
 
 
 def constrainable(model: Runnable[Any, Any]) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import (
@@ -19,11 +20,28 @@ from langchain_core.messages import (
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 
+from plural.agents.approval import Deny
+from plural.agents.budget import Price
 from plural.agents.contract import Contract
+from plural.agents.desk import Answer, CallTools, Desk, HandOver, put_away
+from plural.agents.marks import Marks, marks_of
 from plural.agents.merge import merge
+from plural.agents.middleware import Middleware, Observation, ToolRunner, Turn
 from plural.agents.tools import call_tool
 from plural.errors import ContractError, LimitError, SettingsError
-from plural.types import Event, StepFinished, StepStarted, TextDelta, ToolCall, ToolCalled, ToolReturned, Usage
+from plural.types import (
+    Event,
+    HandedOff,
+    LimitReached,
+    Paused,
+    StepFinished,
+    StepStarted,
+    TextDelta,
+    ToolCall,
+    ToolCalled,
+    ToolReturned,
+    Usage,
+)
 
 ChatRunnable = Runnable[LanguageModelInput, AIMessage]
 AGAIN = "This call was made before and gave the same result. Answer now, without calling a tool."
@@ -31,131 +49,177 @@ AGAIN = "This call was made before and gave the same result. Answer now, without
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """What one agent works with. `speaking` is its model kept from calling tools, and to the contract, if it can be."""
+    """What one agent works with: its model as it is, with the tools, and kept from calling them and to the contract (if
+    it can be). `last` stands after the transcript whenever the model reads it."""
 
     name: str
+    plain: ChatRunnable
     calling: ChatRunnable
     speaking: ChatRunnable
     tools: dict[str, BaseTool]
     contract: Contract | None
-    max_steps: int
+    middleware: tuple[Middleware, ...]
+    price: Price
+    last: tuple[BaseMessage, ...]
+
+    def marks(self, call: ToolCall) -> Marks:
+        return marks_of(self.tools[call.name]) if call.name in self.tools else Marks()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallTools:
-    """`unread` holds, by call id, why a call's arguments could not be read."""
-
-    calls: tuple[ToolCall, ...]
-    unread: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Mend:
-    """The answer broke the contract, for `error`."""
-
-    error: ContractError
-
-
-@dataclass(slots=True)
-class Desk:
-    """What one run has so far. Only the loop writes on it."""
-
-    messages: list[BaseMessage]
-    usage: Usage = field(default_factory=Usage)
-    seen: set[str] = field(default_factory=set)
-    mended: bool = False
-
-
-async def work(
-    kit: Equipment, messages: Sequence[BaseMessage], step: int, config: RunnableConfig
-) -> AsyncIterator[Event]:
-    """The events of one agent's work, from StepStarted to StepFinished.
+async def work(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncIterator[Event]:
+    """The events of one agent's work, from StepStarted (unless it goes on) to StepFinished, HandedOff or Paused.
 
     Raises:
-        LimitError: no answer within `max_steps` model calls, or calls that go in a circle.
+        LimitError: the budget is used up and there is no answer, or calls go in a circle.
         ContractError: the answer broke the contract, and so did the second attempt.
     """
-    started, desk, model = time.monotonic(), Desk(list(messages)), kit.calling
-    yield StepStarted(step, kit.name, _task(messages))
-    for _ in range(kit.max_steps):
-        said: AIMessageChunk | None = None
-        answer: Answer | None = None
-        async for chunk in model.astream(desk.messages, config):
-            said = _joined(said, chunk)
-            if chunk.text:
-                yield TextDelta(step, kit.name, str(chunk.text))
-        match _next_move(_heard(said, desk), kit.contract):
-            case Answer() as answer:
-                pass
-            case Mend(error):
-                _ask_again(desk, error)
-                model = kit.speaking
-            case CallTools() as move:
-                if model is kit.speaking:
-                    raise LimitError(f"{kit.name} keeps calling tools where it has to answer: {_listed(move.calls)}.")
-                returned: dict[str, ToolReturned] = {}
-                async for event in _called(kit, move, step, config):
+    if desk.move is None:
+        yield StepStarted(desk.step, kit.name, desk.task)
+    try:
+        while (outcome := _outcome(kit, desk)) is None:
+            stage = _think if desk.move is None else _act
+            async with aclosing(stage(kit, desk, config)) as events:
+                async for event in events:
                     yield event
-                    if isinstance(event, ToolReturned):
-                        returned[event.call.id] = event
-                answer = _direct(kit, move, returned)
-                if _observe(desk, [returned[call.id] for call in move.calls]):
-                    model = kit.speaking
-        if answer is not None:
-            yield StepFinished(step, kit.name, answer.text, desk.usage, time.monotonic() - started)
-            return
-    raise LimitError(f"{kit.name} gave no answer within {kit.max_steps} steps.", hint="Raise max_steps.")
+    except LimitError as error:
+        if not error.limit:
+            raise
+        yield LimitReached(desk.step, kit.name, error.limit, error.value)
+        if kit.contract or not desk.spoken:
+            raise
+        outcome = StepFinished(desk.step, kit.name, desk.spoken, desk.usage, desk.seconds)
+    yield outcome
 
 
-def _next_move(said: AIMessage, contract: Contract | None) -> Answer | CallTools | Mend:
-    if said.tool_calls or said.invalid_tool_calls:
-        good = [ToolCall(str(call["id"]), call["name"], call["args"]) for call in said.tool_calls]
-        bad = [ToolCall(str(call["id"]), call["name"] or "", {}) for call in said.invalid_tool_calls]
-        why = [f"The arguments of {call['name']} are not JSON: {call['args']!r}." for call in said.invalid_tool_calls]
-        unread = {call.id: reason for call, reason in zip(bad, why, strict=True)}
-        return CallTools((*good, *bad), unread)
-    answer = str(said.text)
-    if contract is not None:
-        try:
-            contract.parse(answer)
-        except ContractError as error:
-            return Mend(error)
-    return Answer(answer)
-
-
-async def _called(kit: Equipment, move: CallTools, step: int, config: RunnableConfig) -> AsyncIterator[Event]:
-    """Every call of one turn, announced in order and run at once; the results come as they arrive."""
-
-    async def one(call: ToolCall) -> AsyncIterator[Event]:
-        if call.id in move.unread:
-            result, failed = move.unread[call.id], True
-        else:
-            result, failed = await call_tool(kit.tools, call, config)
-        yield ToolReturned(step, kit.name, call, result, failed)
-
-    for call in move.calls:
-        yield ToolCalled(step, kit.name, call)
-    async for event in merge([one(call) for call in move.calls]):
-        yield event
-
-
-def _direct(kit: Equipment, move: CallTools, returned: dict[str, ToolReturned]) -> Answer | None:
-    """The result that is the answer, when a tool marked `return_direct` was called and worked."""
-    for call in move.calls:
-        if call.name in kit.tools and kit.tools[call.name].return_direct and not returned[call.id].failed:
-            if kit.contract is not None:
-                kit.contract.parse(returned[call.id].result)
-            return Answer(returned[call.id].result)
+def _outcome(kit: Equipment, desk: Desk) -> StepFinished | HandedOff | Paused | None:
+    """What the work came to, if nothing is left to do, or nothing without a person."""
+    match desk.move:
+        case Answer(text):
+            return StepFinished(desk.step, kit.name, text, desk.usage, desk.seconds)
+        case HandOver(to, task):
+            return HandedOff(desk.step, kit.name, to, task, desk.usage, desk.seconds)
+        case CallTools() as move if waiting := _unapproved(kit, move):
+            return Paused(desk.step, kit.name, waiting, put_away(desk, move), desk.usage, desk.seconds)
     return None
 
 
-def _observe(desk: Desk, returned: Sequence[ToolReturned]) -> bool:
-    """Puts the results in front of the model. True when all of them were there before: it goes in a circle."""
+# ------------------------------------------------------------------------------------------------------------- think
+async def _think(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncGenerator[Event, None]:
+    """One model call, and the move that it stands for."""
+    desk.spoken = ""
+    turn = await _prepared(kit, desk, config)
+    chunks: list[AIMessageChunk] = []
+    desk.purse.draw(steps=1)
+    desk.turns += 1
+    model = kit.speaking if desk.closing else kit.calling
+    async with aclosing(desk.purse.within(model.astream([*desk.messages, *kit.last], config))) as stream:
+        async for chunk in stream:
+            chunks.append(_checked(chunk))
+            if text := str(chunk.text):
+                desk.spoken += text
+                yield TextDelta(desk.step, kit.name, text)
+    said = _whole(chunks)
+    _pay(kit, desk, said)
+    for each in reversed(kit.middleware):
+        said = await each.after_model(turn, said)
+    desk.messages.append(said)
+    if said.tool_calls or said.invalid_tool_calls:
+        desk.spoken = ""
+        desk.move = _calls(kit, desk, said)
+    else:
+        desk.move = _answer(kit, desk, str(said.text))
+
+
+async def _prepared(kit: Equipment, desk: Desk, config: RunnableConfig) -> Turn:
+    async def ask(messages: Sequence[BaseMessage]) -> str:
+        desk.purse.draw(steps=1)
+        stream = desk.purse.within(kit.plain.astream(messages, config))
+        said = _whole([_checked(chunk) async for chunk in stream])
+        _pay(kit, desk, said)
+        return str(said.text)
+
+    def turn() -> Turn:
+        return Turn(kit.name, desk.step, desk.turns, tuple(desk.messages), ask)
+
+    for each in kit.middleware:
+        desk.messages = list(await each.before_model(turn()))
+    return turn()
+
+
+def _calls(kit: Equipment, desk: Desk, said: AIMessage) -> CallTools:
+    good = [ToolCall(str(call["id"]), call["name"], call["args"]) for call in said.tool_calls]
+    bad = [ToolCall(str(call["id"]), call["name"] or "", {}) for call in said.invalid_tool_calls]
+    if desk.closing:
+        raise LimitError(f"{kit.name} keeps calling tools where it has to answer: {_listed((*good, *bad))}.")
+    why = [f"The arguments of {call['name']} are not JSON: {call['args']!r}." for call in said.invalid_tool_calls]
+    unread = {call.id: reason for call, reason in zip(bad, why, strict=True)}
+    return CallTools((*good, *bad), unread)
+
+
+def _answer(kit: Equipment, desk: Desk, text: str) -> Answer | None:
+    """None when it broke the contract and is asked for once more."""
+    try:
+        if kit.contract is not None:
+            kit.contract.parse(text)
+        return Answer(text)
+    except ContractError as error:
+        if desk.mended:
+            raise
+        desk.mended = desk.closing = True
+        wish = HumanMessage(f"{error.message} Answer again.", additional_kwargs={"plural": "again"})  # is no new task
+        desk.messages.append(wish)
+        return None
+
+
+# --------------------------------------------------------------------------------------------------------------- act
+def _unapproved(kit: Equipment, move: CallTools) -> tuple[ToolCall, ...]:
+    settled = {*move.unread, *move.verdicts}
+    return tuple(call for call in move.calls if kit.marks(call).approval and call.id not in settled)
+
+
+async def _act(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncGenerator[Event, None]:
+    """Every call of one turn, announced in order and run at once; the results come as they arrive. Then the move that
+    they leave: an answer, a handover, or none."""
+    move = desk.move
+    assert isinstance(move, CallTools)  # what is no outcome
+
+    async def call(one: ToolCall) -> Observation:
+        return Observation(*await call_tool(kit.tools, one, config))
+
+    run: ToolRunner = call
+    for each in reversed(kit.middleware):
+        run = functools.partial(each.around_tool, run=run)
+
+    async def observed(one: ToolCall) -> AsyncIterator[ToolReturned]:
+        result, failed = refused[one.id] if one.id in refused else await run(one)
+        yield ToolReturned(desk.step, kit.name, one, result, failed)
+
+    refused = _refused(move)
+    desk.purse.draw(money=sum(kit.marks(one).cost for one in move.calls if one.id not in refused))
+    for one in move.calls:
+        yield ToolCalled(desk.step, kit.name, one)
+    returned: dict[str, ToolReturned] = {}
+    async for event in desk.purse.within(merge([observed(one) for one in move.calls])):
+        returned[event.call.id] = event
+        yield event
+    results = [returned[one.id] for one in move.calls]
+    _observe(desk, results)
+    desk.move = _settled(kit, [event for event in results if not event.failed])
+
+
+def _refused(move: CallTools) -> Mapping[str, Observation]:
+    """The calls that are not made, by their ids: unreadable ones, and those that a person denied."""
+    unread = {key: Observation(reason, True) for key, reason in move.unread.items()}
+    denied = {
+        key: Observation(f"A person denied this call: {verdict.reason}", True)
+        for key, verdict in move.verdicts.items()
+        if isinstance(verdict, Deny)
+    }
+    return unread | denied
+
+
+def _observe(desk: Desk, returned: Sequence[ToolReturned]) -> None:
+    """Puts the results in front of the model. When all of them were there before, it goes in a circle."""
     circles = 0
     for event in returned:
         mark = json.dumps([event.call.name, event.call.arguments, event.result], sort_keys=True, default=str)
@@ -165,36 +229,43 @@ def _observe(desk: Desk, returned: Sequence[ToolReturned]) -> bool:
         status = "error" if event.failed else "success"
         text = f"{event.result}\n{AGAIN}" if again else event.result
         desk.messages.append(ToolMessage(text, tool_call_id=event.call.id, name=event.call.name, status=status))
-    return circles == len(returned)
+    desk.closing |= circles == len(returned)
 
 
-def _ask_again(desk: Desk, error: ContractError) -> None:
-    if desk.mended:
-        raise error
-    desk.mended = True
-    desk.messages.append(HumanMessage(f"{error.message} Answer again."))
+def _settled(kit: Equipment, worked: Sequence[ToolReturned]) -> Answer | HandOver | None:
+    """What the calls that worked come to: the result of a tool marked `return_direct` is the answer."""
+    for event in worked:
+        if to := kit.marks(event.call).handoff:
+            return HandOver(to, str(event.call.arguments["task"]))
+    for event in worked:
+        if event.call.name in kit.tools and kit.tools[event.call.name].return_direct:
+            if kit.contract is not None:
+                kit.contract.parse(event.result)
+            return Answer(event.result)
+    return None
 
 
-def _joined(so_far: AIMessageChunk | None, chunk: object) -> AIMessageChunk:
+# ----------------------------------------------------------------------------------------------------- what was said
+def _checked(chunk: object) -> AIMessageChunk:
     if not isinstance(chunk, AIMessageChunk):
         raise SettingsError(f"The agent's model answers with {type(chunk).__name__}.", hint="Give it a chat model.")
-    return chunk if so_far is None else so_far + chunk
+    return chunk
 
 
-def _heard(said: AIMessageChunk | None, desk: Desk) -> AIMessage:
-    """The whole message, put on the desk and paid for."""
-    message = message_chunk_to_message(said or AIMessageChunk(content=""))
+def _whole(chunks: list[AIMessageChunk]) -> AIMessage:
+    first, *rest = chunks or [AIMessageChunk(content="")]
+    message = message_chunk_to_message(first + rest)
     assert isinstance(message, AIMessage)  # what an AIMessageChunk becomes
-    desk.messages.append(message)
-    if counted := message.usage_metadata:
-        cached = counted.get("input_token_details", {}).get("cache_read", 0)
-        desk.usage += Usage(counted["input_tokens"], counted["output_tokens"], cached)
     return message
+
+
+def _pay(kit: Equipment, desk: Desk, said: AIMessage) -> None:
+    if counted := said.usage_metadata:
+        cached = counted.get("input_token_details", {}).get("cache_read", 0)
+        usage = Usage(counted["input_tokens"], counted["output_tokens"], cached)
+        desk.usage += usage
+        desk.purse.pay(tokens=usage.prompt + usage.completion, money=kit.price.of(usage))
 
 
 def _listed(calls: Sequence[ToolCall]) -> str:
     return ", ".join(f"{call.name}({json.dumps(dict(call.arguments), default=str)})" for call in calls)
-
-
-def _task(messages: Sequence[BaseMessage]) -> str:
-    return next((str(message.text) for message in reversed(messages) if message.type == "human"), "")

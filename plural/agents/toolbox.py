@@ -114,7 +114,7 @@ def _small(number: Fraction) -> Fraction:
 
 
 def _written(number: Fraction) -> str:
-    """A whole number, an exact decimal where there is a short one, otherwise a fraction with its decimal value."""
+    """A whole number, an exact decimal where there is a short one, otherwise a fraction after its decimal value."""
     if number.denominator == 1:
         return str(number.numerator)
     twos_and_fives = number.denominator
@@ -123,7 +123,7 @@ def _written(number: Fraction) -> str:
             twos_and_fives //= prime
     places = next((n for n in range(1, 16) if 10**n % number.denominator == 0), None) if twos_and_fives == 1 else None
     if places is None:
-        return f"{float(number):.12g} ({number})"
+        return f"about {float(number):.12g} = {number}"
     scaled = abs(number.numerator) * 10**places // number.denominator
     digits = str(scaled).rjust(places + 1, "0")
     return f"{'-' if number < 0 else ''}{digits[:-places]}.{digits[-places:]}"

@@ -19,6 +19,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ValidationError
 from pydantic.errors import PydanticUserError
 
+from plural.agents.marks import attempt
 from plural.errors import ToolError
 from plural.types import ToolCall, ToolSpec
 
@@ -83,7 +84,7 @@ async def call_tool(
         return f"{call.name} takes no argument {values}. It takes: {', '.join(chosen.args) or 'none'}.", True
     request = {"type": "tool_call", "id": call.id, "name": call.name, "args": dict(call.arguments)}
     try:
-        result = await chosen.ainvoke(request, config)
+        result = await attempt(chosen, request, config)
     except ValidationError as error:
         return f"{call.name} was called wrongly: {_wrong_arguments(error)}.", True
     except Exception as error:  # noqa: BLE001 - a tool is foreign code: what it raises is the model's to read
@@ -165,7 +166,8 @@ def _wrong_arguments(error: ValidationError) -> str:
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return "; ".join((said, *getattr(error, "__notes__", ())))
 
 
 def _text(result: Any) -> str:

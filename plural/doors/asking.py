@@ -25,6 +25,7 @@ from plural.doors.terminal import (
 from plural.errors import UserError
 from plural.types import (
     Event,
+    LimitReached,
     Planned,
     Routed,
     RunFinished,
@@ -138,6 +139,9 @@ class RunView:
             case ToolReturned():
                 style = "red" if event.failed else "yellow"
                 out.print(Text.assemble(_who(event.agent), ("gets    ", style), event.result))
+            case LimitReached():
+                said = f"has used up its {event.limit} ({event.value:g})"
+                out.print(Text.assemble(_who(event.agent), ("stops   ", "red"), said))
             case RunFinished():
                 self._finished(event)
 

@@ -41,7 +41,8 @@ _OPTIONS = _SAMPLING | {"priority", "deadline", "timeout", "top_logprobs"}
 class ChatPlural(BaseChatModel):
     """`sampling` holds the defaults; every field of `Sampling` can also be given here by its name, per call or with
     `bind`. So can, per call, `priority` and `deadline` (see `Request`), and `timeout`: the seconds that a whole answer
-    may take.
+    may take. With `own_last` instructions and tools stand after the messages, so that they are read once for all models
+    that read them.
 
     An adapter whose digest is in `invocations` is activated: it acts from where the last of those tokens begin in each
     prompt. Several adapters are a mixture, each at its scale. With `streaming`, `invoke` tells callbacks every token.
@@ -58,6 +59,7 @@ class ChatPlural(BaseChatModel):
     grammar: Grammar | None = None
     sampling: Sampling = Sampling()
     timeout: float | None = None
+    own_last: bool = False
     streaming: bool = False
 
     @model_validator(mode="before")
@@ -80,6 +82,7 @@ class ChatPlural(BaseChatModel):
             "base": self.base.digest,
             "adapters": [(ref.digest, ref.scale) for ref in mixture(self.adapter)],
             "instructions": self.instructions,
+            "own_last": self.own_last,
             "grammar": self.grammar,
             "sampling": self.sampling,
         }
@@ -224,7 +227,7 @@ class ChatPlural(BaseChatModel):
     async def achoose(self, messages: LanguageModelInput, options: Sequence[str]) -> Decision[str]:
         """Every option's probability as the whole next assistant turn, exact from the logits."""
         read = to_messages(self._convert_input(messages).to_messages())
-        prompt = self.base.chat.encode(read, instructions=self.instructions)
+        prompt = self.base.chat.encode(read, instructions=self.instructions, own_last=self.own_last)
         return await self.engine.choose(prompt, options, self._worn(prompt))
 
     async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
@@ -241,6 +244,7 @@ class ChatPlural(BaseChatModel):
         choice = known_choice(options.pop("tool_choice", None), tools)
         parallel: bool = options.pop("parallel_tool_calls", True)
         grammar: Grammar | None = options.pop("grammar", self.grammar)
+        own_last: bool = options.pop("own_last", self.own_last)
         order = {name: options.pop(name) for name in ("priority", "deadline") if name in options}
         if top := options.pop("top_logprobs", None):  # OpenAI's way to say how many: logprobs is then a bool
             options["logprobs"] = top
@@ -250,10 +254,10 @@ class ChatPlural(BaseChatModel):
         sampling = _sampling(self.sampling, options | ({"stop": stop} if stop else {}))
         calls = bool(tools) and choice != "none"
         if calls:
-            grammar = self.base.chat.tool_grammar(tools, choice, parallel=parallel)
+            grammar = self.base.chat.tool_grammar(tools, choice, parallel=parallel, own_last=own_last)
         elif tools and grammar is None and not sampling.stop:  # a grammar says where its answer ends, as stop does
             grammar = self.base.chat.tool_grammar(tools, "none")
-        prompt = self.base.chat.encode(to_messages(messages), tools, instructions=self.instructions)
+        prompt = self.base.chat.encode(to_messages(messages), tools, instructions=self.instructions, own_last=own_last)
         return Request(tuple(prompt), sampling, self._worn(prompt), grammar, **order), calls
 
     def _worn(self, prompt: Sequence[int]) -> Mixture:

@@ -166,6 +166,7 @@ class Engine:
             embed.states.append(result.states_TH[start:stop].float())
             if embed.remaining == 0 and not embed.done:
                 self._end(embed, _mean(embed))
+        result.bring([row for row, wanted in enumerate(batch.wanted) if sampler.reads_logits(wanted.job)])
         for row, wanted in enumerate(batch.wanted):
             job = wanted.job
             if job.done:
@@ -535,4 +536,4 @@ def _not_finite(job: Job) -> NumericError:
 def _mean(job: EmbedJob) -> list[float]:
     states_TH = torch.cat(job.states)
     vector_H = states_TH.double().mean(dim=0)
-    return [float(x) for x in vector_H / vector_H.norm()]
+    return (vector_H / vector_H.norm()).tolist()  # type: ignore[no-any-return]

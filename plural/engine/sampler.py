@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from plural.engine.kernels.interface import Result
-from plural.engine.request import Drawn, GenerateJob
+from plural.engine.request import Drawn, GenerateJob, Job, PromptJob
 
 # How many of the most probable tokens are sorted first; all are only when top_p or min_p may leave more.
 _HEAD = 512
@@ -21,13 +21,22 @@ _HEAD = 512
 def draw(job: GenerateJob, result: Result, row: int) -> Drawn:
     """The token, and log-probabilities before penalties, grammar and temperature. The row must be finite. Raises
     GrammarError when the job's grammar fails."""
-    logits_V: np.ndarray = result.logits_RV[row].cpu().numpy()
+    if result.best_logit_R and not reads_logits(job):
+        return Drawn(result.best_R[row], result.best_logit_R[row] - result.totals_R[row], ())
+    logits_V = result.on_host(row)
     token = result.best_R[row] if _plain(job) else _draw_allowed(job, logits_V)
     if job.grammar is not None:
         job.grammar.accept(token)
     total = result.totals_R[row]
     top = _largest(logits_V, job.sampling.logprobs) if job.sampling.logprobs else ()
     return Drawn(token, float(logits_V[token]) - total, tuple((int(one), float(logits_V[one]) - total) for one in top))
+
+
+def reads_logits(job: Job) -> bool:
+    """Whether drawing for the job takes more of a row than its likeliest token and that one's log-probability."""
+    if isinstance(job, PromptJob):
+        return any(reads_logits(child) for child in job.children)
+    return isinstance(job, GenerateJob) and (not _plain(job) or job.sampling.logprobs > 0)
 
 
 def _plain(job: GenerateJob) -> bool:

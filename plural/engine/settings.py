@@ -41,6 +41,7 @@ class EngineSettings(BaseModel):
     as they are: a linear that has none (a head in Q8_0, say) is held in 8 bits, and a base without any is a
     SettingsError. "auto" is the smallest of them that holds every weight to the bit: q4 for a GGUF in 4- and 8-bit
     blocks, bf16 for a checkpoint in bf16, else fp32. Everything else (attention, adapters, norms) is fp32 always.
+    On a GPU "auto" is fp32, and "bf16" rounds what the linears read and give as well, but for the output head.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

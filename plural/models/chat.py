@@ -56,15 +56,21 @@ class ChatFormat:
 
     # -------------------------------------------------------------------------------------------- messages to tokens
     def encode(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), *, instructions: str = ""
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec] = (),
+        *,
+        instructions: str = "",
+        own_last: bool = False,
     ) -> list[int]:
         """Token ids up to where the next assistant turn begins.
 
-        `instructions` become the system message, before one that is given. Raises PromptError for an empty
-        conversation, an empty last user message and roles that the template refuses.
+        `instructions` become the system message, before one that is given. With `own_last` they and the tools, which
+        are then described in words even if the template has words of its own, become one after the messages. Raises
+        PromptError for an empty conversation, an empty last user message and roles that the template refuses.
         """
         _check(messages)
-        return self._tokens(self._render(messages, tools, instructions, generate=True))
+        return self._tokens(self._render(messages, tools, instructions, generate=True, own_last=own_last))
 
     def encode_example(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), *, instructions: str = ""
@@ -115,8 +121,11 @@ class ChatFormat:
         return tuple(opening)
 
     # ------------------------------------------------------------------------------------------------- calls and back
-    def tool_grammar(self, tools: Sequence[ToolSpec], choice: str, *, parallel: bool = True) -> Grammar:
+    def tool_grammar(
+        self, tools: Sequence[ToolSpec], choice: str, *, parallel: bool = True, own_last: bool = False
+    ) -> Grammar:
         """`choice`: "auto" (text or calls), "required", "none" (text), or the name of the tool that must be called.
+        `own_last` is as the prompt was encoded.
 
         Text that begins with the call tag but is no valid call cannot be drawn. Raises GrammarError for an unknown
         name.
@@ -124,7 +133,8 @@ class ChatFormat:
         tags = {
             tag: i for tag, i in self.tokenizer.added_texts.items() if tag in self._tags and tag[0] + tag[-1] == "<>"
         }
-        return tool_text.grammar(tools, choice, parallel=parallel, one_tag_each=self.native_tools, tags=tags)
+        one_tag_each = self.native_tools and not own_last
+        return tool_text.grammar(tools, choice, parallel=parallel, one_tag_each=one_tag_each, tags=tags)
 
     def parse(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:
         """(what was said outside calls, the calls). Text that is no whole, valid call stays text."""
@@ -140,24 +150,32 @@ class ChatFormat:
 
     # --------------------------------------------------------------------------------------------------------- inside
     def _render(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec], instructions: str, *, generate: bool
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec],
+        instructions: str,
+        *,
+        generate: bool,
+        own_last: bool = False,
     ) -> str:
         """The template's text, with guards."""
         if self._compiled is None:
             raise PromptError("The base has no chat template.", hint="Use an instruction-tuned base.")
+        native = self.native_tools and not own_last
         system = [instructions] if instructions else []
-        if not self.native_tools and tools:
+        if not native and tools:
             system.append(tool_text.describe(tools))
         rest = list(messages)
-        if system and rest and rest[0].role == "system":
-            system.insert(1 if instructions else 0, rest.pop(0).content)
+        at = -1 if own_last else 0
+        if system and rest and rest[at].role == "system":
+            system.insert(1 if instructions else 0, rest.pop(at).content)
         if system:
-            rest.insert(0, Message("system", "\n\n".join(system)))
+            rest.insert(len(rest) if own_last else 0, Message("system", "\n\n".join(system)))
         variables: dict[str, Any] = {name: text for name, text in self.tokenizer.named.items()}
-        if self.native_tools:
+        if native:
             variables["tools"] = [self._guard(tool_text.as_openai(tool)) for tool in tools] or None
         try:
-            return self._compiled.render(
+            text = self._compiled.render(
                 messages=[self._as_dict(message) for message in rest], add_generation_prompt=generate, **variables
             )
         except (jinja2.TemplateError, TypeError) as error:
@@ -165,6 +183,11 @@ class ChatFormat:
                 f"The base's chat template refuses this conversation: {error}.",
                 hint=f"Its roles: {', '.join(message.role for message in rest)}.",
             ) from error
+        if own_last and system and self._guard(rest[-1].content).strip() not in text:
+            raise PromptError(
+                "The base's chat template leaves out a system message at the end.", hint="Put what is its own first."
+            )
+        return text
 
     def _as_dict(self, message: Message) -> dict[str, Any]:
         # The template itself looks for tags such as </think> in what the model said; others may not write them.

@@ -16,7 +16,18 @@ from plural.errors import EngineStopped, LimitError, PlanError
 from plural.protocols import Embedder
 from plural.teams.planner import MOST_STEPS, Plan, Planner, fill_in
 from plural.teams.router import BASE, Router
-from plural.types import Decision, Event, Message, Option, Routed, RunFinished, StepFinished, Usage
+from plural.types import (
+    Decision,
+    Event,
+    HandedOff,
+    Message,
+    Option,
+    Paused,
+    Routed,
+    RunFinished,
+    StepFinished,
+    Usage,
+)
 
 
 async def work(
@@ -58,6 +69,8 @@ async def work(
     if decision.value == BASE:
         asked = [*map(_as_langchain, history), *asked]
     async for event in agents[decision.value].events(asked, config):
+        if isinstance(event, HandedOff | Paused):
+            raise _unheeded(event)
         if isinstance(event, RunFinished):
             yield RunFinished(event.answer, event.usage, time.monotonic() - started)
         else:
@@ -150,6 +163,8 @@ async def _step(number: int, team: _Team, answers: _Answers, config: RunnableCon
         started = time.monotonic()
         try:
             async for event in team.agents[decision.value].events(task, config, step=number):
+                if isinstance(event, HandedOff | Paused):
+                    raise _unheeded(event)
                 if isinstance(event, StepFinished):
                     ended = event
                 if not isinstance(event, RunFinished):
@@ -162,6 +177,14 @@ async def _step(number: int, team: _Team, answers: _Answers, config: RunnableCon
             yield ended
     assert ended is not None  # an agent's events end with StepFinished or an error
     answers.put(ended)
+
+
+def _unheeded(event: HandedOff | Paused) -> PlanError:
+    """A network has nobody to ask, and its router decides who works."""
+    if isinstance(event, HandedOff):
+        return PlanError(f"{event.agent} hands over to {event.to}, which a network does not follow.")
+    waiting = ", ".join(call.name for call in event.calls)
+    return PlanError(f"{event.agent} waits for a person's approval of {waiting}.", hint="Ask the agent itself.")
 
 
 def _certain(name: str) -> Decision[str]:

@@ -7,6 +7,7 @@ short rows, and a loop over rows would cost more. Nothing of the size of the sco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,8 @@ from torch.autograd.function import once_differentiable
 Places = NDArray[np.int64]
 NOWHERE: Places = np.empty(0, np.int64)
 
-# Rows are padded together up to this much: longer by half, or by a few tokens.
+# Rows are padded together up to this much: longer by half, or by a few tokens. A GPU pads all: it computes a few rows
+# as fast as many, and every bucket is some forty launches in every layer.
 _LONGER, _FEW = 1.5, 8
 # Scores (queries times keys) of one head and one bucket: bounds their memory at some 16 MB a head.
 _MOST_SCORES = 1 << 22
@@ -59,7 +61,8 @@ class RaggedAttend:
     def __init__(self, spans: Sequence[Span], device: torch.device, held_PL2C: Tensor | None = None) -> None:
         self.held_PL2C = held_PL2C
         self._held = 0 if held_PL2C is None else len(held_PL2C)
-        self._buckets = [_bucket(each, self._held, device) for each in _alike(spans)]
+        longer = _LONGER if device.type == "cpu" else math.inf
+        self._buckets = [_bucket(each, self._held, device) for each in _alike(spans, longer)]
         ranges = [np.arange(len(span.front), len(span.front) + span.length) for span in spans]
         self.positions_T = torch.from_numpy(np.concatenate(ranges)).to(device)
 
@@ -68,13 +71,13 @@ class RaggedAttend:
         return _Attention.apply(q_TND, k_TKD, v_TKD, self._buckets, held_P2C)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _alike(spans: Sequence[Span]) -> Iterator[list[Span]]:
+def _alike(spans: Sequence[Span], longer: float) -> Iterator[list[Span]]:
     """Spans in buckets of like length, shortest first."""
     bucket: list[Span] = []
     front = 0
     for span in sorted(spans, key=lambda one: one.length):
         least, front = (bucket[0].length if bucket else span.length), max(front, len(span.front))
-        too_long = span.length > max(_LONGER * least, least + _FEW)
+        too_long = span.length > max(longer * least, least + _FEW)
         too_many = (len(bucket) + 1) * span.length * (front + span.length) > _MOST_SCORES
         if bucket and (too_long or too_many):
             yield bucket

@@ -39,6 +39,7 @@ def _machine(settings: Settings) -> Iterator[Finding]:
     import torch
 
     from plural.engine.kernels.abi import instruction_set
+    from plural.engine.kernels.choice import triton_is_there
 
     versions = (
         f"Python {platform.python_version()}, torch {torch.__version__}, plural {importlib.metadata.version('plural')}"
@@ -65,6 +66,15 @@ def _machine(settings: Settings) -> Iterator[Finding]:
         )
     if torch.cuda.is_available():
         yield Finding("accelerator", "ok", torch.cuda.get_device_name(), "Use it with PLURAL_DEVICE=cuda.")
+        if triton_is_there():
+            yield Finding("GPU kernels", "ok", f"triton {importlib.metadata.version('triton')}")
+        else:
+            yield Finding(
+                "GPU kernels",
+                "note",
+                "triton is not installed; on the GPU the engine uses torch, which is slower",
+                "Install it: pip install triton",
+            )
     else:
         yield Finding("accelerator", "ok", "none; everything runs on the CPU")
 

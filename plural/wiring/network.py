@@ -14,6 +14,7 @@ import numpy as np
 
 from plural import sync
 from plural.agents import Agent, toolbox
+from plural.agents.memory import LongTerm
 from plural.errors import DataError, PromptError, SettingsError, StorageError, unknown_name
 from plural.specialists import Contract, Library, Specialist
 from plural.teams import Planner, Router, work
@@ -159,6 +160,11 @@ class Network:
         card = self.library.get(name).card
         tools = [toolbox.TOOLS[tool] for tool in card.tools]
         return Agent(name, model=self.specialist(name), tools=tools, description=card.purpose)
+
+    def memory(self) -> LongTerm:
+        """What agents keep for good; it is searched by the base's own hidden states."""
+        space = f"{self.base_model.digest} {self.settings.dtype}"
+        return LongTerm(self.settings.resolve(self.settings.memories), self.base, space=space)
 
     # --------------------------------------------------------------------------------------------------------- asking
     def ask(self, request: str, *, to: str | None = None) -> Answer:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from plural.errors import SettingsError
 from plural.specialists import Library
+
+if TYPE_CHECKING:
+    from plural.agents.memory import LongTerm
 
 STARTER = Path(__file__).parents[1] / "starter"
 
@@ -23,6 +26,9 @@ class Settings(BaseSettings):
     library: Path = Field(default=Path("~/.local/share/plural/library"), description="Your specialists.")
     cache: Path = Field(
         default=Path("~/.cache/plural"), description="Prepared bases and read examples; can be deleted."
+    )
+    memories: Path = Field(
+        default=Path("~/.local/share/plural/memory.sqlite"), description="Facts and results that agents keep for good."
     )
     starter: bool = Field(default=True, description="Whether the starter library stands under yours.")
     device: str = Field(default="cpu", description="Where the base lives: cpu, cuda, cuda:1.")
@@ -65,3 +71,11 @@ def shelf(settings: Settings) -> Library:
 def open_library(root: Path | None = None) -> Library:
     """The specialists on disk, without base or engine: yours, and the starter library under them."""
     return shelf(read_settings(library=root))
+
+
+def open_memory(path: Path | None = None) -> LongTerm:
+    """What is remembered for good, without base or engine: it can be read and forgotten, but not searched."""
+    from plural.agents.memory import LongTerm
+
+    settings = read_settings(memories=path)
+    return LongTerm(settings.resolve(settings.memories))

@@ -45,9 +45,14 @@ _CALCULATOR = "Call the calculator with the expression that gives the answer."
 _MAX_TOKENS = {"direct": 32, "steps": 200, "tool": 64}
 
 
+# Steps of a training, by form: a call is copied from the question and learned at once.
+_STEPS_OF = {"direct": 500, "steps": 400, "tool": 200}
+
+
 def _skill(name: str, form: str, purpose: str, instructions: str, train: Rows, test: Rows, **more: Any) -> Skill:
-    """What the skills of this file share. `max_steps` and `batch_rows` are first guesses."""
+    """What the skills of this file share."""
     tool = form == "tool"
+    steps = 400 if name == "linear" else _STEPS_OF[form]
     source = _CONTRACTS.get(name)
     contract = Contract(kind="regex", source=source) if source and form == "direct" else None
     return Skill(
@@ -59,7 +64,7 @@ def _skill(name: str, form: str, purpose: str, instructions: str, train: Rows, t
         train_rows=train,
         test_rows=test,
         examples=lambda: _prompts(train()),
-        settings={**SETTINGS, "batch_rows": 8, "max_steps": 500},
+        settings={**SETTINGS, "batch_rows": 8 if tool else 16, "max_steps": steps},
         licence=APACHE,
         output=contract,
         tools=("calculate",) if tool else (),
@@ -98,8 +103,9 @@ def _time(form: clock.Form) -> Skill:
 
 
 def _maths(kind: Kind, form: maths.Form) -> Skill:
-    train, test = functools.partial(maths.train_rows, kind, form), functools.partial(maths.held_out_rows, kind)
-    other: dict[str, Rows] = {f"{kind}_near": functools.partial(maths.near_rows, kind)}
+    tested = _tested(form)
+    train, test = functools.partial(maths.train_rows, kind, form), functools.partial(maths.held_out_rows, kind, tested)
+    other: dict[str, Rows] = {f"{kind}_near": functools.partial(maths.near_rows, kind, tested)}
     return _skill(kind, form, maths.PURPOSES[kind], maths.INSTRUCTIONS[kind], train, test, more_tests=other)
 
 
@@ -117,3 +123,17 @@ FORMS: dict[str, dict[str, Skill]] = {
     "time": {"direct": _time("direct"), "steps": _time("steps")},
     **{kind: {"direct": _maths(kind, "direct"), "steps": _maths(kind, "steps")} for kind in KINDS},
 }
+# What the starter library teaches.
+BEST = {
+    "kinship": "direct",
+    "arith": "tool",
+    "units": "tool",
+    "time": "steps",
+    "exprs": "tool",
+    "linear": "tool",
+    "polyeval": "tool",
+    "finalstep": "steps",
+}
+for _kind in KINDS:
+    if _kind != "finalstep":  # the calculator cannot sort or compare
+        FORMS[_kind]["tool"] = _maths(_kind, "tool")

@@ -5,8 +5,8 @@ primitive modules give the same rows for the same seed. The test is its official
 questions; `near` rows are as hard as the training's, from a far seed. One polynomial in eight is written in more terms
 than it needs: composed questions have such ones.
 
-An answer comes in one of two forms: direct, or after the steps that lead there (worked.py), which are made here and
-checked against the gold answer.
+An answer comes directly, after the steps that lead there (worked.py), or, but for the last steps, as a call of the
+calculator (calculations.py). Steps and calls are made here and checked against the gold answer.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from typing import Any, Literal
 
+from calculations import solution, substituted
 from sources import FAR, Problem, in_all_levels, problems
+from toolcall import call_row, own_tools
 from worked import Steps, equations, evaluated, expression, finish, number, operated, polynomial, said_polynomial, shown
 
+from plural.agents import toolbox
 from plural.evals.finals import equal_value
 
 Row = dict[str, Any]
 Kind = Literal["exprs", "linear", "polyeval", "finalstep"]
-Form = Literal["direct", "steps"]
+Form = Literal["direct", "steps", "tool"]
 KINDS: tuple[Kind, ...] = ("exprs", "linear", "polyeval", "finalstep")
 
 MODULES: dict[Kind, tuple[str, ...]] = {
@@ -90,6 +93,20 @@ def solved(kind: Kind, question: str) -> Solution:
         if asked := re.fullmatch(pattern, question):
             return solve(asked)
     raise ValueError(f"{question!r} is no last step")
+
+
+def calculation(kind: Kind, question: str) -> str:
+    """The one calculation that answers a question. Raises ValueError for the last steps, which are none."""
+    match kind:
+        case "exprs":
+            return _found(_EXPRESSION, question)[1].strip()
+        case "linear":
+            found = _found(_LINEAR, question)
+            return solution(found[1].split(", "), found[2])
+        case "polyeval":
+            found = _found(_POLYNOMIAL, question)
+            return substituted(found[3], found[2], found[4])
+    raise ValueError(f"{question!r} is no calculation")
 
 
 def _found(pattern: re.Pattern[str], question: str) -> re.Match[str]:
@@ -205,10 +222,20 @@ _FINALS: dict[str, Callable[[re.Match[str]], Solution]] = {
 def row(kind: Kind, problem: Problem, form: Form) -> Row:
     """A question and its gold answer, after the steps if they are wanted. Raises ValueError if steps lead elsewhere."""
     question, gold = problem
+    if form == "tool":
+        return _called(question, calculation(kind, question), gold)
     steps, answer = solved(kind, question)
     if equal_value(answer, gold) != 1.0:
         raise ValueError(f"{question!r} is {gold}, but {steps} lead to {answer}")
     return {"prompt": question, "answer": finish(steps, gold) if form == "steps" else gold}
+
+
+def _called(question: str, expression_: str, gold: str) -> Row:
+    result = str(toolbox.calculate.invoke({"expression": expression_}))
+    if equal_value(result, gold) != 1.0:
+        raise ValueError(f"{question!r} is {gold}, but {expression_} is {result}")
+    call = {"name": toolbox.calculate.name, "arguments": {"expression": expression_}}
+    return call_row(question, own_tools()[:1], [call], result, result)
 
 
 def _asked(kind: Kind, problem: Problem) -> bool:
@@ -243,17 +270,17 @@ def train_rows(kind: Kind, form: Form = "direct", count: int = TRAINED) -> list[
     return [row(kind, problem, form) for problem in _training(kind, count)]
 
 
-def held_out_rows(kind: Kind, count: int = TESTED, trained: int = TRAINED) -> list[Row]:
+def held_out_rows(kind: Kind, form: Form = "direct", count: int = TESTED, trained: int = TRAINED) -> list[Row]:
     """Of the official split `interpolate`, as many of each module; none is a training question."""
-    return _fresh(kind, ("interpolate",), count, trained)
+    return _fresh(kind, form, ("interpolate",), count, trained)
 
 
-def near_rows(kind: Kind, count: int = TESTED, trained: int = TRAINED) -> list[Row]:
+def near_rows(kind: Kind, form: Form = "direct", count: int = TESTED, trained: int = TRAINED) -> list[Row]:
     """Of the training's levels, from a far seed; none is a training question."""
-    return _fresh(kind, ("train-small", "train-0", "train-1", "train-2"), count, trained)
+    return _fresh(kind, form, ("train-small", "train-0", "train-1", "train-2"), count, trained)
 
 
-def _fresh(kind: Kind, splits: Sequence[str], count: int, trained: int) -> list[Row]:
+def _fresh(kind: Kind, form: Form, splits: Sequence[str], count: int, trained: int) -> list[Row]:
     known = {question for question, _ in _training(kind, trained)}
     each = -(-count // (len(MODULES[kind]) * len(splits)))
     rows: list[Row] = []
@@ -261,6 +288,11 @@ def _fresh(kind: Kind, splits: Sequence[str], count: int, trained: int) -> list[
         for split in splits:
             drawn = dict.fromkeys(problems(module, split, 4 * each, FAR))
             fresh = [problem for problem in drawn if problem[0] not in known and _asked(kind, problem)]
-            rows += [row(kind, problem, "direct") for problem in fresh[:each]]
+            rows += [_asked_only(row(kind, problem, form)) for problem in fresh[:each]]
     random.Random(7).shuffle(rows)
     return rows
+
+
+def _asked_only(made: Row) -> Row:
+    """Of a dialogue with a tool only the call is scored."""
+    return made | {"messages": made["messages"][:2]} if "messages" in made else made

@@ -12,8 +12,14 @@ from plural.wiring.recipe import Row, Rows, Skill
 __all__ = ["APACHE", "EXAMPLES", "SETTINGS", "Row", "Rows", "Skill", "apart", "some"]
 
 EXAMPLES = 64
-# Small batches: these skills need many updates rather than many rows.
-SETTINGS: dict[str, Any] = {"learning_rate": 1e-3, "holdout_rows": 48, "evaluate_every": 100}
+# Rank 4 keeps the weights of all skills below 40 MB. `max_steps` ends a training, not the passes over its rows.
+SETTINGS: dict[str, Any] = {
+    "rank": 4,
+    "learning_rate": 2e-3,
+    "epochs": 100,
+    "holdout_rows": 48,
+    "evaluate_every": 100,
+}
 APACHE = "Apache-2.0"
 
 

@@ -68,7 +68,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=home.train_rows,
         test_rows=home.test_rows,
         examples=_home_examples,
-        settings={**SETTINGS, "batch_rows": 4, "max_steps": 345},
+        settings={**SETTINGS, "batch_rows": 32, "max_steps": 500, "holdout_rows": 64},
         licence=APACHE,
         output=Contract(kind="json_schema", source=json.dumps(home.contract(), separators=(",", ":"))),
     ),
@@ -84,7 +84,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=cron.train_rows,
         test_rows=cron.test_rows,
         examples=_cron_examples,
-        settings={**SETTINGS, "batch_rows": 4, "max_steps": 345},
+        settings={**SETTINGS, "batch_rows": 32, "max_steps": 500, "holdout_rows": 64},
         licence=APACHE,
         output=Contract(kind="regex", source=cron.CONTRACT),
         max_tokens=48,
@@ -100,6 +100,7 @@ SKILLS: dict[str, Skill] = {
         examples=_toolcall_examples,
         settings={
             **SETTINGS,
+            "rank": 8,
             "learning_rate": 1.5e-3,
             "batch_rows": 2,
             "max_steps": 150,
@@ -124,14 +125,14 @@ SKILLS: dict[str, Skill] = {
         train_rows=planner.train_rows,
         test_rows=planner.test_rows,
         examples=lambda: planner.compound(EXAMPLES),
-        settings={**SETTINGS, "learning_rate": 1.5e-3, "batch_rows": 4, "max_steps": 60, "holdout_rows": 24},
+        settings={**SETTINGS, "batch_rows": 16, "max_steps": 400, "holdout_rows": 64},
         licence=APACHE,
         output=Contract(kind="json_schema", source=json.dumps(PLAN_SCHEMA, separators=(",", ":"))),
         kind="planner",
         max_tokens=256,
     ),
     **texts.SKILLS,
-    **{name: forms["direct"] for name, forms in digits.FORMS.items()},
+    **{name: forms[digits.BEST[name]] for name, forms in digits.FORMS.items()},
 }
 FORMS: dict[str, dict[str, Skill]] = digits.FORMS
 """Skills whose answer can be direct, stand after its steps, or be a call of the calculator."""

@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
-from plural.agents import Agent, Contract, tool, toolbox
+from plural.agents import Agent, Budget, Contract, tool, toolbox
 from plural.errors import ContractError, GrammarError, LimitError, PromptError, SettingsError
 from plural.testing import ScriptedModel, calling
 from plural.types import Event, Grammar, RunFinished, StepFinished, StepStarted, TextDelta, ToolCalled, ToolReturned
@@ -44,6 +44,17 @@ async def test_the_events_of_a_run_in_order() -> None:
     assert finished.answer == "It is 8."
     # Two calls are paid for: 2 words in and 1 call out, then the same 2 and the result in, 3 words out.
     assert (finished.usage.prompt, finished.usage.completion) == (5, 4)
+
+
+def test_the_same_events_from_a_blocking_loop() -> None:
+    def agent() -> Agent:
+        return Agent("clerk", ScriptedModel([calling(("double", {"number": 4})), "It is 8."]), tools=[double])
+
+    blocking = [type(event) for event in agent().events("Twice four?")]
+    assert blocking == [type(event) for event in asyncio.run(events_of(agent(), "Twice four?"))]
+    for event in agent().events("Twice four?"):
+        assert isinstance(event, StepStarted)
+        break
 
 
 async def test_the_calls_of_one_turn_run_at_once() -> None:
@@ -111,8 +122,8 @@ async def test_leaving_early_stops_the_tools() -> None:
 
 def test_the_step_limit_says_what_to_raise() -> None:
     model = ScriptedModel([calling(("double", {"number": n})) for n in range(3)])
-    with pytest.raises(LimitError, match=r"clerk gave no answer within 3 steps. Raise max_steps"):
-        Agent("clerk", model, tools=[double], max_steps=3).invoke("Go.")
+    with pytest.raises(LimitError, match=r"clerk has used up its steps: 3 of 3. Give it a larger Budget\(steps="):
+        Agent("clerk", model, tools=[double], budget=Budget(steps=3)).invoke("Go.")
 
 
 def test_after_a_call_that_brings_nothing_new_no_call_may_be_made() -> None:
@@ -194,6 +205,29 @@ def test_instructions_come_before_other_instructions() -> None:
     assert [message.content for message in model.asked[0].messages] == ["Be kind.\n\nBe brief.", "Hello"]
 
 
+@pytest.mark.parametrize("tools", [[], [double]])
+def test_what_is_shared_may_come_first(tools: list[Any]) -> None:
+    model = ScriptedModel([calling(("double", {"number": 2})), "Hi"] if tools else ["Hi"])
+    agent = Agent("clerk", model, instructions="Be kind.", tools=tools, shared_first=True)
+    assert agent.invoke([SystemMessage("Be brief."), HumanMessage("Hello")]) == "Hi"
+    for asked in model.asked:
+        assert asked.messages[0].text == "Be brief."
+        assert asked.messages[-1] == SystemMessage("Be kind.")
+        assert asked.options["own_last"] is True
+    assert [message.type for message in model.asked[-1].messages][2:-1] == (["ai", "tool"] if tools else [])
+
+
+@pytest.mark.parametrize("output", [None, ["Hi"]])
+def test_what_is_bound_to_the_model_stays_bound_beside_tools(output: Any) -> None:
+    """A binding's own bind_tools forgets what else was bound: max_tokens was lost in silence."""
+    model = ScriptedModel([calling(("double", {"number": 2}))] * 2 + ["Hi"])
+    bound = model.bind(max_tokens=7).with_config(tags=["mine"])
+    agent = Agent("clerk", bound, tools=[double], output=output)
+    assert agent.invoke("Go.") == "Hi"
+    assert [asked.options["max_tokens"] for asked in model.asked] == [7, 7, 7]
+    assert [asked.tools for asked in model.asked[:2]] == [("double",)] * 2
+
+
 @pytest.mark.parametrize("given_", ["", "  ", [], {"question": "Hello"}, 7])
 def test_input_that_cannot_be_read(given_: Any) -> None:
     with pytest.raises(PromptError):
@@ -202,8 +236,8 @@ def test_input_that_cannot_be_read(given_: Any) -> None:
 
 def test_parts_that_cannot_work_are_refused() -> None:
     model = ScriptedModel([])
-    with pytest.raises(SettingsError, match="max_steps of agent 'clerk' is 0"):
-        Agent("clerk", model, max_steps=0)
+    with pytest.raises(SettingsError, match="steps of a budget is 0"):
+        Agent("clerk", model, budget=Budget(steps=0))
     with pytest.raises(SettingsError, match="needs a name"):
         Agent(" ", model)
     with pytest.raises(SettingsError, match="model of agent 'clerk' is 'gpt'"):

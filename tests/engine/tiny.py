@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,10 +19,13 @@ from plural.engine import Engine, EngineSettings, Request
 from plural.engine.kernels import abi
 from plural.errors import unknown_name
 from plural.models.attention import PackedAttend
+from plural.models.base import Base
+from plural.models.chat import ChatFormat
 from plural.models.config import MODULES, DecoderConfig, Group
 from plural.models.decoder import Decoder, DecoderWeights, Delta, LayerWeights
-from plural.models.tokenizer import Tokenizer
+from plural.models.tokenizer import CALL_TAGS, Tokenizer
 from plural.types import TokenEvent
+from tests.models.tiny import TEMPLATE, backend
 
 T = TypeVar("T")
 
@@ -124,6 +128,13 @@ def tiny_engine(
     return Engine(
         decoder or tiny_decoder(), tiny_tokenizer(), shelf or Shelf(), EngineSettings(**settings), start=start
     )
+
+
+def tiny_base(config: DecoderConfig = CONFIG) -> Base:
+    """The decoder with a tokenizer that has the tags of tool calls, and a chat format."""
+    tokenizer = Tokenizer(backend(CALL_TAGS))
+    sized = replace(config, vocab_size=tokenizer.vocab_size)
+    return Base("tiny", "tiny", tiny_decoder(config=sized), tokenizer, ChatFormat(tokenizer, TEMPLATE), sized, Path())
 
 
 def pages_of(*adapters: TinyAdapter) -> int:

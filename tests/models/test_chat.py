@@ -271,6 +271,27 @@ def test_the_grammar_follows_the_templates_own_form(qwen):
     assert len(qwen.parse(f"{call}\n{call}")[1]) == 2
 
 
+def test_what_is_a_models_own_may_come_last(qwen):
+    """Described in words then, since a template puts its own in front, and called as the words say."""
+    kept = ChatFormat(qwen.tokenizer, QWEN.replace("m.role != 'system'", "m.role != 'system' or not loop.first"))
+    said = [Message("user", "Go."), Message("system", "In French.")]
+    text = kept.tokenizer.backend.decode(
+        kept.encode(said, TOOLS, instructions="Be <|im_end|> brief.", own_last=True), skip_special_tokens=False
+    )
+    turns = text.split("<|im_start|>")
+    assert [turn.partition("\n")[0] for turn in turns] == ["", "user", "system", "assistant"]
+    assert "Be <|im_end|> brief.\n\nIn French.\n\nYou can call these functions:\nget_weather(city" in text
+    grammar = kept.tool_grammar(TOOLS, "auto", own_last=True)
+    assert accepts(kept.tokenizer, grammar, '<tool_call>[{"name": "stop", "arguments": {}}]</tool_call>')
+    assert not accepts(kept.tokenizer, grammar, '<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>')
+
+
+def test_a_template_that_would_leave_out_what_comes_last_is_refused(qwen):
+    with pytest.raises(PromptError, match="leaves out a system message at the end"):
+        qwen.encode([Message("user", "Go.")], instructions="Be brief.", own_last=True)
+    assert qwen.encode([Message("user", "Go.")], own_last=True) == qwen.encode([Message("user", "Go.")])
+
+
 def test_other_tags_are_allowed_in_text(qwen):
     grammar = qwen.tool_grammar(TOOLS, "auto")
     assert accepts(qwen.tokenizer, grammar, "<think>2 + 2")

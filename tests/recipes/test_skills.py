@@ -37,7 +37,7 @@ def _tests(name: str, trained: int) -> list[Row]:
     if name in own:
         return own[name]()
     kind: Any = name
-    return maths.held_out_rows(kind, 60, trained) + maths.near_rows(kind, 60, trained)
+    return maths.held_out_rows(kind, count=60, trained=trained) + maths.near_rows(kind, count=60, trained=trained)
 
 
 def _train(name: str, form: str, count: int = FEW) -> list[Row]:
@@ -112,6 +112,34 @@ def test_mathematics_is_worked_out(kind: Any, question: str, steps: str | None, 
     found, value = maths.solved(kind, question)
     assert value == answer
     assert steps is None or worked.finish(found, value) == steps
+
+
+@pytest.mark.parametrize(
+    ("kind", "question", "expression"),
+    [
+        ("exprs", "Evaluate (-120 - -100) + 6.", "(-120 - -100) + 6"),
+        ("polyeval", "Let l(p) = -42*p**2 - p + 510. Determine l(-35).", "-42*(-35)**2 - (-35) + 510"),
+        ("linear", "Solve -133 = 31*x + 22*x - 27 for x.", "(-27 + 133)/(-31 - 22)"),
+        ("linear", "Solve 2*x + y = 5, x = 3 for y.", "(5*1 - 3*2)/(1*1 - 0*2)"),
+    ],
+)
+def test_a_question_becomes_one_calculation(kind: Any, question: str, expression: str) -> None:
+    import maths
+
+    assert maths.calculation(kind, question) == expression
+
+
+@pytest.mark.parametrize("kind", ["exprs", "linear", "polyeval"])
+def test_the_calculator_is_called_for_the_direct_answer(kind: str) -> None:
+    from plural.evals.finals import equal_value
+
+    direct, called = _train(kind, "direct"), _train(kind, "tool")
+    for plain, row in zip(direct, called, strict=True):
+        asked, call, result, answer = row["messages"]
+        assert asked["content"] == plain["prompt"]
+        assert [one["name"] for one in call["tool_calls"]] == ["calculate"]
+        assert equal_value(answer["content"], plain["answer"]) == 1.0
+        assert result["content"] == answer["content"]
 
 
 @pytest.mark.parametrize(
@@ -203,10 +231,11 @@ def test_families_of_the_tests_are_not_trained_on() -> None:
 
 
 def test_every_skill_that_is_exact_can_be_taught_in_more_than_one_form() -> None:
+    from digits import BEST
     from skills import FORMS, SKILLS
 
     for name, forms in FORMS.items():
-        assert SKILLS[name] is forms["direct"]
+        assert SKILLS[name] is forms[BEST[name]]
         assert {"direct", "steps"} <= set(forms)
         for skill in forms.values():
             assert skill.name == name

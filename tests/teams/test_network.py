@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
 
-from plural.agents import Agent, tool
+from plural.agents import Agent, handoff_to, mark, tool
 from plural.errors import EngineStopped, LimitError, PlanError
 from plural.teams import PLAN_SCHEMA, Planner, Router, work
 from plural.testing import ScriptedModel, calling
@@ -163,6 +163,27 @@ async def test_a_planner_may_have_any_name() -> None:
 async def test_one_agents_failure_is_raised() -> None:
     with pytest.raises(LimitError, match="too long"):
         await run("cron please", cron=[LimitError("too long")])
+
+
+def waiting(name: str) -> Agent:
+    @mark(approval=True)
+    @tool
+    def delete(path: str) -> str:
+        """Delete a file."""
+        raise AssertionError(path)
+
+    return Agent(name, ScriptedModel([calling(("delete", {"path": "a"}))]), tools=[delete])
+
+
+async def test_a_network_has_nobody_to_ask_and_follows_no_handover() -> None:
+    with pytest.raises(PlanError, match=r"cron waits for a person's approval of delete. Ask the agent itself"):
+        await run("cron", cron=waiting("cron"))
+    leaving = ScriptedModel([calling(("hand_over_to_home", {"task": "x"}))])
+    with pytest.raises(PlanError, match="cron hands over to home"):
+        await run("cron", cron=Agent("cron", leaving, tools=[handoff_to("home")]))
+    events = await run("planner", plan_of("cron", "home"), cron=waiting("cron"), home=["Lights."])
+    ended = {event.agent: event for event in events if isinstance(event, StepFinished)}
+    assert (ended["cron"].failed, ended["home"].failed) == (True, False)
 
 
 async def test_teams_that_cannot_work() -> None:

@@ -8,7 +8,7 @@ torch's up to the rounding of its attention.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -69,7 +69,8 @@ class Result:
 
     `finite_T` says which states are finite. `totals_R` are the logarithms of the sums of the logits' exponentials (a
     log-probability is a logit less its row's total), NaN where a logit is not finite; `best_R` the likeliest tokens,
-    the first of equals.
+    the first of equals. Where the logits lie on another device, `best_logit_R` are those of the likeliest tokens, and
+    `bring` copies the rows that are to be looked into.
     """
 
     states_TH: Tensor
@@ -77,6 +78,22 @@ class Result:
     logits_RV: Tensor
     totals_R: Sequence[float]
     best_R: Sequence[int]
+    best_logit_R: Sequence[float] = ()
+    _brought: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def bring(self, rows: Sequence[int]) -> None:
+        """Copies these rows of logits to the host, all in one."""
+        missing = [row for row in rows if row not in self._brought]
+        if missing and self.logits_RV.device.type != "cpu":
+            self._brought.update(zip(missing, self.logits_RV[missing].cpu().numpy(), strict=True))
+
+    def on_host(self, row: int) -> np.ndarray:
+        """A row of logits, for reading."""
+        if self.logits_RV.device.type == "cpu":
+            logits_V: np.ndarray = self.logits_RV[row].numpy()
+            return logits_V
+        self.bring([row])
+        return self._brought[row]
 
 
 class Forward(Protocol):

@@ -64,7 +64,9 @@ def summed_up(states_TH: Tensor, logits_RV: Tensor) -> Result:
         return Result(states_TH, _finite(states_TH), logits_RV, (), ())
     totals_R = torch.logsumexp(torch.cat([logits_RV] * 2) if rows == 1 else logits_RV, dim=-1)[:rows]
     totals = [total if fine else math.nan for total, fine in zip(totals_R.tolist(), _finite(logits_RV), strict=True)]
-    return Result(states_TH, _finite(states_TH), logits_RV, totals, logits_RV.argmax(dim=-1).tolist())
+    best_R = logits_RV.argmax(dim=-1)
+    logit_R = logits_RV.gather(1, best_R[:, None])[:, 0]
+    return Result(states_TH, _finite(states_TH), logits_RV, totals, best_R.tolist(), logit_R.tolist())
 
 
 def _finite(x_TN: Tensor) -> list[bool]:

@@ -1,0 +1,173 @@
+"""What a run may cost, as one budget, and the purse that it is paid from.
+
+Budgets make a tree: a purse that has a parent draws from it, too, and stops when either is empty. The purse travels in
+the config of LangChain's Runnables, so what an agent calls (a chain, another agent as a tool) draws from the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from langchain_core.runnables import RunnableConfig, ensure_config
+
+from plural.errors import LimitError, SettingsError
+from plural.types import Usage
+
+T = TypeVar("T")
+_KEY = "__plural_purse"  # with two underscores, langchain-core keeps it out of the traces
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits; None is none. Steps are model calls. Tokens are those read and written, whether or not a cache had them.
+    Money is in the currency of `Price` and of what tools are marked with."""
+
+    steps: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    money: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingsError(f"{name} of a budget is {value!r}; it must be above 0, or None for no limit.")
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    money: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            self.steps + other.steps,
+            self.tokens + other.tokens,
+            self.seconds + other.seconds,
+            self.money + other.money,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Money for a million tokens: read, written, and read from a cache (as much as read if it is None)."""
+
+    read: float = 0.0
+    written: float = 0.0
+    cached: float | None = None
+
+    def of(self, usage: Usage) -> float:
+        cached = self.read if self.cached is None else self.cached
+        return (
+            (usage.prompt - usage.cached) * self.read + usage.cached * cached + usage.completion * self.written
+        ) / 1e6
+
+
+class Purse:
+    """The owner of what was spent on one budget. It may be shared by runs, also in several threads.
+
+    Args:
+        budget: its limits.
+        name: whose it is; errors say so.
+        parent: the purse that everything is drawn from as well.
+        spent: what was spent before, of a run that goes on. Its seconds do not run while nobody works.
+    """
+
+    def __init__(
+        self, budget: Budget, name: str = "this run", *, parent: Purse | None = None, spent: Spent | None = None
+    ) -> None:
+        self.budget = budget
+        self.name = name
+        self._parent = parent
+        self._spent = spent or Spent()
+        self._opened = time.monotonic()
+        self._lock: threading.Lock = parent._lock if parent else threading.Lock()  # one for a whole tree
+
+    @property
+    def spent(self) -> Spent:
+        return self._spent + Spent(seconds=time.monotonic() - self._opened)
+
+    def draw(self, *, steps: int = 0, money: float = 0.0) -> None:
+        """Pays for what is about to be done. Raises LimitError, and pays nothing, when some purse cannot bear it."""
+        with self._lock:
+            for purse in self._line():
+                purse._bear(steps, money)
+            self._pay(Spent(steps=steps, money=money))
+
+    def pay(self, *, tokens: int = 0, money: float = 0.0) -> None:
+        """Pays for what was done. That may be more than there was: the next `draw` then fails."""
+        with self._lock:
+            self._pay(Spent(tokens=tokens, money=money))
+
+    async def within(self, source: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        """The same items while there is time. Raises LimitError when there is none left. The source is closed."""
+        try:
+            while True:
+                first = min(self._line(), key=Purse._left)  # the one that runs out first
+                left = first._left()
+                try:
+                    async with asyncio.timeout(None if left == math.inf else left) as limit:
+                        item = await anext(source)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    if not limit.expired():
+                        raise
+                    raise first._used_up("seconds") from None
+                yield item
+        finally:
+            if (close := getattr(source, "aclose", None)) is not None:
+                await close()
+
+    def _line(self) -> Iterator[Purse]:
+        purse: Purse | None = self
+        while purse is not None:
+            yield purse
+            purse = purse._parent
+
+    def _left(self) -> float:
+        """Seconds."""
+        return math.inf if self.budget.seconds is None else self.budget.seconds - self.spent.seconds
+
+    def _bear(self, steps: int, money: float) -> None:
+        budget, spent = self.budget, self.spent
+        if budget.steps is not None and spent.steps + steps > budget.steps:
+            raise self._used_up("steps")
+        if budget.tokens is not None and spent.tokens >= budget.tokens:
+            raise self._used_up("tokens")
+        if budget.seconds is not None and spent.seconds >= budget.seconds:
+            raise self._used_up("seconds")
+        if budget.money is not None and (spent.money >= budget.money or spent.money + money > budget.money):
+            raise self._used_up("money")
+
+    def _pay(self, spent: Spent) -> None:
+        for purse in self._line():
+            purse._spent += spent
+
+    def _used_up(self, limit: str) -> LimitError:
+        value, spent = getattr(self.budget, limit), getattr(self.spent, limit)
+        return LimitError(
+            f"{self.name} has used up its {limit}: {spent:g} of {value:g}.",
+            hint=f"Give it a larger Budget({limit}=...).",
+            limit=limit,
+            value=value,
+        )
+
+
+def spending(purse: Purse, config: RunnableConfig | None = None) -> RunnableConfig:
+    """A config under which every agent draws from `purse`: `chain.invoke(input, spending(purse))`."""
+    whole = ensure_config(config)
+    return {**whole, "configurable": {**whole.get("configurable", {}), _KEY: purse}}
+
+
+def purse_in(config: RunnableConfig) -> Purse | None:
+    found = config.get("configurable", {}).get(_KEY)
+    return found if isinstance(found, Purse) else None
