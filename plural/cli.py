@@ -20,6 +20,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": shelf.show,
     "train": training.train,
     "school": school.school,
+    "improve": training.improve,
     "eval": shelf.eval_,
     "publish": shelf.publish,
     "rollback": shelf.rollback,

@@ -223,7 +223,16 @@ class ChatPlural(BaseChatModel):
     ) -> ChatResult:
         return sync.run(self._agenerate(messages, stop, None, **kwargs))
 
-    # ------------------------------------------------------------------------------------------ decisions and reading
+    # ------------------------------------------------------------------------------ samples, decisions and reading
+    async def asample(self, messages: LanguageModelInput, n: int, **options: Any) -> list[str]:
+        """`n` answers to one conversation, which is read once. `seed` is the first one's, the next has the next."""
+        request, _ = self._request(self._convert_input(messages).to_messages(), None, options)
+        said = [""] * n
+        async with aclosing(self.engine.samples(request, n)) as drawn:
+            async for which, event in drawn:
+                said[which] += event.text
+        return said
+
     async def achoose(self, messages: LanguageModelInput, options: Sequence[str]) -> Decision[str]:
         """Every option's probability as the whole next assistant turn, exact from the logits."""
         read = to_messages(self._convert_input(messages).to_messages())

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -237,7 +237,7 @@ class Engine:
         finally:
             self._cancel([job])
 
-    async def samples(self, request: Request, n: int) -> AsyncIterator[tuple[int, TokenEvent]]:
+    async def samples(self, request: Request, n: int) -> AsyncGenerator[tuple[int, TokenEvent], None]:
         """`n` answers to one request: (which, its event), each answer's events as `generate` gives them. Each has a
         seed of its own, the first the request's. The prompt is read once; the answers share its pages, and copy only
         the last one, which they write on."""

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plural.errors import SettingsError, StorageError
-from plural.specialists import Card, Specialist
+from plural.specialists import Card, Specialist, Trial
 from plural.types import Score
 
 _LABELS = {"base": "base", "free": "without grammar", "specialist": "specialist"}
@@ -93,6 +93,7 @@ def portrait(specialist: Specialist, versions: Sequence[Specialist]) -> Panel:
         ("tools", ", ".join(card.tools) or "-"),
         ("licence", card.licence),
         ("made by", card.lineage.command if card.lineage else "-"),
+        *([("sweep", _swept(card.lineage.sweep))] if card.lineage and card.lineage.sweep else []),
         *([("forced", card.promotion.warning)] if card.promotion and card.promotion.warning else []),
     ):
         rows.add_row(label, Text(value))
@@ -105,6 +106,12 @@ def portrait(specialist: Specialist, versions: Sequence[Specialist]) -> Panel:
         when = f"promoted {one.card.promotion.at.date()}" if one.card.promotion else "never promoted"
         parts.append(Text(f"  {one.name}@{one.card.version}  {headline(one.card, 'specialist')}  {when}", style="dim"))
     return Panel(Group(*parts), title=f"{card.name}, version {card.version}")
+
+
+def _swept(trials: Sequence[Trial]) -> str:
+    won, *others = trials
+    settings = ", ".join(f"{key} {value}" for key, value in won.settings.items())
+    return f"the best of {1 + len(others)} candidates: {settings}"
 
 
 def _short(text: str, width: int = 100) -> str:

@@ -86,6 +86,14 @@ class Fingerprint:
             common,
         )
 
+    def with_more(self, rows: Sequence[Row]) -> Self:
+        """Of these rows and more of them; what does not count stays as it is."""
+        more = self._made(rows, [_grams(_request(row)) for row in rows], self.common)
+        names = [name for name in _ARRAYS.values() if name != "common"]
+        return type(self)(
+            *(np.concatenate([getattr(one, name) for one in (self, more)]) for name in names), self.common
+        )
+
     def leaks(self, rows: Sequence[Row]) -> list[Leak]:
         """The test rows that repeat one of these, each with the first that it repeats."""
         tested = self._made(rows, [_grams(_request(row)) for row in rows], self.common)

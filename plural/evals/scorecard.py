@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from plural.errors import ModelError, SettingsError
-from plural.evals.checkers import checker
 from plural.evals.task import Row, Task
 from plural.protocols import Answerer
 from plural.types import Difference, Score
@@ -94,7 +93,7 @@ async def score(
     """
     if concurrency < 1:
         raise SettingsError(f"concurrency is {concurrency}; it must be at least 1.")
-    check = checker(task.checker)
+    judge = task.judged()
     started = time.perf_counter()
     room = asyncio.Semaphore(concurrency)
     done = 0
@@ -104,7 +103,7 @@ async def score(
         async with room:
             result = await _ask(row, answerer)
         if not result.failure:
-            result = RowResult(row, result.answer, check(result.answer, row.expected))
+            result = RowResult(row, result.answer, judge(row, result.answer))
         done += 1
         if progress is not None:
             progress(done, len(task.rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -39,16 +39,27 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Rows that one checker scores, by its name in the registry of checkers."""
+    """Rows that one checker scores, by its name in the registry of checkers.
+
+    With a `judge`, that scores an answer to a row, and `checker` is only what it is called.
+    """
 
     name: str
     rows: tuple[Row, ...]
     checker: str = "exact"
+    judge: Callable[[Row, str], float] | None = field(default=None, compare=False)
+
+    def judged(self) -> Callable[[Row, str], float]:
+        """Raises SettingsError if there is no such checker."""
+        if self.judge is not None:
+            return self.judge
+        check = find_checker(self.checker)
+        return lambda row, answer: check(answer, row.expected)
 
     @classmethod
     def read(cls, path: Path | str, checker: str = "exact", *, name: str = "") -> Self:
         """Rows from JSONL in the shapes of training: `{"prompt", "answer"}` or `{"messages", "tools"}`, where the
-        last message is the assistant's.
+        last message is the assistant's; of preferences, the chosen answer is expected.
 
         Raises:
             DataError: the file cannot be read, is empty, or has bad lines; all of them are named.
@@ -106,6 +117,8 @@ def _mapping(given: str | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _row(fields: Mapping[str, Any]) -> Row:
+    if {"chosen", "rejected"} <= fields.keys():
+        return _row(_chosen(fields))
     if "prompt" in fields:
         unknown = set(fields) - {"prompt", "answer"}
         _refuse(unknown)
@@ -119,6 +132,27 @@ def _row(fields: Mapping[str, Any]) -> Row:
     if not expected.strip():
         raise ValueError("the assistant's message is empty")
     return Row(tuple(messages[:-1]), expected, tuple(map(_tool, fields.get("tools", ()))), bool(last.tool_calls))
+
+
+def read_asked(fields: Mapping[str, Any]) -> tuple[Message, ...]:
+    """What a row without an answer asks. Raises ValueError and the like for what is none."""
+    if "prompt" in fields:
+        return (Message("user", _text(fields["prompt"], "prompt")),)
+    if "messages" not in fields:
+        raise ValueError(f"there is neither prompt nor messages, only {', '.join(fields) or 'nothing'}")
+    messages = tuple(_message(each, index) for index, each in enumerate(fields["messages"]))
+    if not messages or messages[-1].role == "assistant":
+        raise ValueError("messages must end before the assistant's answer")
+    return messages
+
+
+def _chosen(preference: Mapping[str, Any]) -> dict[str, Any]:
+    """A preference as the row that its chosen answer makes."""
+    rest = {key: value for key, value in preference.items() if key not in ("chosen", "rejected")}
+    chosen = _text(preference["chosen"], "chosen")
+    if "prompt" in rest:
+        return {**rest, "answer": chosen}
+    return {**rest, "messages": [*rest["messages"], {"role": "assistant", "content": chosen}]}
 
 
 def _refuse(unknown: set[str]) -> None:

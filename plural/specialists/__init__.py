@@ -1,7 +1,7 @@
 """A specialist as data: an adapter in PEFT's directory format and a card. No torch."""
 
 from plural.specialists.adapter import AdapterConfig, AdapterWeights, invoked_at
-from plural.specialists.card import Card, Contract, Evidence, Lineage, Promotion
+from plural.specialists.card import Card, Contract, Evidence, Lineage, Promotion, Trial
 from plural.specialists.library import Library
 from plural.specialists.peft_files import adapter_digest, read_adapter, read_invocation, write_adapter
 from plural.specialists.shape import BaseShape
@@ -18,6 +18,7 @@ __all__ = [
     "Lineage",
     "Promotion",
     "Specialist",
+    "Trial",
     "adapter_digest",
     "check_name",
     "invoked_at",

@@ -32,8 +32,19 @@ class Contract(_Strict):
     source: str = Field(min_length=1)
 
 
+class Trial(_Strict):
+    """A candidate of a sweep: what was varied, and its held-out `loss` after `steps`; None if it diverged at once."""
+
+    settings: dict[str, Any]
+    steps: int = Field(ge=0)
+    loss: float | None
+
+
 class Lineage(_Strict):
-    """Enough to make the specialist again. `data_sha256` is that of the file of `rows` examples; `parent` a digest."""
+    """Enough to make the specialist again. `data_sha256` is that of the file of `rows` examples; `parent` a digest.
+
+    `sweep` are the candidates of which it is the best, itself first.
+    """
 
     data_sha256: str
     rows: int = Field(ge=1)
@@ -42,6 +53,7 @@ class Lineage(_Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
     seconds: float = Field(ge=0)
     parent: str | None = None
+    sweep: tuple[Trial, ...] = ()
 
 
 class Evidence(_Strict):

@@ -20,7 +20,8 @@ from plural.specialists.peft_files import write_file
 class Progress:
     """Where a training stands. `losses` are the last few, oldest first; `worse` counts looks without improvement.
 
-    `writing`: what lies in the adapter's place is this training's own; `written`: it is whole.
+    `writing`: what lies in the adapter's place is this training's own; `written`: it is whole. Of a candidate of a
+    sweep, `rungs` are the losses at the rungs it has come to; `beaten`: it was stopped there, or diverged.
     """
 
     step: int = 0
@@ -34,6 +35,8 @@ class Progress:
     seconds: float = 0.0
     writing: bool = False
     written: bool = False
+    rungs: list[float] = field(default_factory=list)
+    beaten: bool = False
 
 
 def save(path: Path, progress: Progress, tensors: Mapping[str, Tensor], identity: Mapping[str, Any]) -> None:

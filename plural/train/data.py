@@ -1,10 +1,13 @@
-"""Training rows from JSONL: `{"prompt", "answer"}`, or `{"messages": [...]}` with optional `"tools": [...]`."""
+"""Training rows from JSONL: `{"prompt", "answer"}`, or `{"messages": [...]}` with optional `"tools": [...]`.
+
+Preferences are `{"prompt", "chosen", "rejected"}`, or messages without the last answer, `"chosen"` and `"rejected"`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -15,11 +18,15 @@ from plural.types import Message, Role, ToolCall, ToolSpec
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation; the assistant's messages are what is learned. `line` counts from 1 in the file."""
+    """One conversation; the assistant's messages are what is learned. `line` counts from 1 in the file.
+
+    Where there is a `rejected` last message, it is only learned that the last one is better.
+    """
 
     line: int
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
+    rejected: Message | None = None
 
     @property
     def prompt(self) -> str:
@@ -28,7 +35,13 @@ class Example:
 
     @property
     def content(self) -> str:
-        return json.dumps([*map(_plain, self.messages), [tool.name for tool in self.tools]], sort_keys=True)
+        said = [*self.messages, *([self.rejected] if self.rejected else [])]
+        return json.dumps([*map(_plain, said), [tool.name for tool in self.tools]], sort_keys=True)
+
+    @property
+    def endings(self) -> tuple[tuple[Message, ...], ...]:
+        """The whole conversation; with a rejected answer, once more with that one."""
+        return (self.messages, (*self.messages[:-1], self.rejected)) if self.rejected else (self.messages,)
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,10 @@ class Examples:
     sha256: str
     rows: tuple[Example, ...]
     duplicates: int
+
+    @property
+    def preferences(self) -> bool:
+        return any(row.rejected for row in self.rows)
 
 
 def read_examples(path: Path) -> Examples:
@@ -56,12 +73,21 @@ def read_examples(path: Path) -> Examples:
             rows.append(_example(number, line))
         except _BadRowError as bad:
             problems.append((number, str(bad)))
+    problems += _mixed(rows)
     if problems:
-        raise DataError(str(path), problems)
+        raise DataError(str(path), sorted(problems))
     if len(rows) < 2:
         raise DataError(str(path), [(0, f"{len(rows)} rows; training needs at least 2, one of them to be held out")])
     distinct = len({row.content for row in rows})
     return Examples(path, hashlib.sha256(content).hexdigest(), tuple(rows), len(rows) - distinct)
+
+
+def _mixed(rows: Sequence[Example]) -> list[tuple[int, str]]:
+    """What is not of the first row's kind."""
+    kinds = {True: "a rejected answer", False: "no rejected answer"}
+    first = rows[0].rejected is not None if rows else False
+    told = f"; line {rows[0].line} has {kinds[first]}" if rows else ""
+    return [(row.line, f"has {kinds[not first]}{told}") for row in rows if (row.rejected is not None) != first]
 
 
 class _BadRowError(ValueError):
@@ -80,6 +106,8 @@ def _example(number: int, line: bytes) -> Example:
     if row.keys() == {"prompt", "answer"}:
         prompt, answer = _text(row, "prompt"), _text(row, "answer")
         return Example(number, (Message("user", prompt), Message("assistant", answer)))
+    if {"chosen", "rejected"} <= row.keys():
+        return _preference(number, row)
     if "messages" in row and row.keys() <= {"messages", "tools"}:
         messages = tuple(_message(i, each) for i, each in enumerate(_list(row, "messages"), 1))
         if not messages or messages[-1].role != "assistant":
@@ -87,7 +115,26 @@ def _example(number: int, line: bytes) -> Example:
         if len(messages) < 2:
             raise _BadRowError("has nothing before the assistant message")
         return Example(number, messages, tuple(map(_tool, _list(row, "tools"))) if "tools" in row else ())
-    raise _BadRowError(f"has the keys {', '.join(sorted(row)) or 'none'}; it needs prompt and answer, or messages")
+    raise _BadRowError(
+        f"has the keys {', '.join(sorted(row)) or 'none'}; it needs prompt and answer, or messages; "
+        "for a preference chosen and rejected besides the prompt or the messages"
+    )
+
+
+def _preference(number: int, row: Mapping[str, Any]) -> Example:
+    if row.keys() == {"prompt", "chosen", "rejected"}:
+        asked: tuple[Message, ...] = (Message("user", _text(row, "prompt")),)
+    elif "messages" in row and row.keys() <= {"messages", "chosen", "rejected", "tools"}:
+        asked = tuple(_message(i, each) for i, each in enumerate(_list(row, "messages"), 1))
+        if not asked or asked[-1].role == "assistant":
+            raise _BadRowError("must end its messages before the assistant's, which are chosen and rejected")
+    else:
+        raise _BadRowError(f"has the keys {', '.join(sorted(row))}; a preference has a prompt or messages, and tools")
+    chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
+    if chosen == rejected:
+        raise _BadRowError(f"has {chosen!r:.80} both chosen and rejected")
+    tools = tuple(map(_tool, _list(row, "tools"))) if "tools" in row else ()
+    return Example(number, (*asked, Message("assistant", chosen)), tools, Message("assistant", rejected))
 
 
 def _message(position: int, given: Any) -> Message:

@@ -1,6 +1,7 @@
 """What a training says while it runs, of one specialist each time.
 
-A specialist's last event is `Trained`, or `Diverged` when its loss did; the others go on.
+A specialist's last event is `Trained`, or `Diverged` when its loss did; the others go on. A candidate of a sweep that
+is beaten is named in the sweep's `Halved` and says no more.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ class TrainStarted:
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """`loss` is the mean over the batch's answer tokens, in nats; `tokens_per_second` counts prompt tokens, too.
+    """`loss` is the mean over the batch's answer tokens, in nats, or over its preferences.
 
-    `computed` tokens went through the base for it: what rows share is computed once, what is kept not at all.
+    `tokens_per_second` counts prompt tokens, too. `computed` tokens went through the base for it: what rows share is
+    computed once, what is kept not at all.
     """
 
     name: str
@@ -44,12 +46,17 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Loss over the held-out answers before anything was trained (step 0) or after `step` steps."""
+    """Loss over the held-out answers before anything was trained (step 0) or after `step` steps.
+
+    Of preferences, `accuracy` is the share of held-out pairs whose chosen answer has become likelier, by more than the
+    rejected one.
+    """
 
     name: str
     step: int
     holdout_loss: float
     best: bool
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,4 +86,36 @@ class Trained:
     settings: Mapping[str, Any]
 
 
-TrainEvent = TrainStarted | Stepped | Evaluated | Diverged | Trained
+@dataclass(frozen=True, slots=True)
+class Halved:
+    """All candidates of the sweep `name` that still ran came to rung `rung`, of so many. `losses` are their held-out
+    losses so far, the best first; those of `stopped` learn no more.
+    """
+
+    name: str
+    rung: int
+    of: int
+    losses: Mapping[str, float]
+    stopped: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A candidate, its best held-out loss (None if it diverged before it had one), and whether it was stopped."""
+
+    name: str
+    steps: int
+    loss: float | None
+    beaten: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How the sweep `name` ended, the best first; `Trained` of the winner follows."""
+
+    name: str
+    winner: str
+    tried: tuple[Tried, ...]
+
+
+TrainEvent = TrainStarted | Stepped | Evaluated | Diverged | Halved | Swept | Trained

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,60 +18,55 @@ from plural.specialists import AdapterConfig, check_name, write_adapter
 from plural.train import checkpoint, rows
 from plural.train.checkpoint import Progress
 from plural.train.compute import Compute
-from plural.train.data import Examples
+from plural.train.course import Course
 from plural.train.events import Evaluated, Stepped, Trained, TrainStarted
 from plural.train.lora import Lora
+from plural.train.objectives import Imitation, Objective, Preference
 from plural.train.rows import Row
-from plural.train.settings import TrainSettings
 
 WORK = ".training"
 _RECENT = 5
 
 
-@dataclass(frozen=True)
-class Course:
-    """What one specialist is taught, and how. `instructions` are the system message that it always sees."""
-
-    name: str
-    examples: Examples
-    settings: TrainSettings = TrainSettings()
-    instructions: str = ""
-
-
 class Learner:
     """Weights, optimiser and `progress` change together, in `update` only; cut off in the middle, it is not `whole`."""
 
-    def __init__(self, base: Base, course: Course, out: Path, compute: Compute) -> None:
-        check_name(course.name)
-        self.name, self.settings = course.name, course.settings
-        self.path, self.kept_at = out / course.name, out / WORK / f"{course.name}.safetensors"
+    def __init__(self, base: Base, course: Course, encoded: Sequence[Row], out: Path, compute: Compute) -> None:
+        self.name, self.encoded, self.start = check_name(course.name), encoded, course.start
+        self.path = out / check_name(course.sweep or course.name)
+        self.kept_at = out / WORK / f"{course.name}.safetensors"
         self.base_name, self.compute = base.name, compute
         self.duplicates = course.examples.duplicates
-        settings = course.settings
-        invocation = base.chat.invocation() if settings.activated else ()
-        self.split = rows.split(rows.encode(base, course.examples, course.instructions, invocation), settings)
-        self.steps = settings.steps(len(self.split.train))
+        self.settings = settings = course.resolved(base.config)
+        self.objective: Objective = Imitation() if settings.beta is None else Preference(settings.beta)
+        self.split = rows.split(encoded, settings)
+        self.steps = settings.steps(len(self.split.train) // self.objective.together)
         self.look_every = settings.look_every(self.steps)
         adapter = AdapterConfig(
             settings.rank,
             settings.resolved_alpha(),
             settings.targets,
             use_rslora=settings.rslora,
-            invocation=invocation,
+            invocation=base.chat.invocation() if settings.activated else (),
         )
         self.lora = Lora(base.config, adapter, seed=settings.seed, device=base.decoder.device)
+        if course.start is not None:
+            self.lora.load(course.start)
         self.optimiser = torch.optim.AdamW(
             [self.lora.flat], lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.progress = Progress()
+        self.reference_R: Tensor | None = None
         self.best: Tensor | None = None
         self.whole = True
-        self.identity = {
+        self.rungs: tuple[int, ...] = ()
+        self.identity: dict[str, Any] = {
             **settings.model_dump(mode="json"),
             "data": course.examples.sha256,
             "base": base.digest,
             "instructions": course.instructions,
             "compute": compute,
+            **({} if course.start is None else {"start": course.start.digest}),
         }
 
     # -------------------------------------------------------------------------------------------------- where it stands
@@ -81,17 +77,31 @@ class Learner:
         return bool(self.split.holdout) and done.looked_at < done.step and due
 
     @property
+    def wants_measure(self) -> bool:
+        """Whether it has come to a rung."""
+        return len(self.progress.rungs) < sum(rung <= self.progress.step for rung in self.rungs)
+
+    def loss_at(self, rung: int) -> float | None:
+        """The best held-out loss until the rung, counted from 0; None if it has not come there."""
+        done = self.progress
+        return done.rungs[rung] if rung < len(done.rungs) else (done.best_loss if done.stopped else None)
+
+    def last_loss(self) -> float | None:
+        done = self.progress
+        return done.rungs[-1] if done.beaten and done.rungs else done.best_loss
+
+    @property
     def done(self) -> bool:
         return self.progress.stopped or self.progress.step >= self.steps
 
     def batch(self) -> list[Row]:
-        return rows.batch(self.split.train, self.progress.step, self.settings)
+        return rows.batch(self.split.train, self.progress.step, self.settings, self.objective.together)
 
     def started(self) -> TrainStarted:
         return TrainStarted(
             name=self.name,
-            rows=len(self.split.train),
-            holdout_rows=len(self.split.holdout),
+            rows=len(self.split.train) // self.objective.together,
+            holdout_rows=len(self.split.holdout) // self.objective.together,
             duplicates=self.duplicates,
             step=self.progress.step,
             steps=self.steps,
@@ -109,7 +119,18 @@ class Learner:
         }
         return Trained(self.name, self.path, done.step, done.best_loss, done.tokens, done.seconds, used)
 
+    @property
+    def wants_reference(self) -> bool:
+        """Whether it learns preferences and does not know yet what it made of the rows before."""
+        return self.objective.together > 1 and self.reference_R is None
+
     # ---------------------------------------------------------------------------------------------------------- changes
+    def refer(self, reference_R: Tensor) -> None:
+        """Takes the losses of all encoded rows under the first weights, which are then kept for good."""
+        self.reference_R = reference_R
+        known = zip(self.encoded, reference_R.tolist(), strict=True)
+        self.split = rows.split([replace(row, reference=loss) for row, loss in known], self.settings)
+
     def update(self, loss: float) -> None:
         """One step of the optimiser, with the gradient that has been gathered. Raises NumericError."""
         done, flat = self.progress, self.lora.flat
@@ -146,8 +167,11 @@ class Learner:
             computed=computed,
         )
 
-    def look(self, loss: float, seconds: float) -> Evaluated:
-        """Takes the held-out loss of the weights as they are. Raises NumericError when it is no number."""
+    def look(self, loss: float, right: int | None, seconds: float) -> Evaluated:
+        """Takes the held-out loss of the weights as they are, and how many examples are right where that is counted.
+
+        Raises NumericError when it is no number.
+        """
         done = self.progress
         done.seconds += seconds
         if not math.isfinite(loss):
@@ -155,6 +179,7 @@ class Learner:
         done.looked_at = done.step
         if done.step == 0:
             return Evaluated(self.name, 0, loss, best=False)
+        accuracy = None if right is None else right / self.objective.count(self.split.holdout)
         better = done.best_loss is None or loss < done.best_loss
         if better:
             done.best_loss, done.worse = loss, 0
@@ -162,7 +187,20 @@ class Learner:
         else:
             done.worse += 1
             done.stopped = done.worse >= self.settings.patience
-        return Evaluated(self.name, done.step, loss, better)
+        return Evaluated(self.name, done.step, loss, better, accuracy)
+
+    def enter(self, rungs: tuple[int, ...], rivals: int) -> None:
+        """Takes part in a sweep. What it becomes does not depend on that, but how far it comes does."""
+        self.rungs = rungs
+        self.identity |= {"rivals": rivals}
+
+    def measure(self, loss: float) -> None:
+        """Takes the held-out loss at the rungs it has come to: not a look, which would change when it stops early."""
+        done = self.progress
+        if not math.isfinite(loss):
+            raise self._diverged("on the held-out rows is not a finite number any more")
+        reached = sum(rung <= done.step for rung in self.rungs) - len(done.rungs)
+        done.rungs += [loss if done.best_loss is None else min(loss, done.best_loss)] * reached
 
     def _check(self, losses: Sequence[float], norm: float) -> None:
         """Stops a training that cannot recover: not a number, or a loss that stays far above where it began."""
@@ -184,6 +222,9 @@ class Learner:
     def begin(self, *, resume: bool) -> None:
         """Takes up the checkpoint, or forgets it. Raises SettingsError where something lies in the adapter's place."""
         found = checkpoint.load(self.kept_at, self.identity) if resume else None
+        if found is not None and found[0].beaten:
+            self.progress = found[0]
+            return
         if found is not None and found[0].written:
             if self.path.exists():
                 self.progress = found[0]
@@ -194,6 +235,8 @@ class Learner:
             if self.progress.writing:  # cut off before it could be said that it is whole
                 shutil.rmtree(self.path, ignore_errors=True)
             self.lora.set(tensors["weights"])
+            if "reference" in tensors:
+                self.refer(tensors["reference"])
             self.best = tensors.get("best")
             moments = {key.removeprefix("moment."): value for key, value in tensors.items() if "moment." in key}
             state = {0: moments} if moments else {}
@@ -212,10 +255,16 @@ class Learner:
             moments = self.optimiser.state_dict()["state"].get(0, {})
             tensors |= {f"moment.{key}": value for key, value in moments.items()}
             tensors |= {} if self.best is None else {"best": self.best}
+            tensors |= {} if self.reference_R is None else {"reference": self.reference_R}
             checkpoint.save(self.kept_at, self.progress, tensors, self.identity)
             return self.progress.step
         found = checkpoint.load(self.kept_at, self.identity)
         return found[0].step if found else 0
+
+    def give_up(self) -> None:
+        """It is out of the race, for good. Its weights are not kept."""
+        self.progress.beaten = True
+        checkpoint.save(self.kept_at, self.progress, {}, self.identity)
 
     def write(self) -> Trained:
         """The adapter, at its best held-out loss; a resumed training finds it done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,14 @@ _LEAST_SHARED = 4
 _HELD_FOR_EACH = 4
 
 
+class Work(NamedTuple):
+    """Rows of one specialist, of which so many `together` are never parted."""
+
+    lora: Lora
+    rows: Sequence[Row]
+    together: int = 1
+
+
 @dataclass(frozen=True)
 class Part:
     """Rows of one specialist, as many of its batch as fit."""
@@ -29,33 +38,40 @@ class Part:
     lora: Lora
     rows: Sequence[Row]
     number: int
+    together: int = 1
+
+    def alike(self) -> Iterator[Sequence[Row]]:
+        """The rows that may have a beginning in common: all, or the answers to one prompt."""
+        width = self.together if self.together > 1 else len(self.rows)
+        return (self.rows[i : i + width] for i in range(0, len(self.rows), width))
 
 
 @dataclass(frozen=True)
 class PartLoss:
-    """Summed over the part's answer tokens, in nats; `computed` tokens went through the decoder for it."""
+    """Of each of the part's answer tokens, in nats; `computed` tokens went through the decoder for it."""
 
     part: Part
-    loss: Tensor
+    loss_A: Tensor
     computed: int
 
 
-def packs(work: Sequence[tuple[Lora, Sequence[Row]]], at_once: int) -> Iterator[list[Part]]:
+def packs(work: Sequence[Work], at_once: int) -> Iterator[list[Part]]:
     """The rows in their order, in as few passes as `at_once` tokens allow; a longer row is a pass of its own."""
     pack: list[Part] = []
     tokens = held = 0
-    for number, (lora, rows) in enumerate(work):
+    for number, (lora, rows, together) in enumerate(work):
         first = 0
-        for i, row in enumerate(rows):
-            acting, before = len(row.acting), len(row.before)
+        for i in range(0, len(rows), together):
+            unit = rows[i : i + together]
+            acting, before = sum(len(row.acting) for row in unit), sum(len(row.before) for row in unit)
             full = tokens + acting > at_once or held + before > _HELD_FOR_EACH * at_once
             if full and (pack or i > first):
-                yield [*pack, *([Part(lora, rows[first:i], number)] if i > first else [])]
+                yield [*pack, *([Part(lora, rows[first:i], number, together)] if i > first else [])]
                 pack, first, tokens, held = [], i, 0, 0
             tokens += acting
             held += before
         if first < len(rows):
-            pack.append(Part(lora, rows[first:], number))
+            pack.append(Part(lora, rows[first:], number, together))
     if pack:
         yield pack
 
@@ -74,16 +90,17 @@ class Flat:
         before = iter(fronts)
         for part in parts:
             start, learned = len(self.ids), len(self.at)
-            shared = _shared(part.rows)
-            beginning = self._begin(part.rows[0].ids[:shared]) if shared else NOWHERE
-            for row in part.rows:
-                front = next(before)
-                self._add(row, front if row.offset else beginning, shared)
+            for rows in part.alike():
+                shared = _shared(rows)
+                beginning = self._begin(rows[0].ids[:shared]) if shared else NOWHERE
+                for row in rows:
+                    front = next(before)
+                    self._add(row, front if row.offset else beginning, shared)
             self.segments.append(len(self.ids) - start)
             self.answers.append(len(self.at) - learned)
 
     def _begin(self, ids: Sequence[int]) -> Places:
-        """A beginning that all rows of a part share: a row of its own, and the front of theirs."""
+        """A beginning that rows of a part share: a row of its own, and the front of theirs."""
         start = len(self.ids)
         self.spans.append(Span(start, len(ids)))
         self.ids += ids
@@ -109,7 +126,7 @@ def _shared(rows: Sequence[Row]) -> int:
 
 
 def losses(decoder: Decoder, prompts: PromptStates, parts: Sequence[Part]) -> list[PartLoss]:
-    """A loss for each part, from one pass over the base; under no_grad for those who only look."""
+    """The losses of each part, from one pass over the base; under no_grad for those who only look."""
     rows = [row for part in parts for row in part.rows]
     held = prompts.hold([row.before for row in rows])
     flat = Flat(parts, held.fronts, 0 if held.states is None else len(held.states))
@@ -123,12 +140,12 @@ def losses(decoder: Decoder, prompts: PromptStates, parts: Sequence[Part]) -> li
     computed = iter(held.computed)
     for part, loss, tokens in zip(parts, loss_A.split(flat.answers), flat.segments, strict=True):
         read = sum(next(computed) for _ in part.rows)
-        found.append(PartLoss(part, loss.sum(), tokens + read))
+        found.append(PartLoss(part, loss, tokens + read))
     return found
 
 
-def backward(found: Sequence[PartLoss], weights: Sequence[float]) -> None:
-    """Adds the gradient of the weighted losses of one pass to that of the earlier passes of the step."""
-    torch.stack([one.loss * weight for one, weight in zip(found, weights, strict=True)]).sum().backward()
+def backward(found: Sequence[PartLoss], objectives: Sequence[Tensor]) -> None:
+    """Adds the gradient of what each part's losses amount to, to that of the earlier passes of the step."""
+    torch.stack(list(objectives)).sum().backward()
     for one in found:
         one.part.lora.stale = False

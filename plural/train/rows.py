@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plural.errors import DataError, PromptError, SettingsError
 from plural.models.base import Base
@@ -16,12 +17,18 @@ from plural.train.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids, and for each whether it is part of an answer. The adapter acts from position `offset` on."""
+    """Token ids, and for each whether it is part of an answer. The adapter acts from position `offset` on.
+
+    It is the example of line `line`, or a turn of it. Of a preference, `reference` is its loss under the weights that
+    the training began with.
+    """
 
     ids: tuple[int, ...]
     learn: tuple[bool, ...]
     prompt: str = ""
     offset: int = 0
+    line: int = 0
+    reference: float = 0.0
 
     @functools.cached_property
     def targets(self) -> tuple[int, ...]:
@@ -50,23 +57,26 @@ class Split:
 
 
 def encode(base: Base, examples: Examples, instructions: str, invocation: Sequence[int] = ()) -> list[Row]:
-    """A row for each example; with `invocation`, for each assistant turn, which then is all that is learned of it.
+    """A row for each example; with `invocation`, for each assistant turn, which then is all that is learned of it. Of a
+    preference, whose last turn is all that is learned of it, the chosen row and then the rejected one.
 
     Raises DataError naming every line whose row is longer than the context or that the template refuses.
     """
     rows: list[Row] = []
     problems: list[tuple[int, str]] = []
     for example in examples.rows:
-        try:
-            ids, learn = base.chat.encode_example(example.messages, example.tools, instructions=instructions)
-            row = Row(tuple(ids), tuple(learn), example.prompt)
-            turns = list(_turns(row, tuple(invocation))) if invocation else [row]
-        except PromptError as error:
-            problems.append((example.line, str(error)))
-            continue
-        if len(ids) > base.context:
-            problems.append((example.line, f"has {len(ids)} tokens; the context of {base.name} is {base.context}"))
-        rows += turns
+        for messages in example.endings:
+            try:
+                ids, learn = base.chat.encode_example(messages, example.tools, instructions=instructions)
+                row = Row(tuple(ids), tuple(learn), example.prompt, line=example.line)
+                turns = list(_turns(row, tuple(invocation))) if invocation else [row]
+            except PromptError as error:
+                problems.append((example.line, str(error)))
+                break
+            if len(ids) > base.context:
+                problems.append((example.line, f"has {len(ids)} tokens; the context of {base.name} is {base.context}"))
+                break
+            rows += turns if example.rejected is None else [_last_turn(turns[-1])]
     if problems:
         raise DataError(str(examples.source), problems)
     return rows
@@ -79,7 +89,12 @@ def _turns(row: Row, invocation: tuple[int, ...]) -> Iterator[Row]:
         if row.ids[offset:start] != invocation:
             raise PromptError("The chat template opens this turn otherwise than others.", hint="Train a plain LoRA.")
         learn = (False,) * start + (True,) * (stop - start)
-        yield Row(row.ids[:stop], learn, row.prompt, offset)
+        yield Row(row.ids[:stop], learn, row.prompt, offset, row.line)
+
+
+def _last_turn(row: Row) -> Row:
+    *_, (start, _) = _runs(row.learn)
+    return replace(row, learn=(False,) * start + row.learn[start:])
 
 
 def _runs(learn: Sequence[bool]) -> Iterator[tuple[int, int]]:
@@ -93,13 +108,15 @@ def _runs(learn: Sequence[bool]) -> Iterator[tuple[int, int]]:
 
 
 def split(rows: Sequence[Row], settings: TrainSettings) -> Split:
-    """Holds out whole prompts, drawn by the seed. Raises SettingsError when nothing would be left to train on."""
+    """Holds out whole prompts, drawn by the seed: the same examples, whether their turns are rows or they are.
+
+    Raises SettingsError when nothing would be left to train on.
+    """
     prompts = list(dict.fromkeys(row.prompt for row in rows))
     random.Random(settings.seed).shuffle(prompts)
-    wanted = max(1, min(settings.holdout_rows, round(settings.holdout * len(rows)))) if settings.holdout else 0
-    sizes: dict[str, int] = {}
-    for row in rows:
-        sizes[row.prompt] = sizes.get(row.prompt, 0) + 1
+    examples = {(row.prompt, row.line) for row in rows}
+    wanted = max(1, min(settings.holdout_rows, round(settings.holdout * len(examples)))) if settings.holdout else 0
+    sizes = collections.Counter(prompt for prompt, _ in examples)
     held: set[str] = set()
     count = 0
     for prompt in prompts[:-1]:  # one is always left to train on
@@ -118,16 +135,20 @@ def split(rows: Sequence[Row], settings: TrainSettings) -> Split:
     return found
 
 
-def batch(rows: Sequence[Row], step: int, settings: TrainSettings) -> list[Row]:
-    """The rows of step `step`, counted from 0: every epoch is a new order of all rows, without a gap between epochs."""
+def batch(rows: Sequence[Row], step: int, settings: TrainSettings, together: int = 1) -> list[Row]:
+    """The rows of a step, counted from 0: every epoch is a new order of all examples, without a gap between epochs.
+    An example is so many rows `together`.
+    """
+    examples = len(rows) // together
     start = step * settings.batch_rows
     chosen: list[Row] = []
     order: list[int] = []
     epoch = -1
     for place in range(start, start + settings.batch_rows):
-        if place // len(rows) != epoch:
-            epoch = place // len(rows)
-            order = list(range(len(rows)))
+        if place // examples != epoch:
+            epoch = place // examples
+            order = list(range(examples))
             random.Random(f"{settings.seed}/{epoch}").shuffle(order)
-        chosen.append(rows[order[place % len(rows)]])
+        first = order[place % examples] * together
+        chosen += rows[first : first + together]
     return chosen

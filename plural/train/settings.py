@@ -13,6 +13,8 @@ from plural.models.config import MODULES
 _EPOCHS = 3.0
 _LEAST_STEPS = 40
 _MOST_BETWEEN_LOOKS = 40
+# Preferences only move what was learned: a larger rate leaves it behind.
+_PREFERENCE_RATE, _BETA = 2e-4, 0.1
 
 
 class _Strict(BaseModel):
@@ -50,7 +52,7 @@ class PassSettings(_Strict):
 
 
 class TrainSettings(_Strict):
-    """What one specialist is trained with."""
+    """What one specialist is trained with. `batch_rows` are pairs where preferences are learned."""
 
     rank: int = Field(default=8, ge=1, le=512, description="LoRA rank.")
     alpha: float | None = Field(default=None, gt=0, description="LoRA alpha; none is twice the rank, with rslora 8.")
@@ -59,7 +61,14 @@ class TrainSettings(_Strict):
     activated: bool = Field(
         default=False, description="Whether it acts from the assistant's turn on only (aLoRA); a higher rank helps."
     )
-    learning_rate: float = Field(default=2e-3, gt=0, lt=1, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(
+        default=2e-3, gt=0, lt=1, description="Peak learning rate of AdamW; for preferences, 2e-4 unless it is given."
+    )
+    beta: float | None = Field(
+        default=None,
+        gt=0,
+        description="For preferences only (DPO): how firmly they hold to what was learned before; none is 0.1.",
+    )
     epochs: float | None = Field(
         default=None, gt=0, description="Passes over the data at most; none is 3, or what 40 steps need."
     )
@@ -91,6 +100,11 @@ class TrainSettings(_Strict):
         if unknown:
             raise SettingsError(f"targets names {unknown[0]!r}.", hint=f"Linears: {', '.join(MODULES)}.")
         return made
+
+    def for_preferences(self) -> Self:
+        """With the defaults of preferences in the place of what was not given."""
+        rate = self.learning_rate if "learning_rate" in self.model_fields_set else _PREFERENCE_RATE
+        return self.model_copy(update={"learning_rate": rate, "beta": self.beta or _BETA})
 
     def resolved_alpha(self) -> float:
         if self.alpha is not None:

@@ -50,6 +50,7 @@ class _Line:
     speed: str = ""
     left: str = ""
     contract: str = ""
+    candidate: str = ""
     base: float | None = None
     own: float | None = None
 
@@ -72,12 +73,17 @@ class TrainingTable:
         self._lines = {name: _Line() for name in names}
 
     def show(self, stage: Stage) -> None:
+        if stage.stage in ("halving", "swept"):
+            self._race(stage)
+            return
         if not stage.name:
             return  # it is of no single specialist
         line = self._lines.setdefault(stage.name, _Line())
         facts: Mapping[str, Any] = stage.facts
         doing, _, _ = stage.stage.partition(" ")
-        if doing == "contract":
+        if doing == "candidate":
+            line.candidate = facts["candidate"]
+        elif doing == "contract":
             line.contract = facts["contract"]["kind"] if facts["contract"] else "none"
         elif doing != "evaluating":
             line.state = doing if doing in ("training", "diverged", "refused") else f"{doing} {stage.note}".strip()
@@ -87,21 +93,36 @@ class TrainingTable:
         if "holdout_loss" in facts:
             line.held_out = f"{facts['holdout_loss']:.3f}{' *' if facts['best'] else ''}"
         if "best_loss" in facts:
-            line.state, line.left, line.speed = "trained", "", ""
+            line.state, line.left, line.speed = "won" if line.candidate else "trained", "", ""
         if "value" in facts:
             line.scored(stage.stage, facts["value"])
         if stage.stage == "publishing":
             line.state = line.scores()
 
+    def _race(self, stage: Stage) -> None:
+        """A rung of a sweep, where some stop, or its end."""
+        for name in stage.facts.get("stopped", ()):
+            line = self._lines[name]
+            line.state, line.speed, line.left = f"stopped at rung {stage.facts['rung']}", "", ""
+            line.held_out = f"{stage.facts['losses'][name]:.3f}"
+        for tried in stage.facts.get("tried", ()):
+            line = self._lines[tried["name"]]
+            if tried["beaten"] and line.state == "waiting":  # it was stopped before this training was resumed
+                line.state = f"stopped after {tried['steps']} steps"
+
     def __rich__(self) -> Table:
         table = Table(box=None, header_style="bold")
         table.add_column("specialist", no_wrap=True)
+        sweeping = any(line.candidate for line in self._lines.values())
+        if sweeping:
+            table.add_column("candidate")
         for heading in ("step", "loss", "held-out", "tokens/s", "left"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("contract", no_wrap=True)
         table.add_column("score")
         for name, line in self._lines.items():
-            figures = (line.step, line.loss, line.held_out, line.speed, line.left)
+            tried = (line.candidate,) if sweeping else ()
+            figures = (*tried, line.step, line.loss, line.held_out, line.speed, line.left)
             table.add_row(name, *figures, line.contract, line.state)
         return table
 

@@ -80,14 +80,18 @@ def promote_if_not_worse(
     *,
     data: Path | None = None,
     checker_name: str | None = None,
+    exam: Exam | None = None,
     force: bool = False,
 ) -> Generator[Stage, None, Specialist]:
-    """Lets the candidate, a version that the library keeps, take over its name."""
+    """Lets the candidate, a version that the library keeps, take over its name. Its own rows are those of `data`, or of
+    an `exam`, or else the held-out ones.
+    """
     library = shelf(settings)
     current = _standing(library, candidate.name)
     with Network.open(**settings.model_dump()) as network:
         candidate.load(network.base_model.shape)
-        verdict = yield from _judge(network, candidate, current, data, checker_name)
+        asked = exam_from(data, candidate, checker_name) if data else exam or _common_exam(candidate, current)
+        verdict = yield from _judge(network, candidate, current, asked)
     problem = "; ".join(verdict.problems)
     if problem and not force:
         raise SpecialistError(
@@ -134,9 +138,9 @@ def _candidate(order: PublishOrder, library: Library) -> Specialist:
 
 # ------------------------------------------------------------------------------------------------------------- judging
 def _judge(
-    network: Network, candidate: Specialist, current: Specialist | None, data: Path | None, checker_name: str | None
+    network: Network, candidate: Specialist, current: Specialist | None, exam: Exam | str
 ) -> Generator[Stage, None, Verdict]:
-    exam = exam_from(data, candidate, checker_name) if data else _common_exam(candidate, current)
+    """By an exam, or why there is none."""
     if isinstance(exam, str):
         return Verdict((), (exam,))
     before = yield from _before(network, candidate, current, exam)

@@ -24,7 +24,8 @@ from plural.wiring.school import TrainOrder
 from plural.wiring.scoring import SHOTS
 from plural.wiring.settings import read_settings
 from plural.wiring.stages import Stage, named, scored
-from plural.wiring.training import card_of, raise_all, stage_of
+from plural.wiring.told import train_stage
+from plural.wiring.training import card_of, raise_all
 
 if TYPE_CHECKING:
     from plural.models.base import Base
@@ -224,7 +225,7 @@ def train_all(
     cards = {one.name: (one, learned) for one, learned in everybody}
     try:
         for event in train(base, courses, order.adapters, order.passes, resume=order.resume):
-            yield stage_of(event)
+            yield train_stage(event)
             if isinstance(event, Trained):
                 trained[event.name] = event
                 _describe(order, *cards[event.name], event, base)
@@ -315,7 +316,7 @@ def _as_scores(skill: Skill, card: ScoreCard, test: str, on: str, asked: ChatAns
     if test in skill.judges:
         judge = skill.judges[test]()
         value, low, high = interval([float(judge(place, one.answer)) for place, one in enumerate(card.results)])
-        value, low, high = (round(figure, 4) for figure in (value, low, high))
+        value, low, high = (round(each, 4) for each in (value, low, high))
         found.append(replace(found[0], metric="author's checker", value=value, low=low, high=high))
     return found
 

@@ -6,6 +6,7 @@ activated = true              # of every specialist, where its table says nothin
 data = "tickets.jsonl"        # beside this file
 purpose = "Sorts support tickets."
 rank = 16
+sweep = {learning_rate = [1e-3, 2e-3]}
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from pydantic import ValidationError
 from plural.errors import DataError, SettingsError
 from plural.specialists import Contract, check_name
 from plural.wiring.contracts import AUTO, NONE
+from plural.wiring.sweeps import Candidate, candidates, read_sweep
 
 if TYPE_CHECKING:
     from plural.train import PassSettings, TrainSettings
 
 _PATHS = ("data", "test", "contract")
+# What is not said by its own name.
+_MADE = ("settings", "candidates", "parent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,9 @@ class TrainOrder:
     """One specialist: what it learns from and how, and what its card will say.
 
     Without `test`, a tenth of the rows (at most 100) is kept out of training and scored on. `contract` is "auto" (learn
-    one from the answers), "none", or the file of one; `output` is a contract itself.
+    one from the answers), "none", or the file of one; `output` is a contract itself. With `candidates`, the best of
+    them is what it becomes, and `settings` are what they share. A specialist that is trained further is named by
+    `parent`; what is not said of the new one is as on its card.
     """
 
     data: Path
@@ -49,6 +55,8 @@ class TrainOrder:
     kind: Literal["skill", "planner"] = "skill"
     examples: tuple[str, ...] = ()
     licence: str = "unspecified"
+    candidates: tuple[Candidate, ...] = ()
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,10 @@ def read_school(
         )
     spoken = {key: value for key, value in (said or {}).items() if value is not None}
     passes |= {key: spoken.pop(key) for key in PassSettings.model_fields if key in spoken}
+    if "sweep" in spoken:
+        spoken["sweep"] = read_sweep(spoken["sweep"])
+        if both := sorted(spoken.keys() & spoken["sweep"].keys()):
+            raise SettingsError(f"{both[0]} is given and swept.", hint=f"Leave out --{both[0].replace('_', '-')}.")
     alone = [key for key in ("purpose", "test") if key in spoken]
     if alone and len(given) != 1:
         raise SettingsError(
@@ -113,7 +125,7 @@ def _tables(path: Path, passes: dict[str, Any], shared: Iterable[str]) -> list[_
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(str(path), [(0, f"cannot be read: {error}")]) from error
-    tables = {name: table for name, table in content.items() if isinstance(table, dict)}
+    tables = {name: table for name, table in content.items() if isinstance(table, dict) and not _is_sweep(name, table)}
     above = {name: value for name, value in content.items() if name not in tables}
     passes |= {name: above.pop(name) for name in shared if name in above}
     if not tables:
@@ -125,6 +137,11 @@ def _tables(path: Path, passes: dict[str, Any], shared: Iterable[str]) -> list[_
         values |= {key: path.parent / str(values[key]) for key in _PATHS if values.get(key) not in (None, AUTO, NONE)}
         made.append(_Given(where, values))
     return made
+
+
+def _is_sweep(name: str, table: Mapping[str, Any]) -> bool:
+    """A sweep of all specialists, and not one that is called so."""
+    return name == "sweep" and "data" not in table
 
 
 def _over(where: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,12 +157,13 @@ def _order(given: _Given, said: Mapping[str, Any], training: set[str]) -> TrainO
     from plural.train import TrainSettings
 
     values = _over(given.where, given.values, said)
-    known = [one.name for one in fields(TrainOrder) if one.name != "settings"]
+    sweep, parent = values.pop("sweep", {}), values.pop("from", "")
+    known = [one.name for one in fields(TrainOrder) if one.name not in _MADE]
     unknown = sorted(values.keys() - training - set(known))
     if unknown:
         raise SettingsError(
             f"{given.where}: there is no field {', '.join(map(repr, unknown))}.",
-            hint=f"Fields: {', '.join([*known, *sorted(training)])}.",
+            hint=f"Fields: {', '.join([*known, 'from', 'sweep', *sorted(training)])}.",
         )
     missing = [one.name for one in fields(TrainOrder) if one.default is MISSING and one.name in known]
     absent = [name for name in missing if name not in values]
@@ -153,11 +171,17 @@ def _order(given: _Given, said: Mapping[str, Any], training: set[str]) -> TrainO
         raise SettingsError(f"{given.where}: {absent[0]} is not given.")
     card = {key: values[key] for key in known if key in values}
     _check_card(given.where, card)
+    if not isinstance(parent, str):
+        raise SettingsError(f"{given.where}: from is {parent!r}; it must be a specialist's name.")
+    shared = {key: value for key, value in values.items() if key in training}
     try:
-        settings = TrainSettings.of(**{key: value for key, value in values.items() if key in training})
+        settings = TrainSettings.of(**shared)
+        if not isinstance(sweep, dict):
+            raise SettingsError(f"sweep is {sweep!r}; it must be a table of lists.")
+        found = candidates(card["name"], shared, sweep) if sweep else ()
     except SettingsError as error:
         raise SettingsError(f"{given.where}: {error.message}", hint=error.hint) from error
-    return TrainOrder(settings=settings, **card)
+    return TrainOrder(settings=settings, candidates=found, parent=parent, **card)
 
 
 def _check_card(where: str, card: dict[str, Any]) -> None:

@@ -35,15 +35,17 @@ class Exam:
 
 
 # ------------------------------------------------------------------------------------------------------------ evidence
-def write_evidence(folder: Path, exam: Exam, trained: Sequence[Row]) -> Evidence:
-    """Puts what a specialist is scored on beside its card, and the fingerprint of what it was trained on."""
+def write_evidence(folder: Path, exam: Exam, trained: Sequence[Row], before: Fingerprint | None = None) -> Evidence:
+    """Puts what a specialist is scored on beside its card, and the fingerprint of what it was trained on, now and
+    `before`.
+    """
     rows = exam.task.rows
     if len(rows) > MOST_ROWS:
         rows = tuple(random.Random(0).sample(rows, MOST_ROWS))
     written = {
         HELDOUT_FILE: _lines(rows),
         SHOTS_FILE: _lines(exam.shots),
-        TRAINED_FILE: Fingerprint.of(trained).to_bytes(),
+        TRAINED_FILE: (before.with_more(trained) if before else Fingerprint.of(trained)).to_bytes(),
     }
     for name, content in written.items():
         (folder / name).write_bytes(content)
@@ -162,9 +164,9 @@ def _asked(
     stage: str, network: Network, exam: Exam, model: ChatPlural
 ) -> Generator[Stage, None, tuple[ScoreCard, int]]:
     """The scores and the number of new tokens. An answer much longer than any that is expected is cut off."""
-    encode = network.base_model.tokenizer.encode
-    longest = max(len(encode(row.expected)) for row in exam.task.rows)
-    limit = min(network.settings.max_tokens, 2 * longest + 16)
+    encode, limit = network.base_model.tokenizer.encode, network.settings.max_tokens
+    if exam.task.judge is None:  # a judge knows no answer whose length would say anything
+        limit = min(limit, 2 * max(len(encode(row.expected)) for row in exam.task.rows) + 16)
     answerer = ChatAnswerer(model.model_copy(update={"sampling": Sampling(max_tokens=limit)}))
     found = yield from scored(stage, exam.task, answerer)
     return found, answerer.usage.completion

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Generator
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -39,15 +39,27 @@ class Stage:
         return asdict(self)
 
 
-def scored(stage: str, task: Task, answerer: Answerer) -> Generator[Stage, None, ScoreCard]:
-    """Scores in the background and tells how far it is."""
+def counted(
+    stage: str, total: int, unit: str, work: Callable[[Callable[[int], None]], Coroutine[Any, Any, Result]]
+) -> Generator[Stage, None, Result]:
+    """Does `work` in the background, which calls what it is given with how many of `total` are done, and says so."""
     counts: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     with ThreadPoolExecutor(1) as pool:
-        scoring = pool.submit(lambda: sync.run(score(task, answerer, progress=lambda done, _: counts.put(done))))
-        scoring.add_done_callback(lambda _: counts.put(None))
+        working = pool.submit(lambda: sync.run(work(counts.put)))
+        working.add_done_callback(lambda _: counts.put(None))
         while (done := counts.get()) is not None:
-            yield Stage(stage, done / len(task.rows), f"{done} of {len(task.rows)} rows")
-        result = scoring.result()
+            yield Stage(stage, done / total, f"{done} of {total} {unit}")
+        return working.result()
+
+
+def scored(stage: str, task: Task, answerer: Answerer) -> Generator[Stage, None, ScoreCard]:
+    """Scores in the background and tells how far it is."""
+    result = yield from counted(
+        stage,
+        len(task.rows),
+        "rows",
+        lambda tell: score(task, answerer, progress=lambda done, _: tell(done)),
+    )
     yield Stage(stage, 1.0, f"{len(task.rows)} rows", f"{stage}: {result}", {"value": result.value, "n": result.n})
     return result
 

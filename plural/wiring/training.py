@@ -7,25 +7,27 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from plural.errors import DataError, NumericError, PluralError, SpecialistError
 from plural.evals import Fingerprint, Row, Task, refuse
-from plural.specialists import Card, Lineage, Specialist, adapter_digest, read_invocation
+from plural.specialists import Card, Library, Lineage, Specialist, Trial, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
 from plural.wiring import contracts
 from plural.wiring.network import Network
 from plural.wiring.publishing import promote_if_not_worse
 from plural.wiring.school import School, TrainOrder
-from plural.wiring.scoring import SHOTS, Exam, evaluate, write_evidence
+from plural.wiring.scoring import SHOTS, Exam, evaluate, fingerprint, write_evidence
 from plural.wiring.settings import Settings, read_settings, shelf
 from plural.wiring.stages import Stage, named
+from plural.wiring.told import candidate_stages, train_stage
 
 if TYPE_CHECKING:
     from plural.models.base import Base
     from plural.models.tokenizer import Tokenizer
-    from plural.train import Examples, Trained, TrainEvent
+    from plural.train import Course, Examples, Swept, Trained
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -39,6 +41,7 @@ class _Lesson:
     """An order whose rows are read: those of `learned` are trained on, again as rows in `trained_on`."""
 
     order: TrainOrder
+    parent: Specialist | None
     examples: Examples
     learned: Examples
     rows: tuple[Row, ...]
@@ -59,12 +62,13 @@ def train_school(school: School) -> Iterator[Stage]:
         NumericError: at the very end, for specialists whose loss diverged; the others are published.
     """
     from plural.models.base import load_base
-    from plural.train import Course, Trained, train
+    from plural.train import Swept, Trained, train
 
     settings = read_settings(base=school.base, library=school.library)
     for order in school.orders:
         _check_name_is_free(order, school, settings)
-    lessons = _each(_lesson, school.orders)
+    library = shelf(settings)
+    lessons = _each(lambda order: _lesson(order, library), school.orders)
     base = load_base(settings.base, cache_dir=settings.resolve(settings.cache), device=settings.device)
     settled = _each(lambda lesson: _settle(lesson, base.tokenizer), lessons)
     for lesson, found in zip(lessons, settled, strict=True):
@@ -74,21 +78,27 @@ def train_school(school: School) -> Iterator[Stage]:
     if not school.resume:
         for order in school.orders:
             shutil.rmtree(work / order.name, ignore_errors=True)
-    courses = [Course(one.order.name, one.learned, one.order.settings, one.order.instructions) for one in lessons]
+    yield from candidate_stages(school.orders)
+    courses = [course for lesson in lessons for course in _courses(lesson, base)]
     trained: dict[str, Trained] = {}
+    swept: dict[str, Swept] = {}
     failed: list[PluralError] = []
     try:
         for event in train(base, courses, work, school.passes, resume=school.resume):
-            yield stage_of(event)
+            yield train_stage(event)
             if isinstance(event, Trained):
-                trained[event.name] = event
+                trained[event.path.name] = event
+            elif isinstance(event, Swept):
+                swept[event.name] = event
     except NumericError as error:
         failed.append(error)
     for lesson, found in zip(lessons, settled, strict=True):
         if (done := trained.get(lesson.order.name)) is not None:
             prompts = _examples(lesson.order, lesson.rows)
             order = replace(lesson.order, output=found.contract, examples=prompts)
-            card = card_of(order, lesson.learned, done, base, school.command)
+            parent = lesson.parent.digest if lesson.parent else None
+            trials = _trials(lesson.order, swept.get(lesson.order.name))
+            card = card_of(order, lesson.learned, done, base, school.command, parent=parent, trials=trials)
             yield from _score_and_publish(lesson, school, settings, card, done, failed)
             shutil.rmtree(work / card.name, ignore_errors=True)
     raise_all(failed)
@@ -120,16 +130,59 @@ def raise_all(failed: Sequence[PluralError]) -> None:
         raise failed[0]
 
 
-def _lesson(order: TrainOrder) -> _Lesson:
+def _lesson(order: TrainOrder, library: Library) -> _Lesson:
     from plural.train import read_examples
 
+    parent = library.get(order.parent) if order.parent else None
+    order = _adopted(order, parent.card) if parent else order
     examples = read_examples(order.data)
     rows = Task.read(order.data, order.checker).rows
-    task = _test_rows(order, rows)
+    task = _test_rows(order, rows, parent)
     tested = {row.messages for row in task.rows}
     kept = tuple(example for example, row in zip(examples.rows, rows, strict=True) if row.messages not in tested)
     trained_on = tuple(row for row in rows if row.messages not in tested)
-    return _Lesson(order, examples, replace(examples, rows=kept), rows, trained_on, Exam(task, trained_on[:SHOTS]))
+    return _Lesson(
+        order, parent, examples, replace(examples, rows=kept), rows, trained_on, Exam(task, trained_on[:SHOTS])
+    )
+
+
+def _adopted(order: TrainOrder, card: Card) -> TrainOrder:
+    """What is not said of a specialist that is trained further is as on the card of the one it comes from."""
+    free = order.contract == contracts.AUTO and order.output is None
+    return replace(
+        order,
+        purpose=order.purpose or card.purpose,
+        instructions=order.instructions or card.instructions,
+        tools=order.tools or card.tools,
+        examples=order.examples or card.examples,
+        kind=card.kind,
+        licence=card.licence if order.licence == "unspecified" else order.licence,
+        output=card.output if free else order.output,
+        contract=contracts.NONE if free else order.contract,
+    )
+
+
+def _courses(lesson: _Lesson, base: Base) -> list[Course]:
+    """One, or the candidates of the sweep."""
+    from plural.train import Course
+
+    order = lesson.order
+    course = Course(
+        order.name,
+        lesson.learned,
+        order.settings,
+        order.instructions,
+        start=lesson.parent.load(base.shape) if lesson.parent else None,
+    )
+    if not order.candidates:
+        return [course]
+    return [replace(course, name=one.name, settings=one.settings, sweep=order.name) for one in order.candidates]
+
+
+def _trials(order: TrainOrder, swept: Swept | None) -> tuple[Trial, ...]:
+    varied = {one.name: dict(one.varied) for one in order.candidates}
+    tried = swept.tried if swept else ()
+    return tuple(Trial(settings=varied[one.name], steps=one.steps, loss=one.loss) for one in tried)
 
 
 def _settle(lesson: _Lesson, tokenizer: Tokenizer) -> contracts.Settled:
@@ -142,7 +195,16 @@ def _settle(lesson: _Lesson, tokenizer: Tokenizer) -> contracts.Settled:
     return settled
 
 
-def card_of(order: TrainOrder, learned: Examples, trained: Trained, base: Base, command: str = "") -> Card:
+def card_of(
+    order: TrainOrder,
+    learned: Examples,
+    trained: Trained,
+    base: Base,
+    command: str = "",
+    *,
+    parent: str | None = None,
+    trials: tuple[Trial, ...] = (),
+) -> Card:
     """The card, without scores; `order` says what its contract and the router's examples are."""
     return Card(
         name=order.name,
@@ -163,6 +225,8 @@ def card_of(order: TrainOrder, learned: Examples, trained: Trained, base: Base, 
             seed=order.settings.seed,
             settings=dict(trained.settings),
             seconds=round(trained.seconds, 1),
+            parent=parent,
+            sweep=trials,
         ),
         licence=order.licence,
     )
@@ -174,7 +238,8 @@ def _score_and_publish(
     """Base and specialist answer the held-out rows through the engine, side by side. A specialist that replaces another
     one must pass the gate; if it does not, the library keeps it as a version, and the error is appended to `failed`."""
     staged, name = trained.path, card.name
-    card = card.model_copy(update={"evidence": write_evidence(staged, lesson.exam, lesson.trained_on)})
+    before = fingerprint(lesson.parent) if lesson.parent else None
+    card = card.model_copy(update={"evidence": write_evidence(staged, lesson.exam, lesson.trained_on, before)})
     (staged / CARD_FILE).write_text(card.to_json())
     with Network.open(**settings.model_dump() | {"library": staged.parent, "starter": False}) as network:
         card = yield from named(name, evaluate(network, Specialist(staged, card), lesson.exam))
@@ -192,29 +257,6 @@ def _score_and_publish(
     yield Stage("publishing", 1.0, "", f"in the network: {published.path}", {"path": str(published.path)}, name)
 
 
-def stage_of(event: TrainEvent) -> Stage:
-    from plural.train import Diverged, Evaluated, Stepped, Trained, TrainStarted
-
-    facts, name = asdict(event), event.name
-    match event:
-        case TrainStarted():
-            resumed = f", going on at step {event.step}" if event.step else ""
-            note = f"{event.rows} rows, {event.holdout_rows} held out, {event.parameters:,} parameters"
-            return Stage("training", 0.0, "", f"{note}, {event.compute}{resumed}", facts, name)
-        case Stepped():
-            note = f"step {event.step}/{event.of}  loss {event.loss:.3f}  {event.tokens_per_second:.0f} tokens/s"
-            return Stage("training", event.step / event.of, note, "", facts, name)
-        case Evaluated():
-            best = "  (best so far)" if event.best else ""
-            told = f"step {event.step}: held-out loss {event.holdout_loss:.4f}{best}"
-            return Stage("evaluating", 1.0, told, "", facts, name)
-        case Diverged():
-            return Stage("diverged", 1.0, "", f"{event.message} {event.hint}", facts, name)
-        case Trained():
-            note = f"{event.steps} steps, {event.tokens:,} tokens in {event.seconds:.0f} s"
-            return Stage("training", 1.0, note, f"trained: {note}", {**facts, "path": str(event.path)}, name)
-
-
 def _check_name_is_free(order: TrainOrder, school: School, settings: Settings) -> None:
     path = settings.resolve(settings.library) / order.name
     if path.exists() and not school.replace:
@@ -223,33 +265,40 @@ def _check_name_is_free(order: TrainOrder, school: School, settings: Settings) -
         )
 
 
-def _test_rows(order: TrainOrder, rows: Sequence[Row]) -> Task:
+def _test_rows(order: TrainOrder, rows: Sequence[Row], parent: Specialist | None) -> Task:
     """The rows that are only scored on: a given file's, or a tenth of the data.
 
-    Raises DataError if a given file repeats rows of the data. Rows of the data that repeat each other stay together.
+    Raises DataError if a given file repeats rows of the data, or of what the parent was trained on. Rows of the data
+    that repeat each other stay together.
     """
-    print_of_rows = Fingerprint.of(rows)
+    known = fingerprint(parent) if parent else None
     if order.test is not None:
         task = Task.read(order.test, order.checker, name=order.name)
-        refuse(print_of_rows.leaks(task.rows), str(order.test), str(order.data))
+        refuse(Fingerprint.of(rows).leaks(task.rows), str(order.test), str(order.data))
+        refuse(known.leaks(task.rows) if known else (), str(order.test), f"what {order.parent} was trained on")
         return task
+    held = hold_out(rows, order.settings.seed, {leak.line for leak in known.leaks(rows)} if known else set())
+    if not held:
+        theirs = f", or what {order.parent} was trained on" if known else ""
+        problem = f"its {len(rows)} rows repeat each other or nearly{theirs}, so that none can be held out to score on"
+        hint = "Nothing was trained. Give more different rows, or rows to score on with --test."
+        raise DataError(str(order.data), [(0, problem)], hint=hint)
+    return Task(order.name, held, order.checker)
+
+
+def hold_out(rows: Sequence[Row], seed: int, known: AbstractSet[int]) -> tuple[Row, ...]:
+    """A tenth of the rows, drawn by the seed, those that repeat each other together, and none of the lines `known`."""
     members: dict[int, list[Row]] = {}
-    for row, first in zip(rows, print_of_rows.groups(), strict=True):
+    for row, first in zip(rows, Fingerprint.of(rows).groups(), strict=True):
         members.setdefault(first, []).append(row)
-    groups = list(members.values())
-    random.Random(order.settings.seed).shuffle(groups)
-    wanted = max(1, min(_MOST_TEST_ROWS, len(groups) // 10))
+    groups = [group for group in members.values() if known.isdisjoint(row.line for row in group)]
+    random.Random(seed).shuffle(groups)
+    wanted = max(1, min(_MOST_TEST_ROWS, len(members) // 10))
     held: list[Row] = []
     for group in groups:
         if len(held) < wanted and len(held) + len(group) <= max(1, len(rows) // 2):
             held += group
-    if not held:
-        raise DataError(
-            str(order.data),
-            [(0, f"its {len(rows)} rows repeat each other or nearly, so that none can be held out to score on")],
-            hint="Nothing was trained. Give more different rows, or rows to score on with --test.",
-        )
-    return Task(order.name, tuple(sorted(held, key=lambda row: row.line)), order.checker)
+    return tuple(sorted(held, key=lambda row: row.line))
 
 
 def _examples(order: TrainOrder, rows: Sequence[Row]) -> tuple[str, ...]:

@@ -46,13 +46,13 @@ _MAX_TOKENS = {"direct": 32, "steps": 200, "tool": 64}
 
 
 # Steps of a training, by form: a call is copied from the question and learned at once.
-_STEPS_OF = {"direct": 500, "steps": 400, "tool": 200}
+_STEPS_OF = {"direct": 500, "steps": 400, "tool": 60}
 
 
 def _skill(name: str, form: str, purpose: str, instructions: str, train: Rows, test: Rows, **more: Any) -> Skill:
     """What the skills of this file share."""
     tool = form == "tool"
-    steps = 400 if name == "linear" else _STEPS_OF[form]
+    steps = 200 if name == "linear" and tool else _STEPS_OF[form]
     source = _CONTRACTS.get(name)
     contract = Contract(kind="regex", source=source) if source and form == "direct" else None
     return Skill(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +47,44 @@ def as_transformers(base: Base) -> Any:
 
 def losses(model: Any, start: AdapterWeights, rows: Sequence[Row], settings: TrainSettings, steps: int) -> list[float]:
     """The loss of each step, from the given first weights of the adapter."""
+    tuned = _tuned(model, start)
+
+    def loss(step: int) -> torch.Tensor:
+        ids, seen, labels = _padded(batch(rows, step, settings))
+        return tuned(input_ids=ids, attention_mask=seen, labels=labels).loss  # type: ignore[no-any-return]
+
+    return _trained(tuned, settings, settings.steps(len(rows)), loss)[:steps]
+
+
+def preference_losses(
+    model: Any, start: AdapterWeights, rows: Sequence[Row], settings: TrainSettings, *, from_base: bool
+) -> list[float]:
+    """DPO as the paper writes it (equation 7): chosen and rejected rows take turns. What they are compared with is the
+    adapter as it was, which for one that starts from the base is the model without it.
+    """
+    tuned = _tuned(model, start)
+    with torch.no_grad(), tuned.disable_adapter() if from_base else contextlib.nullcontext():
+        before = dict(zip(rows, _log_probabilities(tuned, rows), strict=True))
+
+    def loss(step: int) -> torch.Tensor:
+        pairs = batch(rows, step, settings, together=2)
+        ratio = _log_probabilities(tuned, pairs) - torch.stack([before[row] for row in pairs])
+        assert settings.beta is not None
+        return -torch.log(torch.sigmoid(settings.beta * (ratio[0::2] - ratio[1::2]))).mean()
+
+    return _trained(tuned, settings, settings.steps(len(rows) // 2), loss)
+
+
+def _log_probabilities(model: Any, rows: Sequence[Row]) -> torch.Tensor:
+    """Of each row's answer, summed over its tokens."""
+    ids, seen, labels = _padded(rows)
+    log_RTV = torch.log_softmax(model(input_ids=ids, attention_mask=seen).logits[:, :-1], -1)
+    said = labels[:, 1:].clamp(min=0)
+    log_RT = log_RTV.gather(2, said[:, :, None])[:, :, 0]
+    return (log_RT * (labels[:, 1:] >= 0)).sum(1)
+
+
+def _tuned(model: Any, start: AdapterWeights) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = start.config
@@ -61,18 +100,21 @@ def losses(model: Any, start: AdapterWeights, rows: Sequence[Row], settings: Tra
         ),
     )
     with torch.no_grad():
-        for (layer, module), (a_RI, _) in start.tensors.items():
-            path = f"model.layers.{layer}.{PARENT[module]}.{module}"
-            tuned.base_model.model.get_submodule(path).lora_A.default.weight.copy_(torch.from_numpy(a_RI))
+        for (layer, module), (a_RI, b_OR) in start.tensors.items():
+            linear = tuned.base_model.model.get_submodule(f"model.layers.{layer}.{PARENT[module]}.{module}")
+            linear.lora_A.default.weight.copy_(torch.from_numpy(a_RI))
+            linear.lora_B.default.weight.copy_(torch.from_numpy(b_OR))
+    return tuned.train()
+
+
+def _trained(tuned: Any, settings: TrainSettings, steps: int, loss_of: Callable[[int], torch.Tensor]) -> list[float]:
     trained = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, weight_decay=settings.weight_decay)
-    tuned.train()
     found = []
     for step in range(steps):
-        optimiser.param_groups[0]["lr"] = settings.rate(step, settings.steps(len(rows)))
-        ids, seen, labels = _padded(batch(rows, step, settings))
+        optimiser.param_groups[0]["lr"] = settings.rate(step, steps)
         optimiser.zero_grad()
-        loss = tuned(input_ids=ids, attention_mask=seen, labels=labels).loss
+        loss = loss_of(step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, settings.grad_clip)
         optimiser.step()

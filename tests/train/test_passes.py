@@ -20,7 +20,7 @@ from plural.train import Course, Examples, PassSettings, Stepped, TrainSettings,
 from plural.train.attend import RaggedAttend, Span
 from plural.train.compute import answer_losses, training_decoder
 from plural.train.lora import Lora
-from plural.train.passes import backward, losses, packs
+from plural.train.passes import Work, backward, losses, packs
 from plural.train.prompts import PromptStates
 from plural.train.rows import Row
 
@@ -85,22 +85,22 @@ def test_packed_rows_of_many_have_the_losses_and_gradients_of_each_alone(
     tiny: Base, work: list[tuple[list[tuple[int, int, int, int]], bool, int]], small: bool
 ) -> None:
     decoder = training_decoder(tiny.decoder, "fp32")
-    held: list[tuple[Lora, list[Row]]] = []
+    held: list[Work] = []
     for number, (shapes, offset, rank) in enumerate(work):
         lora = Lora(tiny.config, AdapterConfig(rank, 2.0, TARGETS[number:]), seed=number, device=decoder.device)
         lora.set(torch.empty_like(lora.flat).uniform_(-0.3, 0.3, generator=torch.Generator().manual_seed(number)))
-        held.append((lora, made_rows(shapes, offset)))
+        held.append(Work(lora, made_rows(shapes, offset)))
     prompts = PromptStates(
-        decoder, (row.before for _, rows in held for row in rows), memory=0 if small else 1 << 20, at_once=25
+        decoder, (row.before for one in held for row in one.rows), memory=0 if small else 1 << 20, at_once=25
     )
     for _ in range(2):  # the second time, what could be kept is known
         found = [0.0] * len(held)
         for pack in packs(held, 30):
             parts = losses(decoder, prompts, pack)
-            backward(parts, [1.0] * len(parts))
+            backward(parts, [part.loss_A.sum() for part in parts])
             for part in parts:
-                found[part.part.number] += float(part.loss.detach())
-        for (lora, rows), loss in zip(held, found, strict=True):
+                found[part.part.number] += float(part.loss_A.detach().sum())
+        for (lora, rows, _), loss in zip(held, found, strict=True):
             alone = [plain(tiny, lora, row) for row in rows]
             assert loss == pytest.approx(float(sum(one for one, _ in alone)), rel=1e-4)
             expected = sum(gradient for _, gradient in alone)
@@ -113,7 +113,7 @@ def test_packs_hold_every_row_and_no_more_tokens_than_allowed(tiny: Base) -> Non
     one, other = (Lora(tiny.config, AdapterConfig(1, 2.0, TARGETS), seed=0, device=torch.device("cpu")) for _ in "ab")
     rows = [Row(tuple(range(n + 1)), (False,) + (True,) * n) for n in (3, 4, 9, 2, 2, 2)]
     made = [[(part.number, [len(row.acting) for row in part.rows]) for part in pack] for pack in packs(
-        [(one, rows[:4]), (other, rows[4:])], 7)]  # fmt: skip
+        [Work(one, rows[:4]), Work(other, rows[4:])], 7)]  # fmt: skip
     assert made == [[(0, [3, 4])], [(0, [9])], [(0, [2]), (1, [2, 2])]]
 
 

@@ -190,6 +190,81 @@ def test_a_school_is_trained_at_once_and_who_diverges_is_named_at_the_end(plural
     assert not (home / "library" / "wild").exists()
 
 
+def test_a_sweep_publishes_the_best_candidate_and_its_card_names_the_others(plural: Plural, home: Path) -> None:
+    words = ("train", "rows.jsonl", "--name", "swept", "--sweep", "learning_rate=1e-5,1e-2,1e-3", "--max-steps", "8")
+    code, _, told = plural(*words)
+    assert code == 0, told
+    assert "swept--2: learning_rate=0.01" in told
+    assert "swept: rung 1 of 2: 2 of 3 go on" in told
+    assert "swept--2 won among 3 candidates" in told
+    assert "stopped at rung 1" in told
+    assert [path.name for path in (home / "library").glob("swept*")] == ["swept"]
+    card = json.loads(plural("show", "swept", "--json")[1])
+    best, second, third = card["lineage"]["sweep"]
+    assert best["settings"] == {"learning_rate": 0.01}
+    assert best["steps"] == 8
+    assert best["loss"] < second["loss"] < third["loss"]
+    assert card["lineage"]["settings"]["learning_rate"] == 0.01
+    assert "the best of 3 candidates: learning_rate 0.01" in plural("show", "swept")[1]
+    shutil.rmtree(home / "library" / "swept")
+    code, _, told = plural("train", "rows.jsonl", "--sweep", "rank=4,four")
+    assert (code, "rank is 'four'" in told) == (2, True)
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_specialist_is_trained_further_on_preferences_as_what_it_is(plural: Plural, home: Path) -> None:
+    rows = [{"prompt": f"{n} or {n + 1}?", "chosen": f"sum {n}.", "rejected": "none"} for n in range(200, 230)]
+    (home / "taste.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ("train", "taste.jsonl", "--from", "echo")
+    code, out, problems = plural(*words, "--beta", "0.2", "--max-steps", "4", "--json")
+    assert code == 0, problems
+    looks = [facts for line in out.splitlines() if "holdout_loss" in (facts := json.loads(line)["facts"])]
+    assert looks[-1]["accuracy"] is not None
+    old, card = (json.loads(plural("show", name, "--json")[1]) for name in ("echo", "taste"))
+    assert card["lineage"]["parent"] == old["digest"]
+    assert card["lineage"]["settings"]["beta"] == 0.2
+    for key in ("purpose", "examples", "output"):
+        assert card[key] == old[key]
+    # What the first one was trained on is known to the second one, too.
+    shutil.copy(home / "rows.jsonl", home / "old.jsonl")
+    code, out, _ = plural("eval", "taste", "--data", "old.jsonl", "--json")
+    assert (code, "repeats line" in json.loads(out)["message"]) == (2, True)
+    shutil.rmtree(home / "library" / "taste")
+    # Only rows that it was not trained on are held out; where there are none, nothing is trained.
+    held = (home / "library" / "echo" / "heldout.jsonl").read_text()
+    asked = {json.loads(line)["messages"][0]["content"] for line in held.splitlines()}
+    code, _, problems = plural("train", "rows.jsonl", "--name", "again", "--from", "echo", "--max-steps", "1", "--json")
+    assert code == 0, problems
+    assert (home / "library" / "again" / "heldout.jsonl").read_text() == held
+    shutil.rmtree(home / "library" / "again")
+    every = map(json.loads, (home / "rows.jsonl").read_text().splitlines())
+    rows = [row for row in every if row["prompt"] not in asked]
+    (home / "old.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, out, _ = plural("train", "old.jsonl", "--name", "again", "--from", "echo", "--json")
+    assert (code, "what echo was trained on" in json.loads(out)["message"]) == (2, True)
+    code, out, _ = plural("train", "taste.jsonl", "--from", "ecko", "--json")
+    assert (code, "echo" in json.loads(out)["hint"]) == (2, True)
+
+
+def test_practice_is_a_command(plural: Plural, home: Path) -> None:
+    (home / "check.py").write_text("def right(row, answer):\n    return answer == row['digit']\n")
+    rows = [{"prompt": f"no {n}: which digit?", "digit": "1"} for n in range(30)]
+    (home / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (home / "digits.json").write_text('["2", "0", "1"]')
+    words = ("improve", "digit", "prompts.jsonl", "--checker", "check.py:right", "--contract", "digits.json")
+    code, out, problems = plural(*words, "--learning-rate", "0.01", "--max-steps", "20", "--json")
+    assert code == 0, out + problems
+    stages = [json.loads(line) for line in out.splitlines()]
+    rates = [one["facts"]["value"] for one in stages if one["stage"].endswith("held-out prompts") and one["facts"]]
+    assert (rates[0], rates[-1]) == (0, 1)
+    assert stages[-1]["stage"] == "publishing"
+    code, out, _ = plural("ask", "--to", "digit", "no 77: which digit?", "--json")
+    assert json.loads(out.splitlines()[-1])["answer"] == "1"
+    code, out, _ = plural("improve", "digit", "prompts.jsonl", "--checker", "check.py:wrong", "--json")
+    assert (code, "It has: right" in json.loads(out)["hint"]) == (2, True)
+    shutil.rmtree(home / "library" / "digit")
+
+
 def test_the_table_shows_every_specialist(plural: Plural, home: Path) -> None:
     shutil.copy(home / "rows.jsonl", home / "second.jsonl")
     code, _, told = plural("train", "rows.jsonl", "second.jsonl", "--name", "first", "--max-steps", "3")
