@@ -7,8 +7,8 @@
 Composed questions (benchmarks/composed) are answered directly, or step by step: each primitive question of a chain is
 put with the values found so far, and who answers it is the base, a generalist, the specialist that the learned router
 chooses, the right specialist (oracle router), or SymPy (oracle at each step). A generalist is told what the right
-specialist would be told, under the same grammar; so is the base, at greater length. Steps that need nothing from each
-other, and all questions, are asked at once. A chain whose value is no number ends there and is wrong.
+specialist would be told, with the same tools and grammar; so is the base, at greater length. Steps that need nothing
+from each other, and all questions, are asked at once. A chain whose value is no number ends there and is wrong.
 
 The second table is of held-out rows of every skill in the library. Tokens are those that the engine computed, prompts,
 answers and what the router reads; every line is an engine of its own, so that none finds another's prefixes. Accuracies
@@ -34,7 +34,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from staff import SHOTS, Choose, Staff, answered, shots_of
+from staff import SHOTS, Choose, Staff, answered, shots_of, worked_out
 
 from plural import Network, sync
 from plural.evals import Row, Task, checker, interval
@@ -141,7 +141,7 @@ async def by_sympy(step: Step, question: str) -> Said:
 def stepwise(choose: Choose) -> Ask:
     async def ask(step: Step, question: str) -> Said:
         chosen = await choose(step.kind, question)
-        return Said(chosen.who, await answered(chosen, [Message("user", question)]))
+        return Said(chosen.who, await worked_out(chosen, question))
 
     return ask
 
@@ -149,7 +149,7 @@ def stepwise(choose: Choose) -> Ask:
 async def directly(split: str, chain: Chain, choose: Choose) -> Outcome:
     """The whole question at once, told what the skill of its last step is told."""
     chosen = await choose(chain.steps[-1].kind, chain.question)
-    answer = await answered(chosen, [Message("user", chain.question)])
+    answer = await worked_out(chosen, chain.question)
     return Outcome(split, chain, equal_value(answer, chain.gold) == 1.0)
 
 
@@ -200,6 +200,7 @@ class Bench:
     library: Path
     skills: Mapping[str, Skill]
     settings: Mapping[str, Any]
+    tokens: int
     right: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self, line: str, ask: Callable[[Staff], Sequence[Awaitable[T]]], value: Callable[[T], float]) -> Run[T]:
@@ -209,7 +210,7 @@ class Bench:
             return list(await asyncio.gather(*work))
 
         with Network.open(library=self.library, starter=False, **self.settings) as network:
-            staff = Staff(network, self.skills)
+            staff = Staff(network, self.skills, self.tokens)
             before, began = network.engine.stats().computed, time.perf_counter()
             found = sync.run(everything(ask(staff)))
             seconds, computed = time.perf_counter() - began, network.engine.stats().computed - before
@@ -231,6 +232,7 @@ def compose(bench: Bench, generalists: Sequence[str], given: argparse.Namespace)
     """The first table: lines of ways to answer composed questions."""
     asked, shown = questions(given.questions, given.seed)
     shots: dict[str, list[Message]] = {kind: shots_of(bench.skills[kind]) for kind in KINDS}
+    same = dict.fromkeys(map(str, KINDS), shown)
 
     def whole(choose: Callable[[Staff], Choose]) -> Callable[[Staff], list[Awaitable[Outcome]]]:
         return lambda staff: [directly(split, chain, choose(staff)) for split, chain in asked]
@@ -240,7 +242,7 @@ def compose(bench: Bench, generalists: Sequence[str], given: argparse.Namespace)
 
     lines: dict[str, Callable[[Staff], Sequence[Awaitable[Outcome]]]] = {
         "base, directly": whole(lambda staff: staff.base(told=DIRECT)),
-        f"base, directly, {SHOTS}-shot": whole(lambda staff: staff.base(dict.fromkeys(KINDS, shown), told=DIRECT)),
+        f"base, directly, {SHOTS}-shot": whole(lambda staff: staff.base(same, told=DIRECT)),
         "base, step by step": steps(lambda staff: staff.base()),
         f"base, step by step, {SHOTS}-shot": steps(lambda staff: staff.base(shots)),
     }
@@ -294,7 +296,7 @@ def unite(bench: Bench, generalists: Sequence[str], given: argparse.Namespace) -
 
     async def one(skill: Skill, row: Row, choose: Choose) -> Answered:
         chosen = await choose(skill.name, row.messages[-1].content)
-        answer = await answered(chosen, row.messages, row.tools)
+        answer = await answered(chosen, row)
         return Answered(skill.name, chosen.who, checker(skill.checker)(answer, row.expected))
 
     lines: dict[str, Callable[[Staff], Choose]] = {
@@ -366,6 +368,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("composed", "union"))
     parser.add_argument("--questions", type=int, default=80, help="of each file of composed mathematics")
     parser.add_argument("--union-rows", type=int, default=40, help="of each skill's test")
+    parser.add_argument("--tokens", type=int, default=256, help="of one answer at most")
     parser.add_argument("--seed", type=int, default=0, help="of which questions and rows")
     parser.add_argument("--recipe", type=Path, help="another recipe than recipes/starter")
     parser.add_argument("--base", type=Path, help="another base than the embedded one")
@@ -382,7 +385,7 @@ def main() -> None:
         generalists = gathered(given.library, given.generalists, Path(folder))
         for part, measure in {"composed": compose, "union": unite}.items():
             if given.only in (None, part):
-                bench = Bench(Path(folder), skills, settings)
+                bench = Bench(Path(folder), skills, settings, given.tokens)
                 said[part] = measure(bench, generalists, given)
                 said[f"{part}, {NETWORK} less"] = against(bench, said[part])
     print(json.dumps(said))

@@ -6,23 +6,26 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from plural import Network, sync
+from plural.agents import Agent, toolbox
 from plural.engine.chat import ChatPlural
-from plural.evals import ChatAnswerer, Task
-from plural.types import Grammar, Message, Sampling, ToolSpec
+from plural.errors import ModelError
+from plural.evals import ChatAnswerer, Row, Task
+from plural.types import Grammar, Message, Sampling
 from plural.wiring.recipe import Skill
 
 BASE = "base"
 SHOTS = 4
-MAX_TOKENS = 256
 BASE_TOKENS = 96  # where no grammar ends its answer: it rarely ends one itself
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Who answers, as a chat model that knows what it is asked, after the dialogue that shows it how."""
+    """Who answers, as a chat model that knows what it is asked, with the names of the tools that it may call, after the
+    dialogue that shows it how."""
 
     who: str
     model: ChatPlural
+    tools: tuple[str, ...] = ()
     before: tuple[Message, ...] = ()
 
 
@@ -31,63 +34,77 @@ Choose = Callable[[str, str], Awaitable[Chosen]]
 
 
 class Staff:
-    """All that may answer, over one engine. What a card says is read once, before anything is measured."""
+    """All that may answer, over one engine, in at most so many tokens. What a card says is read once, before anything
+    is measured."""
 
-    def __init__(self, network: Network, skills: Mapping[str, Skill]) -> None:
+    def __init__(self, network: Network, skills: Mapping[str, Skill], tokens: int) -> None:
         router = sync.run(network.router())
         assert router is not None  # specialists have examples
         self._network, self._skills, self._router = network, skills, router
+        self._free = min(tokens, BASE_TOKENS)
         self._cards = {one.name: one.card for one in network.mine()}
-        self._models = {name: _limited(network.specialist(name)) for name in self._cards} | {
-            BASE: _limited(network.base, BASE_TOKENS)
-        }
+        self._models = {name: _limited(network.specialist(name), tokens) for name in self._cards}
+        self._models[BASE] = _limited(network.base, self._free)
         # As in the network, of several planners one plans, and a step is not planned again.
         self._planner = next((card.name for card in self._cards.values() if card.kind == "planner"), "")
 
     def base(self, shown: Mapping[str, Sequence[Message]] | None = None, *, told: str = "") -> Choose:
-        """Told what a skill's recipe tells it, under the skill's contract; or `told` something else, without one."""
+        """Told what the recipe tells it, with the skill's tools and contract; or else `told`, without these."""
 
         async def choose(skill: str, _: str) -> Chosen:
             known = self._skills[skill]
             model = self._network.model(None, told or known.asked_of_base, output=None if told else known.output)
             ends = not told and (known.output is not None or bool(known.tools))
-            limit = known.max_tokens if ends else BASE_TOKENS
-            return Chosen(BASE, _limited(model, limit), tuple((shown or {}).get(skill, ())))
+            limit = known.max_tokens if ends else self._free
+            tools = () if told else known.tools
+            return Chosen(BASE, _limited(model, limit), tools, tuple((shown or {}).get(skill, ())))
 
         return choose
 
     def generalist(self, name: str) -> Choose:
-        """Told what the skill's specialist would be told, and held to the same contract."""
+        """Told what the skill's specialist would be told, with its tools, and held to the same contract."""
 
         async def choose(skill: str, _: str) -> Chosen:
             card = self._cards[skill]
             grammar = Grammar(card.output.kind, card.output.source) if card.output else None
             told = {"instructions": card.instructions, "grammar": grammar}
-            return Chosen(name, self._models[name].model_copy(update=told))
+            return Chosen(name, self._models[name].model_copy(update=told), card.tools)
 
         return choose
 
     async def right(self, skill: str, _: str) -> Chosen:
         """The oracle router."""
-        return Chosen(skill, self._models[skill])
+        return self._served(skill)
 
     async def routed(self, _: str, question: str) -> Chosen:
-        name = (await self._router.route(question, self._network.base)).value
-        return Chosen(name, self._models[name])
+        return self._served((await self._router.route(question, self._network.base)).value)
 
     async def routed_step(self, _: str, question: str) -> Chosen:
         decision = await self._router.route(question, self._network.base)
         barred = decision.value == self._planner
-        name = decision.options[1].value if barred else decision.value
-        return Chosen(name, self._models[name])
+        return self._served(decision.options[1].value if barred else decision.value)
+
+    def _served(self, name: str) -> Chosen:
+        return Chosen(name, self._models[name], self._cards[name].tools if name != BASE else ())
 
 
-def _limited(model: ChatPlural, tokens: int = MAX_TOKENS) -> ChatPlural:
+def _limited(model: ChatPlural, tokens: int) -> ChatPlural:
     return model.model_copy(update={"sampling": Sampling(max_tokens=tokens)})
 
 
-async def answered(chosen: Chosen, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> str:
-    return await ChatAnswerer(chosen.model, tool_choice="required").answer([*chosen.before, *messages], tools)
+async def worked_out(chosen: Chosen, question: str) -> str:
+    """The answer after its calls of tools, as the network has it; none where there was none within the limits."""
+    agent = Agent(chosen.who, chosen.model, tools=[toolbox.TOOLS[name] for name in chosen.tools])
+    said = [(message.role, message.content) for message in chosen.before]
+    try:
+        return str(await agent.ainvoke([*said, ("user", question)]))
+    except ModelError:
+        return ""
+
+
+async def answered(chosen: Chosen, row: Row) -> str:
+    """The answer to a test row, which has its own tools: a call of theirs is the answer."""
+    return await ChatAnswerer(chosen.model, tool_choice="required").answer([*chosen.before, *row.messages], row.tools)
 
 
 def shots_of(skill: Skill) -> list[Message]:

@@ -53,6 +53,14 @@ class Skill:
     judges: Mapping[str, Callable[[], Judge]] = field(default_factory=dict)
 
 
+def to_first_answer(row: Mapping[str, Any]) -> Row:
+    """Of a dialogue what a test row has of it: what it asks, and what comes next."""
+    if "messages" not in row:
+        return dict(row)
+    first = next(place for place, message in enumerate(row["messages"]) if message["role"] == "assistant")
+    return {**row, "messages": row["messages"][: first + 1]}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a folder's `skills.py` says."""

@@ -19,7 +19,7 @@ from plural.specialists.peft_files import write_file
 from plural.types import Difference, Sampling, Score
 from plural.wiring import report
 from plural.wiring.network import Network
-from plural.wiring.recipe import Recipe, Skill
+from plural.wiring.recipe import Recipe, Skill, to_first_answer
 from plural.wiring.school import TrainOrder
 from plural.wiring.scoring import SHOTS
 from plural.wiring.settings import read_settings
@@ -158,20 +158,12 @@ def _lesson(skill: Skill, folder: Path) -> Lesson:
     path = write_rows(folder / f"{skill.name}.jsonl", made)
     given = {skill.name: skill.test_rows, **skill.more_tests}
     tests = {name: Task.of(name, rows(), skill.checker) for name, rows in given.items()}
-    known = Fingerprint.of(Task.of(skill.name, [_to_first_answer(row) for row in made]).rows)
+    known = Fingerprint.of(Task.of(skill.name, [to_first_answer(row) for row in made]).rows)
     for name, task in tests.items():
         refuse(known.leaks(task.rows), f"the test {name}", str(path))
     # Rows with tools carry their own description of what is wanted.
     shown = () if tests[skill.name].rows[0].tools else Task.of(skill.name, made[:SHOTS], skill.checker).rows
     return Lesson(skill, made, read_examples(path), tests, shown)
-
-
-def _to_first_answer(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a dialogue what a test row has of it."""
-    if "messages" not in row:
-        return row
-    first = next(place for place, message in enumerate(row["messages"]) if message["role"] == "assistant")
-    return {**row, "messages": row["messages"][: first + 1]}
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from plural.evals import Fingerprint, Task
-from plural.wiring.recipe import Row, Rows, Skill
+from plural.wiring.recipe import Row, Rows, Skill, to_first_answer
 
 __all__ = ["APACHE", "EXAMPLES", "SETTINGS", "Row", "Rows", "Skill", "apart", "some"]
 
@@ -30,6 +30,7 @@ def some(rows: Sequence[Row], count: int = EXAMPLES) -> list[str]:
 
 def apart(tests: Sequence[Row], trained: Sequence[Row]) -> list[Row]:
     """The test rows that repeat no training row, exactly or nearly."""
-    leaks = Fingerprint.of(Task.of("trained", trained).rows).leaks(Task.of("tests", tests).rows)
+    known = Fingerprint.of(Task.of("trained", map(to_first_answer, trained)).rows)
+    leaks = known.leaks(Task.of("tests", map(to_first_answer, tests)).rows)
     lines = {leak.line for leak in leaks}
     return [row for line, row in enumerate(tests, start=1) if line not in lines]

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from general import PROMPTS
+from skill import apart
 from toolcall_words import MADE_UP, arithmetic, between_dates, next_runs
 
 from plural.agents import tool_specs, toolbox
@@ -165,7 +166,7 @@ def _names(row: Row) -> set[str]:
 
 
 def _bfcl_rows(chance: random.Random) -> list[Row]:
-    apart = {name for category in KEPT_APART for row in bfcl(category) for name in _names(row)}
+    untaught = {name for category in KEPT_APART for row in bfcl(category) for name in _names(row)}
     asked = {row["question"].strip().lower() for category in KEPT_APART for row in bfcl(category)}
     judge = ast_judge()
     rows = []
@@ -173,7 +174,7 @@ def _bfcl_rows(chance: random.Random) -> list[Row]:
         for row in bfcl(category):
             calls = gold(row["truth"], row["tools"])
             size = len(json.dumps([tool.parameters for tool in row["tools"]]))
-            seen = _names(row) & apart or row["question"].strip().lower() in asked
+            seen = _names(row) & untaught or row["question"].strip().lower() in asked
             if seen or len(row["tools"]) > 5 or len(row["question"]) > _LONGEST_PROMPT or size > _LONGEST_TOOLS:
                 continue
             if not judge(row["functions"], calls, row["truth"], category):
@@ -275,7 +276,7 @@ def own_test_rows(count: int = 60) -> list[Row]:
     """Held-out requests for the network's own tools, from a far seed; the call is what is scored."""
     trained = {row["messages"][0]["content"].lower() for row in train_rows()}
     rows = _own_rows(random.Random(10_000_000), count * 3)
-    fresh = [row for row in rows if row["messages"][0]["content"].lower() not in trained]
+    fresh = apart([row for row in rows if row["messages"][0]["content"].lower() not in trained], train_rows())
     random.Random(1).shuffle(fresh)
     own = [spec_fields(tool) for tool in own_tools()]
     return [{"messages": row["messages"][:2], "tools": own} for row in fresh[:count]]

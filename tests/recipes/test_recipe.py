@@ -8,7 +8,7 @@ import pytest
 
 from plural.evals import Fingerprint, Task
 from plural.train import TrainSettings
-from plural.wiring.recipe import read_recipe
+from plural.wiring.recipe import read_recipe, to_first_answer
 
 pytest.importorskip("hassil")
 pytest.importorskip("cron_descriptor")
@@ -24,13 +24,14 @@ def test_every_skill_has_settings_that_the_trainer_takes() -> None:
     assert all(name == skill.name for name, skill in recipe.skills.items())
 
 
-def test_tests_of_home_repeat_no_training_sentence() -> None:
-    """home 4: "Stop mower" was trained as "stop the mower"."""
-    import home
-
-    tests = home.test_rows()
-    assert len(tests) == 400
-    assert not Fingerprint.of(Task.of("home", home.train_rows()).rows).leaks(Task.of("home", tests).rows)
+@pytest.mark.parametrize(("name", "count"), [("home", 400), ("toolcall", 60)])
+def test_tests_repeat_no_training_row(name: str, count: int) -> None:
+    """ "Stop mower" was trained as "stop the mower"; of a dialogue its request counts, whatever came after."""
+    skill = read_recipe().skills[name]
+    trained = [to_first_answer(row) for row in skill.train_rows()]
+    tests = skill.test_rows()
+    assert len(tests) == count
+    assert not Fingerprint.of(Task.of(name, trained).rows).leaks(Task.of(name, tests, skill.checker).rows)
 
 
 def test_bfcls_own_checker_judges_by_the_number_of_the_row() -> None:
