@@ -2,8 +2,8 @@
 
     python benchmarks/recall.py                    the base's hidden states, as they are and standardised; words
 
-Printed is the share of questions whose fact is the first, or among the first 3 and 5, of the 40. `words` is a hashed bag
-of words, without any model. The last line is JSON.
+Printed is the share of questions whose fact is the first, or among the first 3 and 5, of the 40. `words` is a hashed
+bag of words, without any model. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class Network:
         return Agent(name, model=self.specialist(name), tools=tools, description=card.purpose)
 
     def memory(self) -> LongTerm:
-        """What agents keep for good; it is searched by the base's own hidden states, standardised over general texts."""
+        """What agents keep for good; it is searched by the base's own hidden states, standardised."""
         space = f"{self.base_model.digest} {self.settings.dtype} standardised"
         embedder = Standardised(self.base, self._general)
         return LongTerm(self.settings.resolve(self.settings.memories), embedder, space=space)
