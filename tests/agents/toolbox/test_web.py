@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -232,6 +235,28 @@ async def test_every_redirect_is_checked_anew(site: Site) -> None:
     assert failed
     assert "10.0.0.1" in told
     assert [path for path, _ in site.asked] == ["/moved"]
+
+
+async def test_a_certificate_is_checked_against_the_name_and_not_the_address(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate that is trusted, but for another name, is refused; for the name of the URL it is taken."""
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=shop.example"]
+    made += ["-addext", "subjectAltName=DNS:shop.example", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(made, cwd=tmp_path, check=True, capture_output=True)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    site.socket = server.wrap_socket(site.socket, server_side=True)
+    hosts = [f"{name}:{site.port}" for name in ("shop.example", "other.example")]
+    tools = toolbox.web(hosts, networks=["127.0.0.0/8"], resolve=Resolver(["127.0.0.1"]), start=[])
+    told, failed = await call(tools, "fetch", url=f"https://{hosts[0]}/saws")
+    assert failed
+    assert "self-signed certificate" in told
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    assert "Saws" in (await call(tools, "fetch", url=f"https://{hosts[0]}/saws"))[0]
+    told, failed = await call(tools, "fetch", url=f"https://{hosts[1]}/saws")
+    assert failed
+    assert "not valid for 'other.example'" in told
 
 
 @pytest.mark.parametrize(
