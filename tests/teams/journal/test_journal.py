@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import subprocess
@@ -234,6 +235,25 @@ async def test_one_run_has_one_owner(journal: Journal) -> None:
             await all_of(resume(journal, run, World().agent(shopping("Done."))))
     assert journal.find(run).status == "interrupted"
     await all_of(resume(journal, run, World().agent(shopping("Done."))))
+
+
+async def test_any_number_of_runs_at_once(journal: Journal) -> None:
+    meeting = asyncio.Barrier(20)
+
+    @tool
+    async def meet() -> str:
+        """Wait for all others."""
+        await asyncio.wait_for(meeting.wait(), 20)
+        return "met"
+
+    async def work(number: int) -> str:
+        worker = Agent(f"a/{number}", ScriptedModel([calling(("meet", {})), f"I am {number}."]), tools=[meet])
+        events = await all_of(begin(journal, worker, f"Who are you, {number}?"))
+        run = next(run.id for run in journal.runs() if run.title == f"Who are you, {number}?")
+        assert await all_of(replay(journal, run)) == events
+        return str(getattr(events[-1], "answer", ""))
+
+    assert await asyncio.gather(*map(work, range(20))) == [f"I am {number}." for number in range(20)]
 
 
 async def test_an_owner_who_was_thought_dead_cannot_write(journal: Journal) -> None:
