@@ -123,6 +123,7 @@ class RecordedModel(Runnable[LanguageModelInput, AIMessage]):
         tape.model_called(seat.path, call, asked)
         texts: list[str] = []
         chunks: list[AIMessageChunk] = []
+        chunk: Any
         try:
             async for chunk in self._model.astream(input, config, **kwargs):
                 if isinstance(chunk, AIMessageChunk):

@@ -287,7 +287,8 @@ def raised(error: tuple[str, str]) -> Exception:
     if isinstance(kind, type) and issubclass(kind, PluralError) and kind is not errors.DataError:
         known: PluralError = kind(message)
         return known
-    return type(name, (MachineError,), {})(message)
+    foreign: MachineError = type(name, (MachineError,), {})(message)
+    return foreign
 
 
 def is_shown(entry: Entry) -> bool:
