@@ -123,15 +123,14 @@ class RecordedModel(Runnable[LanguageModelInput, AIMessage]):
         tape.model_called(seat.path, call, asked)
         texts: list[str] = []
         chunks: list[AIMessageChunk] = []
-        chunk: Any
         try:
-            async for chunk in self._model.astream(input, config, **kwargs):
-                if isinstance(chunk, AIMessageChunk):
-                    chunks.append(chunk)
-                    if text := str(chunk.text):
+            async for said in self._model.astream(input, config, **kwargs):
+                if isinstance(said, AIMessageChunk):
+                    chunks.append(said)
+                    if text := str(said.text):
                         texts.append(text)
                         tape.said(seat.path, TextDelta(seat.step, seat.agent, text))
-                yield chunk
+                yield said
         except Exception as error:
             tape.model_failed(seat.path, call, error)
             raise
