@@ -19,7 +19,7 @@ from langchain_core.messages import (
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.tools import BaseTool
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from plural import sync
 from plural.agents.effects import through
@@ -168,8 +168,8 @@ class RecordedTool(BaseTool):
         result, failed = known
         return ToolMessage(result, tool_call_id=call.id, name=self.name, status="error" if failed else "success")
 
-    def get_input_jsonschema(self, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
-        return self.inner.get_input_jsonschema(config, **kwargs)
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        return self.inner.get_input_schema(config)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         return self.inner._run(*args, **kwargs)

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import BaseTool
 
 from plural.agents import Agent, Budget, mark, tool
 from plural.errors import LimitError, RunError, SettingsError, StorageError
 from plural.teams.journal import Journal, begin, replay, resume
 from plural.testing import ScriptedModel, calling
-from plural.types import Event, Question, RunFinished, StepFinished, TextDelta
+from plural.types import Event, Question, RunFinished, StepFinished, TextDelta, ToolReturned
 
 POSTGRES = os.environ.get("PLURAL_TEST_POSTGRES")  # as postgresql+psycopg://postgres@localhost/test
 
@@ -154,6 +155,21 @@ async def test_an_idempotent_tool_is_called_again_and_nobody_is_asked(journal: J
     )
     assert isinstance(events[-1], RunFinished)
     assert calls == [3, 3]
+
+
+async def test_a_tool_without_a_schema_of_its_own_is_recorded_too(journal: Journal) -> None:
+    class Shout(BaseTool):
+        name: str = "shout"
+        description: str = "Say it louder."
+
+        def _run(self, word: str) -> str:
+            return word.upper()
+
+    script = [calling(("shout", {"word": "tea"})), calling(("shout", {"wrong": 1})), "Done."]
+    run, events = await begun(journal, Agent("crier", ScriptedModel(script), tools=[Shout()]))
+    told = [event.result for event in events if isinstance(event, ToolReturned)]
+    assert told == ["TEA", "shout takes no argument wrong=1. It takes: word."]
+    assert await all_of(replay(journal, run, Agent("crier", ScriptedModel([]), tools=[Shout()]))) == events
 
 
 async def test_an_agent_that_is_a_tool_goes_on_inside(journal: Journal) -> None:
