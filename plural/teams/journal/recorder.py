@@ -19,7 +19,7 @@ from langchain_core.messages import (
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.tools import BaseTool
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from plural import sync
 from plural.agents.effects import through
@@ -49,7 +49,7 @@ class Recorder:
         return Recorder(self.tape, f"{path}/", instead=self._instead)
 
     def outfit(self, kit: Equipment, step: int) -> Equipment:
-        seat = _Seat(self, self.tape.visit(f"{self.path}{step}.{kit.name}"), step, kit.name)
+        seat = _Seat(self, self.tape.visit(f"{self.path}{step}.{_part(kit.name)}"), step, kit.name)
         tools: dict[str, BaseTool] = {name: _tool(seat, tool) for name, tool in kit.tools.items()}
         plain, calling, speaking = (
             RecordedModel(seat, self.hired(model)) for model in (kit.plain, kit.calling, kit.speaking)
@@ -57,15 +57,15 @@ class Recorder:
         return replace(kit, plain=plain, calling=calling, speaking=speaking, tools=tools)
 
     def model(self, name: str, model: ChatRunnable) -> ChatRunnable:
-        # Two levels down, where nothing is shown.
-        path = self.tape.visit(f"{self.path}{name}")
-        return RecordedModel(_Seat(self, f"{path}/{name}", 0, name), model)
+        # One level down, where nothing is shown.
+        path = self.tape.visit(f"{self.path}{_part(name)}")
+        return RecordedModel(_Seat(self, f"{path}/model", 0, name), model)
 
     def tool(self, name: str, step: int, tool: BaseTool) -> BaseTool:
-        return _tool(_Seat(self, self.tape.visit(f"{self.path}{step}.{name}"), step, name), tool)
+        return _tool(_Seat(self, self.tape.visit(f"{self.path}{step}.{_part(name)}"), step, name), tool)
 
     def inside(self, name: str, step: int) -> Recorder:
-        return self.under(self.tape.visit(f"{self.path}{step}.{name}"))
+        return self.under(self.tape.visit(f"{self.path}{step}.{_part(name)}"))
 
     async def once(self, path: str, about: Any, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
         place, asked = self.tape.visit(f"{self.path}{path}"), digest(about)
@@ -124,13 +124,13 @@ class RecordedModel(Runnable[LanguageModelInput, AIMessage]):
         texts: list[str] = []
         chunks: list[AIMessageChunk] = []
         try:
-            async for part in self._model.astream(input, config, **kwargs):
-                if isinstance(part, AIMessageChunk):
-                    chunks.append(part)
-                    if text := str(part.text):
+            async for said in self._model.astream(input, config, **kwargs):
+                if isinstance(said, AIMessageChunk):
+                    chunks.append(said)
+                    if text := str(said.text):
                         texts.append(text)
                         tape.said(seat.path, TextDelta(seat.step, seat.agent, text))
-                yield part
+                yield said
         except Exception as error:
             tape.model_failed(seat.path, call, error)
             raise
@@ -158,7 +158,7 @@ class RecordedTool(BaseTool):
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> ToolMessage:  # noqa: ARG002
         seat, tape = self.seat, self.seat.tape
         call = ToolCall(str(input["id"]), self.name, input["args"])
-        path = tape.visit(f"{seat.path}/{call.id}")
+        path = tape.visit(f"{seat.path}/{_part(call.id)}")
         known = tape.tool(path, call)
         if known is None:
             tape.tool_begun(path, ToolBegun(seat.step, seat.agent, call, _repeatable(self.inner)))
@@ -168,11 +168,16 @@ class RecordedTool(BaseTool):
         result, failed = known
         return ToolMessage(result, tool_call_id=call.id, name=self.name, status="error" if failed else "success")
 
-    def get_input_jsonschema(self, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
-        return self.inner.get_input_jsonschema(config, **kwargs)
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        return self.inner.get_input_schema(config)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         return self.inner._run(*args, **kwargs)
+
+
+def _part(name: str) -> str:
+    """A name as one part of a path."""
+    return name.replace("/", "_")
 
 
 def _repeatable(tool: BaseTool) -> bool:

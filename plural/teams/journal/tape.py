@@ -287,7 +287,7 @@ def raised(error: tuple[str, str]) -> Exception:
     if isinstance(kind, type) and issubclass(kind, PluralError) and kind is not errors.DataError:
         known: PluralError = kind(message)
         return known
-    foreign: Exception = type(name, (MachineError,), {})(message)
+    foreign: MachineError = type(name, (MachineError,), {})(message)
     return foreign
 
 
