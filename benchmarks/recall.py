@@ -19,6 +19,7 @@ from plural.engine import Engine
 from plural.engine.chat import ChatPlural
 from plural.models.base import load_base
 from plural.protocols import Embedder
+from plural.specialists import AdapterWeights
 from plural.testing import ScriptedEmbedder
 from plural.wiring.settings import STARTER
 
@@ -42,7 +43,7 @@ async def ranks(embedder: Embedder) -> list[int]:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     base = load_base()
-    engine = Engine(base.decoder, base.tokenizer, {}.__getitem__)
+    engine = Engine(base.decoder, base.tokenizer, dict[str, AdapterWeights]().__getitem__)
     model = ChatPlural(engine=engine, base=base, model_name="base")
     general = (STARTER / "general.txt").read_text().splitlines()
     kinds: dict[str, Embedder] = {
