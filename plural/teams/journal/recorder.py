@@ -169,7 +169,7 @@ class RecordedTool(BaseTool):
         return ToolMessage(result, tool_call_id=call.id, name=self.name, status="error" if failed else "success")
 
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
-        return self.inner.get_input_schema(config)  # type: ignore[return-value]  # v1's models are refused before
+        return self.inner.get_input_schema(config)  # type: ignore[return-value]
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         return self.inner._run(*args, **kwargs)
