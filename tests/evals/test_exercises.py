@@ -109,6 +109,8 @@ def test_a_check_that_fails_or_gives_no_score_names_line_and_answer(tmp_path: Pa
 
 def test_a_dataset_of_reasoning_gym_scores_its_own_rows(tmp_path: Path) -> None:
     gym = pytest.importorskip("reasoning_gym", exc_type=ImportError)
+    if not hasattr(gym, "create_dataset"):  # the recipes read its modules without the package that lists them
+        pytest.skip("reasoning_gym is installed without what it needs")
     rows = [
         {"prompt": entry["question"], "answer": entry["answer"], "metadata": entry["metadata"]}
         for entry in gym.create_dataset("chain_sum", seed=1, size=3)

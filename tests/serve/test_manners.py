@@ -138,7 +138,14 @@ async def test_what_is_under_way_is_finished_when_it_drains(network: Any) -> Non
             ends = [chunk.choices[0].finish_reason async for chunk in stream]
             assert ends[-1] == "length"
             with pytest.raises(openai.APIConnectionError):
-                await client.models.list()
+                await asyncio.wait_for(asked_until_refused(client), 30)
+
+
+async def asked_until_refused(client: openai.AsyncOpenAI) -> None:
+    """The listener looks ten times a second whether it shall end."""
+    while True:
+        await client.models.list()
+        await asyncio.sleep(0.05)
 
 
 def test_what_it_counts_and_logs(network: Any, caplog: pytest.LogCaptureFixture) -> None:

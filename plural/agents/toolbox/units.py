@@ -37,7 +37,11 @@ def convert_units(amount: float, from_unit: str, to_unit: str) -> str:
         found = units.Quantity(Fraction(str(amount)), begin).to(end).magnitude
     except pint.DimensionalityError as error:
         raise ValueError(f"{from_unit} {error.dim1} cannot be converted to {to_unit} {error.dim2}") from error
-    near = written(found).partition(" (")[0] if isinstance(found, Fraction) else f"{float(found):.12g}"
+    near = (
+        written(found).removeprefix("about ").partition(" = ")[0]
+        if isinstance(found, Fraction)
+        else f"{float(found):.12g}"
+    )
     return f"{near} {to_unit}"
 
 
