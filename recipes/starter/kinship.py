@@ -192,14 +192,14 @@ def train_rows(form: Form = "direct", count: int = TRAINED) -> list[Row]:
     return rows
 
 
-def held_out_rows(count: int = TESTED) -> list[Row]:
+def held_out_rows(count: int = TESTED, trained: int = TRAINED) -> list[Row]:
     """Reasoning-gym's own stories and questions; two in three hundred are nearly those of a training row, and go."""
-    return apart(_made(FAR, count, _USUAL, "direct", 0.0), train_rows())
+    return apart(_made(FAR, count, _USUAL, "direct", 0.0), train_rows(count=trained))
 
 
-def large_rows(count: int = TESTED) -> list[Row]:
-    return apart(_made(FAR + 1_000_000, count, _LARGER, "direct", 0.0), train_rows())
+def large_rows(count: int = TESTED, trained: int = TRAINED) -> list[Row]:
+    return apart(_made(FAR + 1_000_000, count, _LARGER, "direct", 0.0), train_rows(count=trained))
 
 
-def told_rows(count: int = TESTED) -> list[Row]:
-    return apart(_made(FAR + 2_000_000, count, _USUAL, "direct", 1.0, unseen=True), train_rows())
+def told_rows(count: int = TESTED, trained: int = TRAINED) -> list[Row]:
+    return apart(_made(FAR + 2_000_000, count, _USUAL, "direct", 1.0, unseen=True), train_rows(count=trained))

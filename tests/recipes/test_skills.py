@@ -75,9 +75,9 @@ def test_no_test_question_is_trained_on(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["arith", "units", "time", "exprs", "linear", "polyeval"])
 def test_direct_answers_keep_the_contract(name: str) -> None:
-    from skills import SKILLS
+    from skills import FORMS
 
-    contract = SKILLS[name].output
+    contract = FORMS[name]["direct"].output
     assert contract is not None
     for row in [*_train(name, "direct"), *_tests(name, FEW)]:
         assert re.fullmatch(contract.source, row["answer"]), row
@@ -223,10 +223,10 @@ def test_families_of_the_tests_are_not_trained_on() -> None:
 
     train = kinship.train_rows(count=300)
     trained = {row["prompt"] for row in train}
-    tests = [*kinship.held_out_rows(60), *kinship.large_rows(60), *kinship.told_rows(60)]
+    tests = [*kinship.held_out_rows(60, 300), *kinship.large_rows(60, 300), *kinship.told_rows(60, 300)]
     assert not trained & {row["prompt"] for row in tests}
     assert {row["answer"] for row in [*train, *tests]} <= set(kinship.CHOICES)
-    for row in kinship.told_rows(60):
+    for row in tests[-60:]:
         assert re.search("born to|grew up with|are called|a pair", row["prompt"])
 
 
