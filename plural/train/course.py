@@ -47,7 +47,7 @@ class Course:
                     f"{key} is {given}, but the adapter that {self.name} starts from has {value}.",
                     hint=f"Leave {key} out.",
                 )
-        return settings.model_copy(update=dict(fixed))
+        return settings.gentle().model_copy(update=dict(fixed))
 
 
 def _shape(name: str, start: AdapterWeights, config: DecoderConfig) -> Mapping[str, Any]:

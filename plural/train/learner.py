@@ -169,6 +169,7 @@ class Learner:
 
     def look(self, loss: float, right: int | None, seconds: float) -> Evaluated:
         """Takes the held-out loss of the weights as they are, and how many examples are right where that is counted.
+        Weights that nothing was learned into yet are no result, but those of an adapter that is trained further are.
 
         Raises NumericError when it is no number.
         """
@@ -177,9 +178,11 @@ class Learner:
         if not math.isfinite(loss):
             raise self._diverged("on the held-out rows is not a finite number any more")
         done.looked_at = done.step
-        if done.step == 0:
+        if done.step == 0 and self.start is None:
             return Evaluated(self.name, 0, loss, best=False)
-        accuracy = None if right is None else right / self.objective.count(self.split.holdout)
+        accuracy = None
+        if right is not None and done.step > 0:  # at step 0 nothing has become likelier than before
+            accuracy = right / self.objective.count(self.split.holdout)
         better = done.best_loss is None or loss < done.best_loss
         if better:
             done.best_loss, done.worse = loss, 0

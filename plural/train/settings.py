@@ -13,8 +13,9 @@ from plural.models.config import MODULES
 _EPOCHS = 3.0
 _LEAST_STEPS = 40
 _MOST_BETWEEN_LOOKS = 40
-# Preferences only move what was learned: a larger rate leaves it behind.
-_PREFERENCE_RATE, _BETA = 2e-4, 0.1
+# For what only moves what was learned before; AdamW's first steps are as large as the rate, however little is to learn.
+_GENTLE_RATE = 2e-4
+_BETA = 0.1
 
 
 class _Strict(BaseModel):
@@ -62,7 +63,7 @@ class TrainSettings(_Strict):
         default=False, description="Whether it acts from the assistant's turn on only (aLoRA); a higher rank helps."
     )
     learning_rate: float = Field(
-        default=2e-3, gt=0, lt=1, description="Peak learning rate of AdamW; for preferences, 2e-4 unless it is given."
+        default=2e-3, gt=0, lt=1, description="Peak of AdamW; for preferences and training further, 2e-4 unless given."
     )
     beta: float | None = Field(
         default=None,
@@ -101,10 +102,13 @@ class TrainSettings(_Strict):
             raise SettingsError(f"targets names {unknown[0]!r}.", hint=f"Linears: {', '.join(MODULES)}.")
         return made
 
+    def gentle(self) -> Self:
+        """With the learning rate for what moves an adapter, or only its preferences, unless one was given."""
+        given = "learning_rate" in self.model_fields_set
+        return self if given else self.model_copy(update={"learning_rate": _GENTLE_RATE})
+
     def for_preferences(self) -> Self:
-        """With the defaults of preferences in the place of what was not given."""
-        rate = self.learning_rate if "learning_rate" in self.model_fields_set else _PREFERENCE_RATE
-        return self.model_copy(update={"learning_rate": rate, "beta": self.beta or _BETA})
+        return self.gentle().model_copy(update={"beta": self.beta or _BETA})
 
     def resolved_alpha(self) -> float:
         if self.alpha is not None:

@@ -125,6 +125,9 @@ def improve(order: ImproveOrder) -> Iterator[Stage]:
     settings = read_settings(base=order.base, library=order.library)
     library = shelf(settings)
     practice = _practice(order, library.get(order.name) if order.name in library else None)
+    if practice.parent is not None and fingerprint(practice.parent) is None:
+        line = "what it was trained on is not known: held-out prompts may be among it"
+        yield Stage("comparing rows", 1.0, "", line, name=order.name)
     work = settings.resolve(settings.cache) / "improving" / order.name
     shutil.rmtree(work, ignore_errors=True)
     with Network.open(**settings.model_dump() | {"library": work, "starter": False}) as network:

@@ -74,6 +74,9 @@ def train_school(school: School, opened: Network | None = None) -> Iterator[Stag
     for lesson, found in zip(lessons, settled, strict=True):
         facts = {"contract": found.contract and found.contract.model_dump()}
         yield Stage("contract", 1.0, "", found.note, facts, lesson.order.name)
+        if lesson.parent is not None and fingerprint(lesson.parent) is None:
+            line = f"what {lesson.order.parent} was trained on is not known: held-out rows may be among it"
+            yield Stage("comparing rows", 1.0, "", line, name=lesson.order.name)
     work = settings.resolve(settings.cache) / "training"
     if not school.resume:
         for order in school.orders:

@@ -159,13 +159,23 @@ def test_a_cut_off_training_keeps_what_it_compares_with(
 
 
 def test_training_further_begins_where_the_adapter_ended(tiny: Base, examples: Examples, tmp_path: Path) -> None:
-    course = Course("first", examples, TrainSettings(rank=4, batch_rows=4, max_steps=8))
+    course = Course("first", examples, TrainSettings(rank=4, batch_rows=4, max_steps=40, learning_rate=1e-2))
     *_, first = train(tiny, [course], tmp_path, FP32)
     start = read_adapter(tmp_path / "first", tiny.shape)
-    further = train(tiny, [replace(course, name="second", start=start)], tmp_path, FP32)
-    look = next(event for event in further if isinstance(event, Evaluated))
     assert isinstance(first, Trained)
-    assert look.holdout_loss == pytest.approx(first.best_loss, rel=1e-4)  # it is written in 16 bits
+    for name, rate in (("second", None), ("wild", 0.5)):
+        settings = TrainSettings.of(batch_rows=4, max_steps=4, learning_rate=rate, evaluate_every=2)
+        events = list(train(tiny, [replace(course, name=name, settings=settings, start=start)], tmp_path, FP32))
+        look = next(event for event in events if isinstance(event, Evaluated))
+        assert look.holdout_loss == pytest.approx(first.best_loss, rel=1e-4)  # it is written in 16 bits
+        made, last = read_adapter(tmp_path / name, tiny.shape), events[-1]
+        assert isinstance(last, Trained)
+        if rate is None:
+            assert last.settings["learning_rate"] == 2e-4
+            assert last.best_loss is not None
+            assert last.best_loss < look.holdout_loss
+        else:  # where nothing gets better, it stays as it was
+            assert (last.best_loss, made.digest) == (look.holdout_loss, start.digest)
 
 
 def test_what_contradicts_the_rows_or_the_adapter_is_refused(
