@@ -1,4 +1,4 @@
-"""The studio's files, served at / to everybody who reaches the server: they tell nothing, and ask the API like any client.
+"""The studio's files, served at / to everybody who reaches the server. They tell nothing, and ask as any client does.
 
 The files lie in studio/ beside this one. They are read once, so nothing but what is there by then can be asked for.
 """

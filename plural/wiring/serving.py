@@ -289,6 +289,8 @@ class NetworkSpeaker:
 def _news(stage: Stage) -> News:
     """What a client is told: no paths of this machine, and no numbers that JSON has no word for."""
     facts = {name: None if _is_nan(value) else value for name, value in stage.facts.items() if name != "path"}
+    if stage.stage == "publishing":
+        return News("It is in the network.", facts)
     return News(stage.result or f"{stage.stage}: {stage.note or f'{stage.done:.0%}'}", facts)
 
 

@@ -18,7 +18,7 @@ export function Lines({ series, label, height = 180, axes = true, format = Strin
   const y = scaleLinear([Math.min(from, ...ys), top], [height - margin.bottom, margin.top]).nice(4);
   return html`<figure class="chart ${axes ? "" : "small"}" ref=${ref} role="img" aria-label=${label}>
     ${points.length > 0 && html`<svg width=${size.width} height=${height} aria-hidden="true">
-      ${axes && y.ticks(4).map((tick) => html`<g class="tick">
+      ${axes && ticksOf(y, format).map((tick) => html`<g class="tick">
         <line x1=${margin.left} x2=${size.width - margin.right} y1=${y(tick)} y2=${y(tick)} />
         <text x=${margin.left - 8} y=${y(tick) + 4} text-anchor="end">${format(tick)}</text>
       </g>`)}
@@ -28,6 +28,10 @@ export function Lines({ series, label, height = 180, axes = true, format = Strin
     ${axes && series.length > 1 && html`<figcaption>${series.map((one) => html`<span class="key ${one.hue}"><i></i>${one.name}</span>`)}</figcaption>`}
   </figure>`;
 }
+
+/** Some ticks, none that reads as the one before. */
+const ticksOf = (y, format) =>
+  y.ticks(4).filter((tick, index, all) => index === 0 || format(tick) !== format(all[index - 1]));
 
 function Line({ points, hue, dots, filled, x, y }) {
   const px = ([value]) => x(value);

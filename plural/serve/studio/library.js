@@ -88,7 +88,7 @@ function Card({ name }) {
       ${card.instructions && html`<dt>Instructions</dt><dd>${card.instructions}</dd>`}
       ${card.tools.length > 0 && html`<dt>Tools</dt><dd>${card.tools.map((tool) => html`<code class="chip" key=${tool}>${tool}</code> `)}</dd>`}
       ${card.output && html`<dt>Contract</dt><dd><details><summary>${CONTRACTS[card.output.kind]}</summary><pre tabindex="0">${readable(card.output)}</pre></details></dd>`}
-      ${card.lineage && html`<dt>Trained</dt><dd>on ${card.lineage.rows.toLocaleString("en")} rows in ${Math.max(1, Math.round(card.lineage.seconds / 60))} min, by <code>${card.lineage.command}</code></dd>`}
+      ${card.lineage && html`<dt>Trained</dt><dd>on ${card.lineage.rows.toLocaleString("en")} rows in ${lasting(card.lineage.seconds)}, by <code>${card.lineage.command}</code></dd>`}
       <dt>Base</dt><dd>${card.base_name}</dd>
       <dt>Made</dt><dd>${day(card.created)}</dd>
       <dt>Licence</dt><dd>${card.licence}</dd>
@@ -99,6 +99,7 @@ function Card({ name }) {
 
 const CONTRACTS = { json_schema: "JSON of a schema", regex: "text of a pattern", choices: "one of a few answers" };
 const day = (iso) => new Date(iso).toLocaleDateString("en", { dateStyle: "medium" });
+const lasting = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 const readable = ({ kind, source }) => (kind === "regex" ? source : JSON.stringify(JSON.parse(source), null, 1));
 

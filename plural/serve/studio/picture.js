@@ -7,9 +7,9 @@ import { lights } from "./asking.js";
 import { useSize } from "./size.js";
 import { BASE, NETWORK, cardOf, hueOf, state } from "./store.js";
 
-const SMALLEST = 15;
-const LARGEST = 30;
-const EDGE = 62; // room for names
+const SMALLEST = 18;
+const LARGEST = 34;
+const EDGE = 70; // room for names
 const ONE_RING = 12; // more specialists than this are strewn like a sunflower's seeds
 
 export function Picture() {
@@ -23,6 +23,7 @@ export function Picture() {
   const title = `The network: the base and ${cards.length} specialist${cards.length === 1 ? "" : "s"}`;
   return html`<div class="picture" ref=${ref}>
     <svg viewBox="0 0 ${width} ${height}" role="group" aria-label=${title}>
+      <${Orbit} count=${cards.length} width=${width} height=${height} />
       ${cards.map((card) => html`<${Ray} key=${card.name} name=${card.name} from=${at(BASE)} to=${at(card.name)} ...${shown} />`)}
       ${shown.links.map(({ from, to, given }) => html`<${Handover} key=${`${from}>${to}`} from=${at(from)} to=${at(to)} given=${given} />`)}
       <${Base} ...${at(BASE)} ...${shown} />
@@ -31,7 +32,10 @@ export function Picture() {
   </div>`;
 }
 
-const baseRadius = (width, height) => Math.max(30, Math.min(width, height) * 0.11);
+const baseRadius = (width, height) => Math.max(30, Math.min(width, height) * 0.085);
+
+/** Half the axes of the ellipse on which specialists stand: never much taller than wide. */
+const orbit = (width, height) => [width / 2 - EDGE, Math.min(height / 2 - EDGE + 14, (width / 2 - EDGE) * 1.1)];
 
 /** By how often each one was asked since the server started; areas compare. */
 function radiiOf(names) {
@@ -43,7 +47,7 @@ function radiiOf(names) {
 
 /** Each one's place: where it belongs, as near as the others let it. */
 function placed(cards, radii, width, height) {
-  const [across, down] = [width / 2 - EDGE, height / 2 - EDGE + 14];
+  const [across, down] = orbit(width, height);
   const base = { fx: width / 2, fy: height / 2, r: baseRadius(width, height) + 12 };
   const nodes = cards.map(({ name }, index) => {
     const [angle, far] = polar(index, cards.length);
@@ -61,8 +65,14 @@ function placed(cards, radii, width, height) {
 }
 
 function polar(index, count) {
-  if (count <= ONE_RING) return [((index + 0.5) / count) * 2 * Math.PI - Math.PI / 2, 0.86];
+  if (count <= ONE_RING) return [((index + 0.5) / count) * 2 * Math.PI - Math.PI / 2, 1];
   return [index * Math.PI * (3 - Math.sqrt(5)), Math.sqrt((index + 2.5) / (count + 2))];
+}
+
+function Orbit({ count, width, height }) {
+  if (count === 0 || count > ONE_RING) return null;
+  const [across, down] = orbit(width, height);
+  return html`<ellipse class="orbit" cx=${width / 2} cy=${height / 2} rx=${across} ry=${down} />`;
 }
 
 const isLit = (lit, name) => ["working", "speaking", "calling"].includes(lit.get(name)) || state.flashes.has(name);
@@ -119,7 +129,7 @@ function Specialist({ card, x, y, r, lit, steps, tools }) {
     <circle class="halo" cx=${x} cy=${y} r=${r + 11} />
     <circle class="body" cx=${x} cy=${y} r=${r} />
     ${score !== undefined && html`<circle class="track" cx=${x} cy=${y} r=${r + 4.5} />
-      <circle class="score" cx=${x} cy=${y} r=${r + 4.5} stroke-dasharray="${round * score} ${round}" transform="rotate(-90 ${x} ${y})" />`}
+      <circle class="score ${score > 0.01 ? "" : "none"}" cx=${x} cy=${y} r=${r + 4.5} stroke-dasharray="${round * score} ${round}" transform="rotate(-90 ${x} ${y})" />`}
     <text class="badge" x=${x} y=${y + 5}>${badge(card, steps.get(name))}</text>
     <text class="name" x=${x} y=${y + r + 21}>${name}</text>
     ${status === "calling" && html`<text class="tool" x=${x} y=${y + r + 36}>${[...tools].join(", ")}</text>`}
