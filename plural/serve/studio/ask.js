@@ -60,7 +60,7 @@ function Composer() {
       </select></label>
       <label class="check"><input type="checkbox" checked=${draft.beside} disabled=${draft.model === BASE} onChange=${(event) => edit({ beside: event.target.checked })} /> beside the base</label>
       <span class="push"></span>
-      ${state.turns.length > 0 && !open && html`<button type="button" class="plain" onClick=${() => Object.assign(state, { turns: [], replay: null }) && changed()}>New conversation</button>`}
+      ${state.turns.length > 0 && !open && html`<button type="button" class="plain" aria-label="New conversation" onClick=${() => (Object.assign(state, { turns: [], replay: null }), changed())}>New</button>`}
       ${open
         ? html`<button type="button" class="main" onClick=${() => stop(state.turns.at(-1))}>Stop</button>`
         : html`<button class="main" disabled=${!draft.text.trim()}>Ask</button>`}

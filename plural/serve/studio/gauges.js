@@ -37,7 +37,9 @@ export function Gauges() {
       <${Gauge} title="Memory" value="${whole((100 * (now.used + now.kept)) / (now.pages || 1))}%" note="of ${whole(now.pages)} pages; ${now.adapters} adapters in memory">
         <div class="shares tall" role="img" aria-label="Pages: ${now.used} in use, ${now.kept} kept, ${free} free">
           <i class="skill-4" style=${{ flexGrow: now.used }}></i><i class="skill-5" style=${{ flexGrow: now.kept }}></i><i class="rest" style=${{ flexGrow: free }}></i></div>
-        <p class="names"><span class="skill-4"><i class="dot"></i>in use ${whole(now.used)}</span><span class="skill-5"><i class="dot"></i>kept for the next ${whole(now.kept)}</span><span>free ${whole(free)}</span></p></${Gauge}>
+        <p class="names"><span class="skill-4"><i class="dot"></i>in use ${whole(now.used)}</span><span class="skill-5"><i class="dot"></i>kept for the next ${whole(now.kept)}</span><span>free ${whole(free)}</span></p>
+        <${Lines} label="Pages" across=${across} format=${whole} height=${112}
+          series=${[{ name: "in use", hue: "skill-4", points: over("used"), filled: true }]} /></${Gauge}>
       <${Gauge} title="Cache" value="${whole(100 * share)}%" note="of prompt tokens were found, not computed">
         <${Lines} label="Prompt tokens a second" across=${across} format=${whole}
           series=${[{ name: "read", hue: "skill-3", points: rates("prompted") }, { name: "found", hue: "skill-2", points: rates("found"), filled: true }]} /></${Gauge}>

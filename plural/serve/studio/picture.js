@@ -15,7 +15,7 @@ const ONE_RING = 12; // more specialists than this are strewn like a sunflower's
 export function Picture() {
   const [ref, { width, height }] = useSize({ width: 640, height: 480 });
   const cards = state.cards ?? [];
-  const radii = radiiOf(cards.map((card) => card.name));
+  const radii = radiiOf(cards.map((card) => card.name), Math.min(1, Math.min(width, height) / 420));
   const made = cards.map((card) => `${card.name}:${Math.round(radii.get(card.name))}`).join();
   const places = useMemo(() => placed(cards, radii, width, height), [made, width, height]);
   const shown = lights();
@@ -32,16 +32,19 @@ export function Picture() {
   </div>`;
 }
 
-const baseRadius = (width, height) => Math.max(30, Math.min(width, height) * 0.085);
+const baseRadius = (width, height) => Math.max(26, Math.min(width, height) * 0.085);
 
 /** Half the axes of the ellipse on which specialists stand: never much taller than wide. */
-const orbit = (width, height) => [width / 2 - EDGE, Math.min(height / 2 - EDGE + 14, (width / 2 - EDGE) * 1.1)];
+const orbit = (width, height) => {
+  const edge = Math.min(EDGE, width / 8);
+  return [width / 2 - edge, Math.min(height / 2 - edge, (width / 2 - edge) * 1.1)];
+};
 
 /** By how often each one was asked since the server started; areas compare. */
-function radiiOf(names) {
+function radiiOf(names, scale) {
   const use = state.readings.at(-1)?.use ?? new Map();
   const most = Math.max(1, ...names.map((name) => use.get(name) ?? 0));
-  const radius = (name) => SMALLEST + (LARGEST - SMALLEST) * Math.sqrt((use.get(name) ?? 0) / most);
+  const radius = (name) => scale * (SMALLEST + (LARGEST - SMALLEST) * Math.sqrt((use.get(name) ?? 0) / most));
   return new Map(names.map((name) => [name, radius(name)]));
 }
 
