@@ -61,15 +61,17 @@ def main() -> None:
         runs: dict[str, list[Run]] = {"in process": [], "http": []}
         with network, _served(network) as url:
             in_process(network, _prompts(network, dice, given), given)  # warms it up
-            for _ in range(given.rounds):
+            for number in range(given.rounds):
                 runs["in process"].append(in_process(network, _prompts(network, dice, given), given))
                 runs["http"].append(over_http(url, _prompts(network, dice, given), given))
+                rates = " ".join(f"{made[-1].rate:.1f}" for made in runs.values())
+                print(f"round {number + 1}: {rates} tokens/s", flush=True)
     print(f"{base.name}, {given.dtype}; {given.requests} answers of {given.tokens} tokens, {given.streams} streams")
     print(f"{'':12}{'tokens/s':>10}{'(range)':>16}{'first ms p50':>14}{'p95':>9}")
     for side, made in runs.items():
-        rates, firsts = [run.rate for run in made], _firsts(made)
+        each, firsts = [run.rate for run in made], _firsts(made)
         print(
-            f"{side:12}{statistics.median(rates):10.1f}{f'({min(rates):.0f} to {max(rates):.0f})':>16}"
+            f"{side:12}{statistics.median(each):10.1f}{f'({min(each):.0f} to {max(each):.0f})':>16}"
             f"{1000 * statistics.median(firsts):14.1f}{1000 * firsts[int(0.95 * len(firsts))]:9.1f}"
         )
     # Neighbouring runs are compared: a slow moment of the machine then meets both.
@@ -78,8 +80,8 @@ def main() -> None:
     later = 1000 * (medians["http"] - medians["in process"])
     print(f"over HTTP {100 * statistics.median(ratios):.1f}% of the throughput, the first token {later:+.1f} ms")
     asked = {"streams": given.streams, "requests": given.requests, "tokens": given.tokens, "dtype": given.dtype}
-    rates = {side: [run.rate for run in made] for side, made in runs.items()}
-    print(json.dumps({"benchmark": "wire", **asked, "ratios": ratios, "first_ms": later, "rates": rates}))
+    every = {side: [run.rate for run in made] for side, made in runs.items()}
+    print(json.dumps({"benchmark": "wire", **asked, "ratios": ratios, "first_ms": later, "rates": every}))
 
 
 def _options() -> argparse.Namespace:

@@ -132,5 +132,6 @@ def remove_key(
 
 
 keys_app = typer.Typer(help="API keys of the server: add, list, remove.", no_args_is_help=True)
-for _name, _command in {"add": add_key, "list": list_keys, "remove": remove_key}.items():
-    keys_app.command(name=_name)(_command)
+keys_app.command(name="add")(add_key)
+keys_app.command(name="list")(list_keys)
+keys_app.command(name="remove")(remove_key)

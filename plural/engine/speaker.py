@@ -5,6 +5,7 @@ LangChain's chat model (chat.py) and whoever puts the engine on a wire speak thr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,9 @@ from plural.models.base import Base
 from plural.models.chat import ChatFormat
 from plural.specialists import invoked_at
 from plural.types import AdapterRef, Asked, Grammar, Mixture, Spoken, TokenEvent, ToolCall
+
+# Characters; reading so many takes some ten milliseconds.
+LONG = 16_384
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Speaker:
 
     async def speak(self, asked: Asked) -> AsyncGenerator[Spoken, None]:
         """Every answer's pieces as they are drawn. Raises what `Engine.generate` raises; leaving it ends the work."""
-        request, calls = self.request(asked)
+        # Reading a long text takes a while, in which nobody else's stream shall stand still.
+        request, calls = await asyncio.to_thread(self.request, asked) if _is_long(asked) else self.request(asked)
         splitters = [CallSplitter(self.base.chat if calls else None) for _ in range(asked.n)]
         drawn = _alone(self.engine.generate(request)) if asked.n == 1 else self.engine.samples(request, asked.n)
         # Leaving this stream must end the request now, not when somebody collects the generator.
@@ -120,6 +125,10 @@ class CallSplitter:
         if not self._calling or self._chat is None:
             return self._held, ()
         return self._chat.parse(self._held)
+
+
+def _is_long(asked: Asked) -> bool:
+    return len(asked.text) + sum(len(message.content) for message in asked.messages) > LONG
 
 
 async def _alone(events: AsyncGenerator[TokenEvent, None]) -> AsyncGenerator[tuple[int, TokenEvent], None]:

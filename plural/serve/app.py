@@ -114,7 +114,7 @@ def _api(routers: list[APIRouter], jobs: Jobs) -> FastAPI:
 
     @api.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
-        status, message, *_ = described(error)
+        status, message = described(error)[:2]
         return refusal(status, message)  # it goes on to the door, which logs it
 
     return api

@@ -61,8 +61,8 @@ class CompletionBody(Drawing):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
-            return [tuple(self.prompt)]  # type: ignore[arg-type]  # then all are
-        return [one if isinstance(one, str) else tuple(one) for one in self.prompt]  # type: ignore[arg-type]
+            return [tuple(self.prompt)]  # then all are
+        return [one if isinstance(one, str) else tuple(one) for one in self.prompt]
 
 
 def completion_routes(service: Service) -> APIRouter:

@@ -31,8 +31,8 @@ class EmbeddingBody(Strict):
         if isinstance(self.input, str):
             return [self.input]
         if isinstance(self.input[0], int):
-            return [self.input]  # type: ignore[list-item]  # then all are
-        return self.input  # type: ignore[return-value]
+            return [self.input]  # then all are
+        return self.input
 
 
 def embedding_routes(service: Service) -> APIRouter:

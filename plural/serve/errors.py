@@ -93,6 +93,8 @@ def described(error: Exception) -> tuple[int, str, str | None, str | None, int |
             if isinstance(error, kind):
                 return status, str(error), code, None, again
         return 500, str(error), None, None, None
+    if isinstance(error, RecursionError):
+        return 400, "The body is nested too deeply.", None, None, None
     return 500, "Something went wrong in the server; its log has the details under this request's id.", None, None, None
 
 

@@ -130,8 +130,9 @@ class Jobs:
         return job
 
     def _say(self, record: Record, message: str, facts: Mapping[str, Any], *, level: str = "info") -> None:
+        id = f"ftevent-{secrets.token_hex(12)}"
         event = {
-            "id": f"ftevent-{secrets.token_hex(12)}",
+            "id": id,
             "object": "fine_tuning.job.event",
             "created_at": int(time.time()),
             "level": level,
@@ -139,4 +140,4 @@ class Jobs:
             "type": "metrics" if facts else "message",
             "data": dict(facts),
         }
-        self._store.put(Record(EVENT, event["id"], record.owner, event, record.id))
+        self._store.put(Record(EVENT, id, record.owner, event, record.id))

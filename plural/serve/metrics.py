@@ -37,27 +37,41 @@ class Metrics:
     def __init__(self, stats: Callable[[], Mapping[str, float]], gate: Gate) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Engine(stats))
-        made = {"registry": self._registry}
+        registry = self._registry
         self._requests = Counter(
-            "plural_http_requests", "Requests by route and status.", ("method", "route", "status"), **made
+            "plural_http_requests", "Requests by route and status.", ("method", "route", "status"), registry=registry
         )
         self._whole = Histogram(
-            "plural_request_seconds", "From a request to its last byte.", ("model",), buckets=_SECONDS, **made
+            "plural_request_seconds",
+            "From a request to its last byte.",
+            ("model",),
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._first = Histogram(
-            "plural_first_token_seconds", "From a request to its first token.", ("model",), buckets=_SECONDS, **made
+            "plural_first_token_seconds",
+            "From a request to its first token.",
+            ("model",),
+            buckets=_SECONDS,
+            registry=registry,
         )
         self._gaps = Histogram(
-            "plural_token_gap_seconds", "Mean time between two tokens of one answer.", ("model",), buckets=_GAPS, **made
+            "plural_token_gap_seconds",
+            "Mean time between two tokens of one answer.",
+            ("model",),
+            buckets=_GAPS,
+            registry=registry,
         )
         self._tokens = Counter(
-            "plural_tokens", "Tokens by kind: prompt, cached, completion.", ("model", "kind"), **made
+            "plural_tokens", "Tokens by kind: prompt, cached, completion.", ("model", "kind"), registry=registry
         )
-        self._steps = Counter("plural_steps", "Steps of the network's runs, by who did them.", ("agent",), **made)
-        self._gone = Counter("plural_disconnects", "Clients that did not wait for their answer.", **made)
-        inside = Gauge("plural_answers_inside", "Answers that are worked on or waited for.", **made)
+        self._steps = Counter(
+            "plural_steps", "Steps of the network's runs, by who did them.", ("agent",), registry=registry
+        )
+        self._gone = Counter("plural_disconnects", "Clients that did not wait for their answer.", registry=registry)
+        inside = Gauge("plural_answers_inside", "Answers that are worked on or waited for.", registry=registry)
         inside.set_function(lambda: gate.inside)
-        refused = Gauge("plural_answers_refused", "Answers refused with 429 since the start.", **made)
+        refused = Gauge("plural_answers_refused", "Answers refused with 429 since the start.", registry=registry)
         refused.set_function(lambda: gate.refused)
 
     def answered(self, visit: Visit, route: str) -> None:

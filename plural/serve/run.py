@@ -55,6 +55,8 @@ class Listener(uvicorn.Server):
                 proxy_headers=False,  # who calls is who is connected, not what a header says
                 ws="none",
                 lifespan="on",
+                loop="asyncio",  # uvloop was measured to bring nothing here; httptools brings a third
+                http="httptools",
             )
         )
         self._service = server.service

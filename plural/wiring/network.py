@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -288,7 +288,7 @@ class Conversation:
     def stream(self, request: str) -> Iterator[Event]:
         return sync.iterate(self.astream(request))
 
-    async def astream(self, request: str) -> AsyncIterator[Event]:
+    async def astream(self, request: str) -> AsyncGenerator[Event, None]:
         async for event in self._network._run(request, to=self._to, history=tuple(self.messages)):
             if isinstance(event, RunFinished):
                 self.messages += [Message("user", request), Message("assistant", event.answer)]

@@ -128,8 +128,8 @@ class ServedNetwork:
         return self.network.model(self._specialist(name)).speaker
 
     async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[list[list[float]], int]:
-        tokenizer = self.network.base_model.tokenizer
-        read = [tokenizer.encode(text) if isinstance(text, str) else list(text) for text in texts]
+        encode = self.network.base_model.tokenizer.encode
+        read = [await asyncio.to_thread(encode, text) if isinstance(text, str) else list(text) for text in texts]
         return await self.network.engine.embed(read), sum(map(len, read))
 
     def stats(self) -> Mapping[str, float]:

@@ -183,6 +183,17 @@ def test_what_is_no_json_object_is_refused(running: Running, body: bytes) -> Non
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_schema_that_is_nested_too_deeply_is_refused(running: Running) -> None:
+    schema = '{"type": "object", "properties": {"a": ' * 3000 + "{}" + "}}" * 3000
+    tool = f'{{"type": "function", "function": {{"name": "f", "parameters": {schema}}}}}'
+    body = json.dumps(ASKED)[:-1] + f', "tools": [{tool}]}}'
+    for text in (body, '{"a": ' + "[" * 100_000):
+        answer = httpx.post(
+            f"{running.url}/v1/chat/completions", content=text, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code == 400
+
+
 def test_what_is_not_there_is_said_in_openais_shape(running: Running) -> None:
     assert httpx.get(f"{running.url}/nowhere").json()["error"]["code"] == "not_found"
     assert httpx.put(f"{running.url}/v1/chat/completions").status_code == 405

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
@@ -42,13 +43,11 @@ class TestIntegration(ChatModelIntegrationTests):
     def chat_model_params(self) -> dict[str, Any]:
         # Kept from telling one joke over and over, as there.
         again = {"repetition_penalty": 1.2}
-        return {
-            "model": "toolcall",
-            "base_url": self._url,
-            "api_key": "none",
-            "stream_usage": True,
-            "extra_body": again,
-        }
+        # LangChain never closes its clients: these leave no socket open when a test's event loop ends.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        clients = {"http_client": httpx.Client(limits=limits), "http_async_client": httpx.AsyncClient(limits=limits)}
+        named = {"model": "toolcall", "base_url": self._url, "api_key": "none"}
+        return named | clients | {"stream_usage": True, "extra_body": again}
 
     @property
     def standard_chat_model_params(self) -> dict[str, Any]:
