@@ -20,10 +20,13 @@ function App() {
   useEffect(() => listen(() => again((times) => times + 1)), []);
   const [, View] = VIEWS[state.view[0]];
   return html`
-    <a class="skip" href="#content" onClick=${(event) => (event.preventDefault(), document.getElementById("content").focus())}>To the content</a>
+    <a class="skip" href="#content"
+      onClick=${(event) => (event.preventDefault(), document.getElementById("content").focus())}>To the content</a>
     <header class="head">
       <a class="brand" href="#ask"><img src="/studio/icon.svg" alt="" width="26" height="26" />Plural</a>
-      <nav aria-label="Views">${Object.entries(VIEWS).map(([name, [title]]) => html`<a key=${name} href="#${name}" aria-current=${state.view[0] === name ? "page" : null}>${title}</a>`)}</nav>
+      <nav aria-label="Views">${Object.entries(VIEWS).map(([name, [title]]) =>
+        html`<a key=${name} href="#${name}" aria-current=${state.view[0] === name ? "page" : null}>
+        ${title}</a>`)}</nav>
       <${Pulse} /><${Theme} />
     </header>
     ${state.problem && html`<p class="problem" role="alert">${state.problem}</p>`}
@@ -42,7 +45,8 @@ function Theme() {
     wear(next);
     setTheme(next);
   };
-  return html`<button type="button" class="plain theme" onClick=${turn} aria-label="Colours: ${THEMES[theme]}" title="Colours: ${THEMES[theme]}">${{ "": "◐", light: "☀", dark: "☾" }[theme]}</button>`;
+  return html`<button type="button" class="plain theme" onClick=${turn} aria-label="Colours: ${THEMES[theme]}"
+    title="Colours: ${THEMES[theme]}">${{ "": "◐", light: "☀", dark: "☾" }[theme]}</button>`;
 }
 
 function wear(theme) {
@@ -79,7 +83,7 @@ function Lock() {
 /** The view that the address names. */
 function turned() {
   const [view, ...rest] = location.hash.slice(1).split("/");
-  state.view = view in VIEWS ? [view, ...rest.map(decodeURIComponent)] : ["ask"];
+  state.view = view in VIEWS ? [view, ...rest] : ["ask"];
   document.title = `${VIEWS[state.view[0]][0]} · Plural`;
   changed();
 }

@@ -14,15 +14,16 @@ const TRY = {
 
 export function Ask() {
   const end = useRef(null);
-  const length = state.turns.reduce((sum, turn) => sum + turn.answers.reduce((all, one) => all + one.text.length + one.events.length, 1), 0);
+  const grown = state.turns.flatMap((turn) => turn.answers.map((one) => one.text.length + one.events.length)).join();
   useEffect(() => {
     if (state.turns.length && !state.replay) end.current.scrollIntoView({ block: "nearest" });
-  }, [length]);
+  }, [grown]);
   return html`<div class="asking">
     <div class="turns">
       <h1 class="${state.turns.length ? "unseen" : ""}">Ask the network</h1>
       ${state.turns.length === 0 && html`<${Welcome} />`}
-      ${state.turns.map((turn, index) => html`<${Turn} key=${index} turn=${turn} last=${index === state.turns.length - 1} />`)}
+      ${state.turns.map((turn, index) => html`<${Turn} key=${index} turn=${turn}
+        last=${index === state.turns.length - 1} />`)}
       <div ref=${end}></div>
     </div>
     <${Composer} />
@@ -31,9 +32,12 @@ export function Ask() {
 
 function Welcome() {
   const tried = Object.entries(TRY).filter(([name]) => cardOf(name));
-  return html`<p class="lead">The router chooses who answers; a request of several parts gets a plan. Watch them work in the picture.</p>
+  return html`<p class="lead">
+      The router chooses who answers; a request of several parts gets a plan. Watch them work in the picture.
+    </p>
     <ul class="tries">${tried.map(([name, prompt]) => html`<li key=${name}>
-      <button type="button" class=${hueOf(name)} onClick=${() => ask(NETWORK, prompt, state.draft.beside)}><i class="dot"></i>${prompt}</button>
+      <button type="button" class=${hueOf(name)} onClick=${() => ask(NETWORK, prompt, state.draft.beside)}>
+        <i class="dot"></i>${prompt}</button>
     </li>`)}</ul>`;
 }
 
@@ -53,14 +57,18 @@ function Composer() {
   const onKey = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && send(event);
   return html`<form class="composer" onSubmit=${send}>
     <label class="unseen" for="prompt">What you want</label>
-    <textarea id="prompt" rows="2" ref=${box} placeholder="Say what you want" value=${draft.text} onInput=${(event) => edit({ text: event.target.value })} onKeyDown=${onKey}></textarea>
+    <textarea id="prompt" rows="2" ref=${box} placeholder="Say what you want" value=${draft.text}
+      onInput=${(event) => edit({ text: event.target.value })} onKeyDown=${onKey}></textarea>
     <div class="row">
       <label>Ask <select value=${draft.model} onChange=${(event) => edit({ model: event.target.value })}>
-        ${askable().map((name) => html`<option key=${name} value=${name} selected=${name === draft.model}>${name}</option>`)}
+        ${askable().map((name) => html`<option key=${name} value=${name} selected=${name === draft.model}>
+          ${name}</option>`)}
       </select></label>
-      <label class="check"><input type="checkbox" checked=${draft.beside} disabled=${draft.model === BASE} onChange=${(event) => edit({ beside: event.target.checked })} /> beside the base</label>
+      <label class="check"><input type="checkbox" checked=${draft.beside} disabled=${draft.model === BASE}
+        onChange=${(event) => edit({ beside: event.target.checked })} /> beside the base</label>
       <span class="push"></span>
-      ${state.turns.length > 0 && !open && html`<button type="button" class="plain" aria-label="New conversation" onClick=${() => (Object.assign(state, { turns: [], replay: null }), changed())}>New</button>`}
+      ${state.turns.length > 0 && !open && html`<button type="button" class="plain" aria-label="New conversation"
+        onClick=${() => (Object.assign(state, { turns: [], replay: null }), changed())}>New</button>`}
       ${open
         ? html`<button type="button" class="main" onClick=${() => stop(state.turns.at(-1))}>Stop</button>`
         : html`<button class="main" disabled=${!draft.text.trim()}>Ask</button>`}
@@ -83,10 +91,12 @@ function Answer({ answer, last }) {
   const events = again ? answer.events.slice(0, replay.upto) : answer.events;
   const run = answer.model === NETWORK ? fold(events) : null;
   const text = again && !run.finished ? "" : answer.text;
-  return html`<section class="answer ${hueOf(answer.model)}" aria-label="Answer of ${answer.model}" aria-busy=${isOpen(answer)}>
+  return html`<section class="answer ${hueOf(answer.model)}" aria-label="Answer of ${answer.model}"
+    aria-busy=${isOpen(answer)}>
     <header><i class="dot"></i><b>${answer.model}</b><${Cost} answer=${answer} /></header>
     ${run && html`<${Run} run=${run} />`}
-    ${text && html`<p class="said" aria-live=${last ? "polite" : "off"}>${text}${isOpen(answer) && html`<i class="caret"></i>`}</p>`}
+    ${text && html`<p class="said" aria-live=${last ? "polite" : "off"}>
+      ${text}${isOpen(answer) && html`<i class="caret"></i>`}</p>`}
     ${!text && isOpen(answer) && !run?.route && html`<p class="said waiting"><i class="caret"></i></p>`}
     ${answer.error && html`<p class="error" role="alert">${answer.error}</p>`}
     ${run && !isOpen(answer) && answer.events.length > 0 && html`<${Slider} answer=${answer} />`}
@@ -103,7 +113,9 @@ function Cost({ answer }) {
     ${first !== null && html`<span title="Until the first token">${seconds(first)}</span>`}
     <span title="In all">${seconds(ended)}</span>
     <span>${usage.completion_tokens} tokens</span>
-    <span class="cached" title="Tokens of prompts that were found in the cache"><meter min="0" max="1" value=${share} aria-label="Share of the prompt found in the cache"></meter>${cached} of ${usage.prompt_tokens} cached</span>
+    <span class="cached" title="Tokens of prompts that were found in the cache">
+      <meter min="0" max="1" value=${share} aria-label="Share of the prompt found in the cache"></meter>
+      ${cached} of ${usage.prompt_tokens} cached</span>
   </small>`;
 }
 
@@ -111,8 +123,10 @@ function Cost({ answer }) {
 function Run({ run }) {
   return html`<div class="run">
     ${run.route && html`<${Route} ...${run.route} />`}
-    ${run.plan && html`<ol class="plan" aria-label="The plan">${run.plan.steps.map((step, index) => html`<li key=${index}>${step.task}</li>`)}</ol>`}
-    ${(run.plan || run.steps.some((step) => step.calls.length)) && run.steps.filter((step) => step.agent).map((step) => html`<${Step} key=${step.step} step=${step} planned=${Boolean(run.plan)} />`)}
+    ${run.plan && html`<ol class="plan" aria-label="The plan">${run.plan.steps.map((step, index) =>
+      html`<li key=${index}>${step.task}</li>`)}</ol>`}
+    ${(run.plan || run.steps.some((step) => step.calls.length)) && run.steps.filter((step) => step.agent).map((step) =>
+      html`<${Step} key=${step.step} step=${step} planned=${Boolean(run.plan)} />`)}
   </div>`;
 }
 
@@ -120,10 +134,14 @@ function Run({ run }) {
 function Route({ decision }) {
   const likely = decision.options.filter((option) => option.probability >= 0.005);
   return html`<div class="route">
-    <div class="shares" role="img" aria-label="The router: ${likely.map((option) => `${option.value} ${option.probability.toFixed(2)}`).join(", ")}">
-      ${likely.map(({ value, probability }) => html`<i key=${value} class=${hueOf(value)} style=${{ flexGrow: probability }}></i>`)}
+    <div class="shares" role="img"
+      aria-label="The router: ${likely.map((option) => `${option.value} ${option.probability.toFixed(2)}`).join(", ")}">
+      ${likely.map(({ value, probability }) => html`<i key=${value} class=${hueOf(value)}
+        style=${{ flexGrow: probability }}></i>`)}
     </div>
-    <p class="names" aria-hidden="true">${likely.slice(0, 4).map(({ value, probability }) => html`<span key=${value} class=${hueOf(value)}><i class="dot"></i>${value} ${probability.toFixed(2)}</span>`)}</p>
+    <p class="names" aria-hidden="true">${likely.slice(0, 4).map(({ value, probability }) =>
+      html`<span key=${value} class=${hueOf(value)}><i class="dot"></i>
+      ${value} ${probability.toFixed(2)}</span>`)}</p>
   </div>`;
 }
 
@@ -131,9 +149,12 @@ function Step({ step, planned }) {
   const { agent, task, status, calls, ended } = step;
   return html`<div class="step ${hueOf(agent)} ${status}">
     <header><i class="dot"></i>${planned && html`<b>${step.step}</b> `}<b>${agent}</b>
-      <small>${status === "done" ? `${ended.usage.completion} tokens, ${ended.seconds.toFixed(1)} s` : status}</small></header>
+      <small>${status === "done" ? `${ended.usage.completion} tokens, ${ended.seconds.toFixed(1)} s` : status}</small>
+        </header>
     ${planned && html`<p class="task">${task}</p>`}
-    ${calls.map((one) => html`<p class="call ${one.failed ? "failed" : ""}" key=${one.id}><code>${one.name}(${argued(one.arguments)})</code>${one.result !== null && html` <span class="gets">→ ${one.result}</span>`}</p>`)}
+    ${calls.map((one) => html`<p class="call ${one.failed ? "failed" : ""}" key=${one.id}><code>
+      ${one.name}(${argued(one.arguments)})</code>
+      ${one.result !== null && html`<span class="gets"> → ${one.result}</span>`}</p>`)}
     ${planned && (ended?.answer ?? step.text) && html`<p class="text">${ended?.answer ?? step.text}</p>`}
   </div>`;
 }
@@ -152,7 +173,8 @@ function Slider({ answer }) {
   const event = answer.events[Math.max(0, upto - 1)];
   const said = `${upto} of ${all}: ${event.event} at ${(event.at / 1000).toFixed(2)} s`;
   return html`<label class="slider"><span>Look again</span>
-    <input type="range" min="1" max=${all} value=${upto} aria-valuetext=${said} onInput=${(input) => move(Number(input.target.value))} />
+    <input type="range" min="1" max=${all} value=${upto} aria-valuetext=${said}
+      onInput=${(input) => move(Number(input.target.value))} />
     <output>${event.event} <small>${(event.at / 1000).toFixed(2)} s</small></output>
   </label>`;
 }

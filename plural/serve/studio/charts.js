@@ -22,10 +22,12 @@ export function Lines({ series, label, height = 180, axes = true, format = Strin
         <line x1=${margin.left} x2=${size.width - margin.right} y1=${y(tick)} y2=${y(tick)} />
         <text x=${margin.left - 8} y=${y(tick) + 4} text-anchor="end">${format(tick)}</text>
       </g>`)}
-      ${axes && across && html`<text class="across" x=${size.width - margin.right} y=${height - 5} text-anchor="end">${across}</text>`}
+      ${axes && across && html`<text class="across" x=${size.width - margin.right} y=${height - 5} text-anchor="end">
+        ${across}</text>`}
       ${series.map((one) => html`<${Line} key=${one.name} ...${one} x=${x} y=${y} />`)}
     </svg>`}
-    ${axes && series.length > 1 && html`<figcaption>${series.map((one) => html`<span class="key ${one.hue}"><i></i>${one.name}</span>`)}</figcaption>`}
+    ${axes && series.length > 1 && html`<figcaption>${series.map((one) => html`<span class="key ${one.hue}"><i></i>
+      ${one.name}</span>`)}</figcaption>`}
   </figure>`;
 }
 
@@ -52,7 +54,8 @@ export function Intervals({ rows, label }) {
       <span class="who" role="rowheader">${row.name}</span>
       <span class="bar" role="presentation">
         <i class="value" style=${{ width: percent(row.value) }}></i>
-        ${row.low !== null && row.low !== undefined && html`<i class="span" style=${{ left: percent(row.low), width: percent(row.high - row.low) }}></i>`}
+        ${row.low !== null && row.low !== undefined && html`<i class="span"
+          style=${{ left: percent(row.low), width: percent(row.high - row.low) }}></i>`}
       </span>
       <span class="number" role="cell">${row.value.toFixed(2)} <small>${row.note}</small></span>
     </div>`)}

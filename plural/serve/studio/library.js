@@ -12,10 +12,12 @@ export function Library() {
   const cards = state.cards ?? [];
   return html`<div class="page">
     <h1>Library</h1>
-    ${cards.length === 0 && html`<p class="lead">No specialist yet. <a href="#train">Train one</a> from a file of examples.</p>`}
+    ${cards.length === 0 && html`<p class="lead">
+      No specialist yet. <a href="#train">Train one</a> from a file of examples.</p>`}
     <ul class="shelf">${cards.map((card) => html`<li key=${card.name} class=${hueOf(card.name)}>
       <a href="#library/${card.name}">
-        <header><i class="dot"></i><b>${card.name}</b><small>${card.kind === "planner" ? "plans" : card.tools.length ? "calls tools" : ""}</small></header>
+        <header><i class="dot"></i><b>${card.name}</b><small>
+          ${card.kind === "planner" ? "plans" : card.tools.length ? "calls tools" : ""}</small></header>
         <p>${card.purpose}</p>
         ${card.scores.specialist && html`<${Intervals} label="Scores of ${card.name}" rows=${best(card)} />`}
       </a>
@@ -48,7 +50,8 @@ function Base() {
     <${Back} />
     <h1>base</h1>
     <p class="lead">${base.root}: the one frozen model under all specialists.</p>
-    <dl><dt>Context</dt><dd>${base.max_model_len.toLocaleString("en")} tokens</dd><dt>Digest</dt><dd><code>${base.digest}</code></dd></dl>
+    <dl><dt>Context</dt><dd>${base.max_model_len.toLocaleString("en")} tokens</dd><dt>Digest</dt><dd><code>
+      ${base.digest}</code></dd></dl>
     <${AskIt} name=${BASE} beside=${false} />
   </div>`;
 }
@@ -67,7 +70,7 @@ function Card({ name }) {
   const [card, setCard] = useState(cardOf(name));
   const [problem, setProblem] = useState("");
   const read = () =>
-    call(`/v1/library/${name}`).then(
+    call(`/v1/library/${encodeURIComponent(name)}`).then(
       (found) => (setCard(found), setProblem("")),
       (error) => setProblem(error.message),
     );
@@ -81,14 +84,21 @@ function Card({ name }) {
     <${AskIt} name=${name} beside=${true} />
     ${problem && html`<p class="error" role="alert">${problem}</p>`}
     ${scores.length > 0 && html`<h2>Scorecard</h2><${Intervals} label="Scorecard of ${name}" rows=${scores} />
-      ${card.differences.map((one) => html`<p class="difference" key=${one.what + one.on}>${one.what}${one.on && ` on ${one.on}`}: <b>${signed(one.value)}</b> <small>95% interval ${signed(one.low)} to ${signed(one.high)}, ${one.n} rows</small></p>`)}`}
+      ${card.differences.map((one) => html`<p class="difference" key=${one.what + one.on}>
+        ${one.what}${one.on && ` on ${one.on}`}: <b>
+        ${signed(one.value)}</b> <small>95% interval ${signed(one.low)} to ${signed(one.high)}, ${one.n} rows</small>
+        </p>`)}`}
     ${card.versions && html`<${Versions} card=${card} again=${() => read().then(refresh)} />`}
     <h2>Card</h2>
     <dl>
       ${card.instructions && html`<dt>Instructions</dt><dd>${card.instructions}</dd>`}
-      ${card.tools.length > 0 && html`<dt>Tools</dt><dd>${card.tools.map((tool) => html`<code class="chip" key=${tool}>${tool}</code> `)}</dd>`}
-      ${card.output && html`<dt>Contract</dt><dd><details><summary>${CONTRACTS[card.output.kind]}</summary><pre tabindex="0">${readable(card.output)}</pre></details></dd>`}
-      ${card.lineage && html`<dt>Trained</dt><dd>on ${card.lineage.rows.toLocaleString("en")} rows in ${lasting(card.lineage.seconds)}, by <code>${card.lineage.command}</code></dd>`}
+      ${card.tools.length > 0 && html`<dt>Tools</dt><dd>${card.tools.map((tool) =>
+        html`<code class="chip" key=${tool}>${tool}</code> `)}</dd>`}
+      ${card.output && html`<dt>Contract</dt><dd><details><summary>${CONTRACTS[card.output.kind]}</summary>
+        <pre tabindex="0">${readable(card.output)}</pre></details></dd>`}
+      ${card.lineage && html`<dt>Trained</dt>
+        <dd>on ${card.lineage.rows.toLocaleString("en")} rows in ${lasting(card.lineage.seconds)}, by <code>
+        ${card.lineage.command}</code></dd>`}
       <dt>Base</dt><dd>${card.base_name}</dd>
       <dt>Made</dt><dd>${day(card.created)}</dd>
       <dt>Licence</dt><dd>${card.licence}</dd>
@@ -130,10 +140,12 @@ function Versions({ card, again }) {
       <span class="push"></span>
       ${one === card
         ? html`<em>answers now</em>`
-        : html`<button type="button" disabled=${Boolean(doing)} onClick=${() => act("publish", `${path}/publish`, { version: one.version })}>Publish, if not worse</button>`}
+        : html`<button type="button" disabled=${Boolean(doing)}
+          onClick=${() => act("publish", `${path}/publish`, { version: one.version })}>Publish, if not worse</button>`}
     </li>`)}</ul>
     <p class="row">
-      <button type="button" disabled=${Boolean(doing) || all.length < 2} onClick=${() => act("roll back", `${path}/rollback`)}>Roll back</button>
+      <button type="button" disabled=${Boolean(doing) || all.length < 2}
+        onClick=${() => act("roll back", `${path}/rollback`)}>Roll back</button>
       <button type="button" disabled=${Boolean(doing)} onClick=${() => act("pin", `${path}/pin`)}>Keep in memory</button>
       <span role="status">${doing ? `Working: ${doing} …` : told}</span>
     </p>`;

@@ -24,8 +24,10 @@ export function Picture() {
   return html`<div class="picture" ref=${ref}>
     <svg viewBox="0 0 ${width} ${height}" role="group" aria-label=${title}>
       <${Orbit} count=${cards.length} width=${width} height=${height} />
-      ${cards.map((card) => html`<${Ray} key=${card.name} name=${card.name} from=${at(BASE)} to=${at(card.name)} ...${shown} />`)}
-      ${shown.links.map(({ from, to, given }) => html`<${Handover} key=${`${from}>${to}`} from=${at(from)} to=${at(to)} given=${given} />`)}
+      ${cards.map((card) => html`<${Ray} key=${card.name} name=${card.name} from=${at(BASE)}
+        to=${at(card.name)} ...${shown} />`)}
+      ${shown.links.map(({ from, to, given }) => html`<${Handover} key=${`${from}>
+        ${to}`} from=${at(from)} to=${at(to)} given=${given} />`)}
       <${Base} ...${at(BASE)} ...${shown} />
       ${cards.map((card) => html`<${Specialist} key=${card.name} card=${card} ...${at(card.name)} ...${shown} />`)}
     </svg>
@@ -50,7 +52,7 @@ function radiiOf(names, scale) {
 
 /** Each one's place: where it belongs, as near as the others let it. */
 function placed(cards, radii, width, height) {
-  const [across, down] = orbit(width, height);
+  const [across, down] = cards.length > ONE_RING ? [width / 2 - EDGE, height / 2 - EDGE] : orbit(width, height);
   const base = { fx: width / 2, fy: height / 2, r: baseRadius(width, height) + 12 };
   const nodes = cards.map(({ name }, index) => {
     const [angle, far] = polar(index, cards.length);
@@ -110,7 +112,8 @@ function Base({ x, y, r, lit, shares }) {
   const here = state.view[0] === "library" && state.view[1] === BASE;
   const working = isLit(lit, BASE) || [...lit.values()].some((one) => one === "speaking" || one === "working");
   const share = shares.get(BASE);
-  return html`<a href="#library/base" class="node base ${working ? "lit" : ""} ${here ? "here" : ""}" aria-label="The base, ${state.base?.root ?? ""}">
+  return html`<a href="#library/base" class="node base ${working ? "lit" : ""} ${here ? "here" : ""}"
+    aria-label="The base, ${state.base?.root ?? ""}">
     <circle class="halo" cx=${x} cy=${y} r=${r + 9} />
     <circle class="body" cx=${x} cy=${y} r=${r} />
     <text class="name" x=${x} y=${y + (share > 0.005 ? -1 : 5)}>base</text>
@@ -127,12 +130,14 @@ function Specialist({ card, x, y, r, lit, steps, tools }) {
   const states = [isLit(lit, name) && "lit", status === "done" && "done", status === "failed" && "failed",
     card.kind === "planner" && "planner", here && "here"];
   const scored = score === undefined ? "not scored" : `score ${score.toFixed(2)}`;
-  return html`<a href="#library/${name}" class="node ${hueOf(name)} ${states.filter(Boolean).join(" ")}" aria-label="${name}, ${scored}${status ? `, ${status}` : ""}">
+  return html`<a href="#library/${name}" class="node ${hueOf(name)} ${states.filter(Boolean).join(" ")}"
+    aria-label="${name}, ${scored}${status ? `, ${status}` : ""}">
     <title>${card.purpose}</title>
     <circle class="halo" cx=${x} cy=${y} r=${r + 11} />
     <circle class="body" cx=${x} cy=${y} r=${r} />
     ${score !== undefined && html`<circle class="track" cx=${x} cy=${y} r=${r + 4.5} />
-      <circle class="score ${score > 0.01 ? "" : "none"}" cx=${x} cy=${y} r=${r + 4.5} stroke-dasharray="${round * score} ${round}" transform="rotate(-90 ${x} ${y})" />`}
+      <circle class="score ${score > 0.01 ? "" : "none"}" cx=${x} cy=${y} r=${r + 4.5}
+        stroke-dasharray="${round * score} ${round}" transform="rotate(-90 ${x} ${y})" />`}
     <text class="badge" x=${x} y=${y + 5}>${badge(card, steps.get(name))}</text>
     <text class="name" x=${x} y=${y + r + 21}>${name}</text>
     ${status === "calling" && html`<text class="tool" x=${x} y=${y + r + 36}>${[...tools].join(", ")}</text>`}

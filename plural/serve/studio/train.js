@@ -14,7 +14,8 @@ export function Train() {
     <h1>Train a specialist</h1>
     ${job ? html`<${Job} job=${job} />` : html`<${Order} />`}
     ${jobs.length > 0 && html`<h2>Trainings</h2><ul class="versions">${jobs.map((one) => html`<li key=${one.id}>
-      <b>${one.fine_tuned_model ?? one.id.slice(0, 14)}</b> <small>${new Date(one.created_at * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })}</small>
+      <b>${one.fine_tuned_model ?? one.id.slice(0, 14)}</b> <small>
+        ${new Date(one.created_at * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })}</small>
       <span class="push"></span><em>${one.status}</em>
       <button type="button" disabled=${job?.id === one.id} onClick=${() => show(one)}>Show</button>
     </li>`)}</ul>`}
@@ -35,8 +36,10 @@ function Order() {
     take(event.dataTransfer.files);
   };
   return html`
-    <p class="lead">Drop a file of examples, one JSON object a line: <code>{"prompt": …, "answer": …}</code> or chat <code>messages</code>.</p>
-    <label class="drop ${over ? "over" : ""}" onDragOver=${(event) => (event.preventDefault(), setOver(true))} onDragLeave=${() => setOver(false)} onDrop=${drop}>
+    <p class="lead">Drop a file of examples, one JSON object a line:
+      <code> {"prompt": …, "answer": …}</code> or chat <code>messages</code>.</p>
+    <label class="drop ${over ? "over" : ""}" onDragOver=${(event) => (event.preventDefault(), setOver(true))}
+      onDragLeave=${() => setOver(false)} onDrop=${drop}>
       <input type="file" accept=".jsonl,.json,.ndjson" onChange=${(event) => take(event.target.files)} />
       <b>${file ? file.file.name : "Drop a JSONL file here, or choose one"}</b>
       ${file && html`<span>${file.rows.length.toLocaleString("en")} examples</span>`}
@@ -47,14 +50,23 @@ function Order() {
 
 function Rows({ rows, wrong }) {
   return html`
-    ${wrong.length > 0 && html`<p class="error" role="alert">${wrong.length === 1 ? "Line" : "Lines"} ${wrong.slice(0, 5).join(", ")}${wrong.length > 5 ? " …" : ""}: no example.</p>`}
+    ${wrong.length > 0 && html`<p class="error" role="alert">
+      ${wrong.length === 1 ? "Line" : "Lines"} ${wrong.slice(0, 5).join(", ")}
+      ${wrong.length > 5 ? " …" : ""}: no example.</p>`}
     ${rows.length > 0 && html`<table class="rows"><caption class="unseen">The first examples</caption>
       <thead><tr><th scope="col">Prompt</th><th scope="col">Answer</th></tr></thead>
-      <tbody>${rows.slice(0, 3).map((row, index) => html`<tr key=${index}><td>${row.prompt}</td><td>${row.answer}</td></tr>`)}</tbody>
+      <tbody>${rows.slice(0, 3).map((row, index) => html`<tr key=${index}><td>${row.prompt}</td><td>${row.answer}</td>
+        </tr>`)}</tbody>
     </table>`}`;
 }
 
-const nameOf = (file) => file.name.replace(/\.\w+$/, "").toLowerCase().replace(/[^a-z0-9_-]+/g, "-").replace(/^[-_]+/, "").slice(0, 64);
+const nameOf = (file) =>
+  file.name
+    .replace(/\.\w+$/, "")
+    .toLowerCase()
+    .replace(/[^a-z0-9_-]+/g, "-")
+    .replace(/^[-_]+/, "")
+    .slice(0, 64);
 
 function Fields({ file }) {
   const [problem, setProblem] = useState("");
@@ -63,7 +75,8 @@ function Fields({ file }) {
     event.preventDefault();
     const given = Object.fromEntries(new FormData(event.target));
     const number = (name) => (given[name] ? { [name]: Number(given[name]) } : {});
-    const hyperparameters = { ...number("n_epochs"), ...number("rank"), ...number("max_steps"), ...(given.activated ? { activated: true } : {}) };
+    const activated = given.activated ? { activated: true } : {};
+    const hyperparameters = { ...number("n_epochs"), ...number("rank"), ...number("max_steps"), ...activated };
     setSending(true);
     try {
       await begin(file, {
@@ -78,9 +91,13 @@ function Fields({ file }) {
     }
   };
   return html`<form class="fields" onSubmit=${send}>
-    <label>Name <input name="suffix" required pattern="[a-z0-9][a-z0-9_\\-]*" maxlength="64" defaultValue=${nameOf(file.file)} autocomplete="off" /></label>
-    <label class="wide">What it is for <input name="purpose" maxlength="512" placeholder="Sorts support tickets." autocomplete="off" /></label>
-    <label>Answers are compared <select name="checker"><option value="exact">exactly</option><option value="json">as JSON</option><option value="cron">as cron expressions</option><option value="toolcall">as tool calls</option></select></label>
+    <label>Name <input name="suffix" required pattern="[a-z0-9][a-z0-9_\\-]*" maxlength="64"
+      defaultValue=${nameOf(file.file)} autocomplete="off" /></label>
+    <label class="wide">What it is for <input name="purpose" maxlength="512" placeholder="Sorts support tickets."
+      autocomplete="off" /></label>
+    <label>Answers are compared <select name="checker"><option value="exact">exactly</option>
+      <option value="json">as JSON</option><option value="cron">as cron expressions</option>
+      <option value="toolcall">as tool calls</option></select></label>
     <details><summary>More</summary><div class="fields">
       <label class="wide">Instructions <textarea name="instructions" rows="2" maxlength="8192"></textarea></label>
       <label>Epochs <input name="n_epochs" type="number" min="1" placeholder="auto" /></label>
@@ -103,13 +120,20 @@ function Job({ job }) {
   const another = () => (Object.assign(state.training, { job: null, file: null, events: [] }), changed());
   return html`<section class="job" aria-label="Training">
     <header class="row"><b>${name || job.id}</b> <em class=${job.status}>${job.status}</em><span class="push"></span>
-      ${over ? html`<button type="button" onClick=${another}>Train another</button>` : html`<button type="button" onClick=${() => cancel(job)}>Cancel</button>`}</header>
+      ${over ? html`<button type="button" onClick=${another}>Train another</button>` : html`<button type="button"
+        onClick=${() => cancel(job)}>Cancel</button>`}</header>
     ${step && html`<p class="row numbers"><progress max=${step.of} value=${step.step} aria-label="Steps"></progress>
       <span>step <b>${step.step}</b> of ${step.of}</span><span>loss <b>${step.loss.toFixed(3)}</b></span>
-      <span><b>${Math.round(step.tokens_per_second)}</b> tokens/s</span>${!over && html`<span>${left(step.seconds_left)} left</span>`}</p>`}
-    <${Lines} label="Loss by step; now ${step ? step.loss.toFixed(3) : "not known"}" height=${220} across="step" format=${(value) => value.toFixed(1)}
-      series=${[{ name: "loss", hue: "skill-0", points: made.losses }, { name: "held-out loss", hue: "skill-1", points: made.heldOut, dots: true }].filter((one) => one.points.length)} />
-    <ul class="log" aria-label="What the training says">${made.lines.map((line, index) => html`<li key=${index} class=${line.level}>${line.message}</li>`)}
+      <span><b>${Math.round(step.tokens_per_second)}</b> tokens/s</span>${!over && html`<span>
+        ${left(step.seconds_left)} left</span>`}</p>`}
+    <${Lines} label="Loss by step; now ${step ? step.loss.toFixed(3) : "not known"}" height=${220} across="step"
+      format=${(value) => value.toFixed(1)}
+      series=${[
+        { name: "loss", hue: "skill-0", points: made.losses },
+        { name: "held-out loss", hue: "skill-1", points: made.heldOut, dots: true },
+      ].filter((one) => one.points.length)} />
+    <ul class="log" aria-label="What the training says">${made.lines.map((line, index) =>
+      html`<li key=${index} class=${line.level}>${line.message}</li>`)}
       ${!over && html`<li class="now" role="status">${made.last}</li>`}</ul>
     ${job.status === "succeeded" && html`<${Trained} name=${job.fine_tuned_model} />`}
   </section>`;
@@ -124,7 +148,8 @@ function Trained({ name }) {
   const [prompt, setPrompt] = useState(file?.rows.at(-1)?.prompt ?? "");
   const scores = ["base", "specialist"].flatMap((kind) => {
     const score = card?.scores[kind]?.[0];
-    return score ? [{ name: kind === "base" ? kind : name, hue: kind === "base" ? kind : hueOf(name), ...score, note: `of ${score.n}` }] : [];
+    const who = kind === "base" ? { name: kind, hue: kind } : { name, hue: hueOf(name) };
+    return score ? [{ ...who, ...score, note: `of ${score.n}` }] : [];
   });
   const go = (event) => {
     event.preventDefault();

@@ -30,7 +30,8 @@ function parsed(line) {
   }
   if (typeof row?.prompt === "string" && row.answer !== undefined) return { prompt: row.prompt, answer: shown(row.answer) };
   const [asked, said] = Array.isArray(row?.messages) ? row.messages.slice(-2) : [];
-  return asked && said?.role === "assistant" ? { prompt: shown(asked.content), answer: shown(said.content ?? said.tool_calls) } : null;
+  if (!asked || said?.role !== "assistant") return null;
+  return { prompt: shown(asked.content), answer: shown(said.content ?? said.tool_calls) };
 }
 
 const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
