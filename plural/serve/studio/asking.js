@@ -55,7 +55,7 @@ async function listen(answer, messages) {
   }
   answer.ended = performance.now() - started;
   changed();
-  readGauges();
+  readGauges({ quiet: true });
 }
 
 /** What a run has come to after these events: {route, plan, steps, finished}. */

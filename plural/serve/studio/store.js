@@ -93,11 +93,12 @@ function reading(samples) {
   };
 }
 
-export const readGauges = () =>
+/** `quiet` lights nobody: whom this page has asked was lit while they worked. */
+export const readGauges = ({ quiet = false } = {}) =>
   trying(async () => {
     const now = reading(await metrics());
     const before = state.readings.at(-1);
-    if (before)
+    if (before && !quiet)
       for (const [name, times] of now.use)
         if (times > (before.use.get(name) ?? 0)) state.flashes.set(name, Date.now() + FLASH);
     for (const [name, until] of state.flashes) if (until < Date.now()) state.flashes.delete(name);
