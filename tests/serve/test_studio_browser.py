@@ -81,7 +81,7 @@ def shot(page: Any, name: str) -> None:
 
 
 def ask(page: Any, prompt: str, model: str) -> None:
-    page.get_by_label("Ask", exact=True).select_option(model)
+    page.get_by_role("combobox", name="Ask").select_option(model)
     page.get_by_label("What you want").fill(prompt)
     page.keyboard.press("Enter")
 
@@ -144,12 +144,12 @@ def test_a_specialist_is_trained_from_a_dropped_file_and_tried(opened: Callable[
     page = opened("train")
     page.get_by_label("Drop a JSONL file here").set_input_files(file)
     expect(page.get_by_role("alert")).to_have_text("Line 41: no example.")
-    assert page.get_by_label("Name").input_value() == "adder-rows"
+    assert page.get_by_label("Name", exact=True).input_value() == "adder-rows"
     file.write_text("\n".join(map(json.dumps, ROWS)))
     page.get_by_label("Adder rows.jsonl").set_input_files(file)
     expect(page.get_by_role("alert")).to_have_count(0)
     page.get_by_label("What it is for").fill("Adds small numbers.")
-    page.get_by_text("More").click()
+    page.locator("summary", has_text="More").click()
     page.get_by_label("Steps at most").fill("4")
     page.get_by_role("button", name="Train", exact=True).click()
     expect(page.get_by_role("img", name=re.compile(r"Loss by step; now \d"))).to_be_visible(timeout=60_000)
@@ -184,7 +184,7 @@ def test_a_key_is_asked_for_where_the_server_wants_one(browser: Any, tmp_path: P
         page = browser.new_page()
         page.goto(running.url)
         for key, told in (("wrong", "This key is not known."), ("the key", "")):
-            page.get_by_label("API key").fill(key)
+            page.locator("dialog input").fill(key)
             page.get_by_role("button", name="Open").click()
             if told:
                 expect(page.get_by_role("alert")).to_have_text(told)
