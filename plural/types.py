@@ -176,7 +176,8 @@ class Asked:
 class Spoken:
     """A piece of answer number `which`; its last one has `finish` and `usage`, and the calls if there are any.
 
-    `logprob` is the token's log-probability in OpenAI's form, if it was asked for.
+    `logprob` is the token's log-probability in OpenAI's form, if it was asked for. `event` is one of the run that the
+    answer comes out of; such a piece says nothing else.
     """
 
     which: int
@@ -185,6 +186,7 @@ class Spoken:
     logprob: Mapping[str, Any] | None = None
     finish: FinishReason | None = None
     usage: Usage | None = None
+    event: Event | None = None
 
 
 # ---------------------------------------------------------------------------------------------- decisions

@@ -81,7 +81,8 @@ def serve(
         if as_json:
             print(json.dumps({"listening": address}), flush=True)
         else:
-            err.print(Text.assemble("Plural listens on ", (f"{address}/v1", "bold"), ". Ctrl-C ends it."))
+            studio = ("; the studio is at ", (address, "bold"))
+            err.print(Text.assemble("Plural listens on ", (f"{address}/v1", "bold"), *studio, ". Ctrl-C ends it."))
 
     with open_network(base, library, memory=memory, dtype=dtype) as network:
         serving.serve(network, order, told)

@@ -30,6 +30,7 @@ from plural.serve.jobs import Jobs
 from plural.serve.keys import Keyring
 from plural.serve.metrics import Metrics
 from plural.serve.models import model_routes, state_routes
+from plural.serve.page import page_routes
 from plural.serve.responses import response_routes
 from plural.serve.service import Service
 from plural.serve.settings import ServeSettings
@@ -75,6 +76,7 @@ def routes(service: Service) -> list[APIRouter]:
         embedding_routes(service),
         library_routes(service),
         admin_routes(service),
+        page_routes(),
     ]
 
 

@@ -18,7 +18,7 @@ from plural.serve.service import Service, needs, visit_of
 from plural.serve.stored import keep_answer
 from plural.serve.stream import DONE, STREAMED, event_stream
 from plural.serve.visit import Visit
-from plural.types import Spoken, ToolCall, Usage
+from plural.types import Spoken, ToolCall, Usage, event_to_json
 
 
 def chat_routes(service: Service) -> APIRouter:
@@ -30,7 +30,7 @@ def chat_routes(service: Service) -> APIRouter:
         speaker = service.speaker(body.model, visit)
         asked = body.asked(service.backend.max_tokens)
         visit.user = body.user or ""
-        speech = service.speech(speaker, [asked], visit)
+        speech = service.speech(speaker, [asked], visit, events=bool(body.events))
         answer = Answer.begun(body.model, service.backend.digest)
 
         def whole() -> dict[str, Any]:
@@ -117,7 +117,7 @@ async def _chunks(
     write = _ChunkWriter(answer, body)
     async with aclosing(speech):
         async for piece in speech:
-            if body.store:
+            if body.store and piece.event is None:
                 answer.add(piece)
             if chunk := write(piece):
                 yield chunk
@@ -147,6 +147,8 @@ class _ChunkWriter:
 
     def __call__(self, piece: Spoken) -> bytes:
         """Empty for a piece that shows nothing."""
+        if piece.event is not None:
+            return _event(self._head | {"choices": [], "plural": event_to_json(piece.event)})
         delta: dict[str, Any] = {}
         if piece.which not in self._begun:
             self._begun.add(piece.which)
@@ -175,7 +177,11 @@ class _ChunkWriter:
     def end(self, usage: Usage) -> bytes:
         if not self._with_usage:
             return b""
-        return f"data: {json.dumps(self._head | {'choices': [], 'usage': usage_json(usage)})}\n\n".encode()
+        return _event(self._head | {"choices": [], "usage": usage_json(usage)})
+
+
+def _event(chunk: Mapping[str, Any]) -> bytes:
+    return f"data: {json.dumps(chunk)}\n\n".encode()
 
 
 def cut(token: Mapping[str, Any], top: int) -> Mapping[str, Any]:

@@ -109,6 +109,8 @@ class ChatBody(Drawing):
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    # Chunks without choices tell what happens in the run that answers; only the network's answers come out of one.
+    events: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: list[Tool] | None = None
@@ -149,6 +151,8 @@ class ChatBody(Drawing):
             raise WireError(400, "top_logprobs needs logprobs: true.", param="top_logprobs")
         if self.stream_options is not None and not self.stream:
             raise WireError(400, "stream_options needs stream: true.", param="stream_options")
+        if self.events and not self.stream:
+            raise WireError(400, "events needs stream: true.", param="events")
         if self.metadata and not self.store:
             raise WireError(400, "metadata is kept with stored completions only: store: true.", param="metadata")
 

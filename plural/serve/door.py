@@ -19,13 +19,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from plural.serve.errors import WireError, described, refusal
 from plural.serve.keys import ANYBODY, Keyring
 from plural.serve.metrics import Metrics
+from plural.serve.page import FILES
 from plural.serve.settings import ServeSettings
 from plural.serve.visit import Visit, request_id
 
 ACCESS = logging.getLogger("plural.access")
 FAULTS = logging.getLogger("plural.serve")
-# These tell nothing but that the server is up, and may be asked by anybody who reaches it.
-OPEN_PATHS = frozenset({"/health", "/ready"})
+# These tell nothing but that the server is up, and may be asked by anybody who reaches it. A browser sends no key for a
+# page; the page asks for it.
+OPEN_PATHS = frozenset({"/health", "/ready", *FILES})
 UPLOADS = "/v1/files"
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -60,7 +62,10 @@ class Door:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 visit.status = message["status"]
-                MutableHeaders(scope=message).update(self._headers | {"X-Request-Id": visit.id})
+                made = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    made.setdefault(name, value)
+                made["X-Request-Id"] = visit.id
             await send(message)
 
         try:

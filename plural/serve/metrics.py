@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from plural.serve.admission import Gate
 from plural.serve.visit import Visit
-from plural.types import Usage
+from plural.types import Event, StepFinished, Usage
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -65,6 +65,9 @@ class Metrics:
         self._tokens = Counter(
             "plural_tokens", "Tokens by kind: prompt, cached, completion.", ("model", "kind"), registry=registry
         )
+        self._steps = Counter(
+            "plural_steps", "Steps of the network's runs, by who did them.", ("agent",), registry=registry
+        )
         self._gone = Counter("plural_disconnects", "Clients that did not wait for their answer.", registry=registry)
         inside = Gauge("plural_answers_inside", "Answers that are worked on or waited for.", registry=registry)
         inside.set_function(lambda: gate.inside)
@@ -88,6 +91,10 @@ class Metrics:
         counted = {"prompt": usage.prompt, "cached": usage.cached, "completion": usage.completion}
         for kind, tokens in counted.items():
             self._tokens.labels(series(model), kind).inc(tokens)
+
+    def told(self, event: Event) -> None:
+        if isinstance(event, StepFinished):
+            self._steps.labels(series(event.agent)).inc()
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
@@ -41,14 +41,21 @@ class Service:
         visit.model = name
         return speaker
 
-    async def speech(self, speaker: Speaker, asked: Sequence[Asked], visit: Visit) -> AsyncGenerator[Spoken, None]:
+    async def speech(
+        self, speaker: Speaker, asked: Sequence[Asked], visit: Visit, *, events: bool = False
+    ) -> AsyncGenerator[Spoken, None]:
         """The pieces of all answers to all that is asked, let in, within time, and counted. Answers are numbered
-        through."""
+        through. With `events` there are also the pieces that tell of a run."""
         many = sum(one.n for one in asked)
         with self.gate.place(visit.key.id, many):
             try:
                 async with asyncio.timeout(self.settings.timeout), aclosing(_pieces(speaker, asked)) as pieces:
                     async for piece in pieces:
+                        if piece.event is not None:
+                            self.metrics.told(piece.event)
+                            if events:
+                                yield piece
+                            continue
                         if visit.first is None:
                             visit.first = visit.seconds
                         if piece.usage is not None:
@@ -103,7 +110,7 @@ async def _pieces(speaker: Speaker, asked: Sequence[Asked]) -> AsyncGenerator[Sp
 
 
 def _numbered(piece: Spoken, which: int) -> Spoken:
-    return Spoken(which, piece.text, piece.calls, piece.logprob, piece.finish, piece.usage)
+    return replace(piece, which=which)
 
 
 def visit_of(request: Request) -> Visit:

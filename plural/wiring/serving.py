@@ -238,6 +238,7 @@ class NetworkSpeaker:
     """The whole network as one model: it takes a conversation and no options.
 
     What a single agent without tools says is shown as it comes; of all other runs only the answer is, when it is whole.
+    Every event of the run is told beside that.
     """
 
     def __init__(self, network: Network) -> None:
@@ -250,6 +251,7 @@ class NetworkSpeaker:
         live = False
         async with aclosing(conversation.astream(asked.messages[-1].content)) as events:
             async for event in events:
+                yield Spoken(0, "", event=event)
                 match event:
                     case Routed(step=0):
                         live = self._speaks_once(event.decision.value)
@@ -287,6 +289,8 @@ class NetworkSpeaker:
 def _news(stage: Stage) -> News:
     """What a client is told: no paths of this machine, and no numbers that JSON has no word for."""
     facts = {name: None if _is_nan(value) else value for name, value in stage.facts.items() if name != "path"}
+    if stage.stage == "publishing":
+        return News("It is in the network.", facts)
     return News(stage.result or f"{stage.stage}: {stage.note or f'{stage.done:.0%}'}", facts)
 
 

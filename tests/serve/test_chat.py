@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
+from plural.types import event_to_json
 from tests.serve.tiny import Running
 
 ASKED: list[Any] = [{"role": "user", "content": "Where is the form?"}]
@@ -262,3 +265,22 @@ def test_what_cannot_run_is_said_before_a_stream_begins(client: Any) -> None:
     assert "context" in error.message
     error = refused(client, extra_body={"structured_outputs": {"regex": "("}}, stream=True)
     assert "regex" in error.message
+
+
+def test_the_network_tells_what_happens_when_it_is_asked_to(client: Any, running: Running) -> None:
+    asked = {"model": "network", "messages": [{"role": "user", "content": "who is right"}], "stream": True}
+    chunks = list(complete(client, **asked, extra_body={"events": True}))
+    told = [chunk.plural for chunk in chunks if getattr(chunk, "plural", None)]
+    events = [event_to_json(event) for event in running.network.stream("who is right")]
+    assert [event["event"] for event in told] == [event["event"] for event in events]
+    assert told[0]["decision"] == json.loads(json.dumps(events[0]["decision"]))
+    assert all(not chunk.choices for chunk in chunks if getattr(chunk, "plural", None))
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert said == told[-1]["answer"] == running.network.ask("who is right")
+    assert not any(getattr(chunk, "plural", None) for chunk in complete(client, **asked))
+    assert not any(
+        getattr(chunk, "plural", None) for chunk in complete(client, "judge", stream=True, extra_body={"events": True})
+    )
+    assert refused(client, extra_body={"events": True}).param == "events"
+    steps = re.findall(r'plural_steps_total\{agent="(\w+)"\} (\S+)', httpx.get(f"{running.url}/metrics").text)
+    assert sum(float(times) for _, times in steps) >= 2
