@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import (
@@ -69,7 +70,7 @@ class Recorder:
 
     async def once(self, path: str, about: Any, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
         place, asked = self.tape.visit(f"{self.path}{path}"), digest(about)
-        form: TypeAdapter[T] = TypeAdapter(kind)
+        form: TypeAdapter[T] = _form(cast(Any, kind))
         if known := self.tape.value(place, asked):
             return form.validate_python(known.value)
         value = await make()
@@ -199,6 +200,11 @@ def _tool(seat: _Seat, tool: BaseTool) -> RecordedTool:
         metadata={**(tool.metadata or {}), MARKS: marks},
         tags=tool.tags,
     )
+
+
+@functools.cache
+def _form(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _messages(input: LanguageModelInput) -> Sequence[BaseMessage]:
