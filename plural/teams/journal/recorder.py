@@ -20,7 +20,7 @@ from langchain_core.messages import (
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.tools import BaseTool
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from plural import sync
 from plural.agents.effects import through
@@ -169,7 +169,7 @@ class RecordedTool(BaseTool):
         result, failed = known
         return ToolMessage(result, tool_call_id=call.id, name=self.name, status="error" if failed else "success")
 
-    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+    def get_input_schema(self, config: RunnableConfig | None = None) -> Any:
         return self.inner.get_input_schema(config)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
