@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import (
@@ -19,7 +20,7 @@ from langchain_core.messages import (
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.tools import BaseTool
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from plural import sync
 from plural.agents.effects import through
@@ -69,7 +70,7 @@ class Recorder:
 
     async def once(self, path: str, about: Any, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
         place, asked = self.tape.visit(f"{self.path}{path}"), digest(about)
-        form: TypeAdapter[T] = TypeAdapter(kind)
+        form: TypeAdapter[T] = _form(cast(Any, kind))
         if known := self.tape.value(place, asked):
             return form.validate_python(known.value)
         value = await make()
@@ -168,8 +169,8 @@ class RecordedTool(BaseTool):
         result, failed = known
         return ToolMessage(result, tool_call_id=call.id, name=self.name, status="error" if failed else "success")
 
-    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
-        return self.inner.get_input_schema(config)  # type: ignore[return-value]
+    def get_input_schema(self, config: RunnableConfig | None = None) -> Any:
+        return self.inner.get_input_schema(config)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         return self.inner._run(*args, **kwargs)
@@ -199,6 +200,11 @@ def _tool(seat: _Seat, tool: BaseTool) -> RecordedTool:
         metadata={**(tool.metadata or {}), MARKS: marks},
         tags=tool.tags,
     )
+
+
+@functools.cache
+def _form(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _messages(input: LanguageModelInput) -> Sequence[BaseMessage]:

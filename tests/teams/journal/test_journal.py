@@ -112,6 +112,7 @@ async def test_any_prefix_of_a_journal_comes_to_the_same_end(journal: Journal) -
         assert len(world.bought) == 2 - kinds.count("ToolReturned")
         assert (now[-1].answer, now[-1].usage) == (answer.answer, answer.usage)  # type: ignore[union-attr]
         assert await all_of(replay(journal, cut)) == now
+        assert journal.find(cut).status == "finished"  # also when it was killed right after its last entry
     assert asked == 4  # one call open, then both, then the second, whose neighbour had returned
 
 
@@ -270,6 +271,27 @@ async def test_any_number_of_runs_at_once(journal: Journal) -> None:
         return str(getattr(events[-1], "answer", ""))
 
     assert await asyncio.gather(*map(work, range(20))) == [f"I am {number}." for number in range(20)]
+
+
+async def test_the_ownership_moves_on_however_long_a_tool_takes(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plural.teams.journal.running.LEASE_S", 0.03)
+
+    def owned_until() -> float:
+        with journal._reading() as connection:
+            return float(connection.exec_driver_sql("SELECT max(owned_until) FROM runs").scalar() or 0)
+
+    @tool
+    async def ponder() -> str:
+        """Take one's time."""
+        began = owned_until()
+        while owned_until() == began:
+            await asyncio.sleep(0.01)
+        return "pondered"
+
+    _, events = await begun(journal, Agent("a", ScriptedModel([calling(("ponder", {})), "Well."]), tools=[ponder]))
+    assert events[-1].answer == "Well."  # type: ignore[union-attr]
 
 
 async def test_an_owner_who_was_thought_dead_cannot_write(journal: Journal) -> None:
