@@ -43,13 +43,13 @@ def admin_routes(service: Service) -> APIRouter:
     router = APIRouter(dependencies=[needs("admin")])
     backend = service.backend
 
-    @router.post("/v1/load_lora_adapter")
+    @router.post("/v1/load_lora_adapter", response_class=PlainTextResponse)
     async def load_lora_adapter(body: LoadBody) -> PlainTextResponse:
         path = guarded(backend.library.root, body.lora_path)
         await backend.lend(body.lora_name, path, replace=body.load_inplace)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
-    @router.post("/v1/unload_lora_adapter")
+    @router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse)
     async def unload_lora_adapter(body: UnloadBody) -> PlainTextResponse:
         try:
             backend.take_back(body.lora_name)

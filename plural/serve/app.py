@@ -39,7 +39,7 @@ from plural.serve.stored import stored_routes
 
 # What any route may answer beside its own; schemas of refusals for those who read /openapi.json.
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503, 504)
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503, 504, 507)
 }
 
 
@@ -93,7 +93,13 @@ def _api(routers: list[APIRouter], jobs: Jobs) -> FastAPI:
 
     # No pages of documentation: they would load scripts from elsewhere.
     api = FastAPI(
-        title="Plural", version=version("plural"), docs_url=None, redoc_url=None, responses=_REFUSALS, lifespan=living
+        title="Plural",
+        version=version("plural"),
+        docs_url=None,
+        redoc_url=None,
+        responses=_REFUSALS,
+        lifespan=living,
+        redirect_slashes=False,  # a redirect would name the host that the client named
     )
     for router in routers:
         api.include_router(router)

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from plural.serve.chat_wire import ChatBody
 from plural.serve.service import Service, needs, visit_of
 from plural.serve.stored import keep_answer
-from plural.serve.stream import DONE, event_stream
+from plural.serve.stream import DONE, STREAMED, event_stream
 from plural.serve.visit import Visit
 from plural.types import Spoken, ToolCall, Usage, event_to_json
 
@@ -24,7 +24,7 @@ from plural.types import Spoken, ToolCall, Usage, event_to_json
 def chat_routes(service: Service) -> APIRouter:
     router = APIRouter(dependencies=[needs("use")])
 
-    @router.post("/v1/chat/completions")
+    @router.post("/v1/chat/completions", responses=STREAMED)
     async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         visit = visit_of(request)
         speaker = service.speaker(body.model, visit)

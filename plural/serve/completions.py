@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from plural.serve.chat import fingerprint, usage_json
 from plural.serve.errors import WireError
 from plural.serve.service import Service, needs, visit_of
-from plural.serve.stream import DONE, event_stream
+from plural.serve.stream import DONE, STREAMED, event_stream
 from plural.serve.visit import Visit
 from plural.serve.wire import MOST_ANSWERS, Drawing, StreamOptions, StructuredOutputs
 from plural.types import Asked, Spoken
@@ -68,7 +68,7 @@ class CompletionBody(Drawing):
 def completion_routes(service: Service) -> APIRouter:
     router = APIRouter(dependencies=[needs("use")])
 
-    @router.post("/v1/completions")
+    @router.post("/v1/completions", responses=STREAMED)
     async def create_completion(body: CompletionBody, request: Request) -> Response:
         visit = visit_of(request)
         speaker = service.speaker(body.model, visit)

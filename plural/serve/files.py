@@ -22,6 +22,7 @@ from plural.serve.stored import Order
 
 KIND = "file"
 _FIELDS = {"file", "purpose"}
+_CONTENT: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
 
 
 def file_routes(service: Service, folder: Path) -> APIRouter:
@@ -71,7 +72,7 @@ def file_routes(service: Service, folder: Path) -> APIRouter:
     async def retrieve_file(file_id: str, request: Request) -> Mapping[str, Any]:
         return store.get(KIND, file_id, visit_of(request).key.id).body
 
-    @router.get("/v1/files/{file_id}/content")
+    @router.get("/v1/files/{file_id}/content", responses=_CONTENT, response_class=FileResponse)
     async def retrieve_content(file_id: str, request: Request) -> FileResponse:
         record = store.get(KIND, file_id, visit_of(request).key.id)
         return FileResponse(folder / record.id, media_type="application/octet-stream")

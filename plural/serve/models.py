@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from plural.errors import SpecialistError
 from plural.serve.backend import Model
@@ -46,7 +46,7 @@ def state_routes(service: Service) -> APIRouter:
             raise WireError(503, "The server is shutting down.", code="shutting_down", again=5)
         return {"status": "ok"}
 
-    @router.get("/metrics", dependencies=[needs("use")])
+    @router.get("/metrics", dependencies=[needs("use")], response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 

@@ -19,7 +19,7 @@ from plural.serve.responses_wire import ResponseBody
 from plural.serve.service import Service, needs, visit_of
 from plural.serve.store import Record
 from plural.serve.stored import Order, paged
-from plural.serve.stream import event_stream
+from plural.serve.stream import STREAMED, event_stream
 from plural.serve.visit import Visit
 from plural.types import Spoken, ToolCall, Usage
 
@@ -32,7 +32,7 @@ def response_routes(service: Service) -> APIRouter:
     router = APIRouter(dependencies=[needs("use")])
     store = service.store
 
-    @router.post("/v1/responses")
+    @router.post("/v1/responses", responses=STREAMED)
     async def create_response(body: ResponseBody, request: Request) -> Response:
         visit = visit_of(request)
         speaker = service.speaker(body.model, visit)

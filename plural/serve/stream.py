@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -13,6 +14,8 @@ from starlette.types import Receive, Scope, Send
 from plural.serve.errors import described, error_body
 
 DONE = b"data: [DONE]\n\n"
+# For the schema: what a route answers beside JSON when it is asked to stream.
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 _FAULTS = logging.getLogger("plural.serve")
 
 
