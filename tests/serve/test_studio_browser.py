@@ -27,6 +27,7 @@ CHROMIUM = os.environ.get("PLURAL_CHROMIUM") or next(
 )
 SHOTS = os.environ.get("PLURAL_SHOTS")
 PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1280, "height": 800}
 ROWS = [{"prompt": f"{n} and {n % 7}?", "answer": f"sum {n + n % 7}."} for n in range(40)]
 
 pytestmark = pytest.mark.skipif(
@@ -59,7 +60,7 @@ def opened(browser: Any, running: Running) -> Iterator[Callable[..., Any]]:
     contexts = []
 
     def open_view(view: str = "ask", **options: Any) -> Any:
-        context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | options))
+        context = browser.new_context(**({"viewport": DESK} | options))
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -194,9 +195,17 @@ def test_a_key_is_asked_for_where_the_server_wants_one(browser: Any, tmp_path: P
     network.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [PHONE, {"width": 1280, "height": 800}], ids=["phone", "desk"])
-def test_every_view_is_accessible_and_fits(opened: Callable[..., Any], scheme: str, viewport: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("viewport", "scheme"),
+    [
+        (PHONE, "light"),
+        (DESK, "dark"),
+        pytest.param(PHONE, "dark", marks=pytest.mark.slow),
+        pytest.param(DESK, "light", marks=pytest.mark.slow),
+    ],
+    ids=["phone-light", "desk-dark", "phone-dark", "desk-light"],
+)
+def test_every_view_is_accessible_and_fits(opened: Callable[..., Any], viewport: dict[str, int], scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed.").Axe()
     page = opened(color_scheme=scheme, viewport=viewport)
     ask(page, "who is right", "network")

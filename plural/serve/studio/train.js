@@ -30,6 +30,10 @@ function Order() {
     if (files[0]) state.training.file = await readFile(files[0]);
     changed();
   };
+  const chosen = ({ target }) => {
+    take(target.files);
+    target.value = ""; // so that the same file can be chosen again when it was mended
+  };
   const drop = (event) => {
     event.preventDefault();
     setOver(false);
@@ -40,7 +44,7 @@ function Order() {
       <code> {"prompt": …, "answer": …}</code> or chat <code>messages</code>.</p>
     <label class="drop ${over ? "over" : ""}" onDragOver=${(event) => (event.preventDefault(), setOver(true))}
       onDragLeave=${() => setOver(false)} onDrop=${drop}>
-      <input type="file" accept=".jsonl,.json,.ndjson" onChange=${(event) => take(event.target.files)} />
+      <input type="file" accept=".jsonl,.json,.ndjson" onChange=${chosen} />
       <b>${file ? file.file.name : "Drop a JSONL file here, or choose one"}</b>
       ${file && html`<span>${file.rows.length.toLocaleString("en")} examples</span>`}
     </label>
