@@ -187,7 +187,7 @@ async def _made(
     plain = _unbound(model)
     found: Decision[Any] | None = None
     if form.values is None:
-        found = await _whole_text(model, asked, form, config) if constrainable(model) else None
+        found = await _whole_text(model, asked, form, samples, config) if constrainable(model) else None
     elif isinstance(plain, Chooser):
         values = dict(zip(form.texts, form.values, strict=True))
         chosen = await plain.achoose(asked, form.texts)
@@ -198,13 +198,14 @@ async def _made(
 
 
 async def _whole_text(
-    model: Model, asked: list[BaseMessage], form: _Form, config: RunnableConfig | None
+    model: Model, asked: list[BaseMessage], form: _Form, samples: int, config: RunnableConfig | None
 ) -> Decision[Any] | None:
-    """One answer under the schema's grammar. Its probability is that of its text among all that the model can write."""
+    """One answer under the schema's grammar. Its probability is that of its text among all that the model can write; of
+    a model that does not tell, it is the one sample, if one is enough."""
     said = await model.bind(grammar=Grammar.json_schema(form.schema), logprobs=1).ainvoke(asked, config)
     tokens = _logprobs(said)
     if not tokens:
-        return None
+        return _ranked([(form.read(said.text), 1.0)], "samples") if samples == 1 else None
     return _ranked([(form.read(said.text), math.exp(sum(token["logprob"] for token in tokens)))], "logprobs")
 
 
