@@ -221,7 +221,7 @@ class Network:
             request,
             agents={name: self.agent(name) for name in names},
             router=None if to else await self.router(),
-            planner=None if to else self._planner(),
+            planner=None if to else self.planner(),
             embedder=self.base,
             history=history,
             max_steps=self.settings.max_steps,
@@ -266,7 +266,8 @@ class Network:
         """The first of them plans."""
         return [one for one in self.mine() if one.card.kind == "planner"]
 
-    def _planner(self) -> Planner | None:
+    def planner(self) -> Planner | None:
+        """The planner specialist, if there is one."""
         return next((Planner(self.model(one), name=one.name) for one in self._planners()), None)
 
     async def router(self) -> Router | None:

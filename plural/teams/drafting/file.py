@@ -99,8 +99,9 @@ def _cut_off(node: Any, lines: Sequence[str], place: Place = ()) -> Iterator[Fau
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             yield from _cut_off(value, lines, (*place, index))
-    elif node.style is None and node.end_mark.line < len(lines):
-        if found := _CUT.match(lines[node.end_mark.line][node.end_mark.column :]):
+    elif node.style is None:
+        rest = "".join(lines[node.end_mark.line : node.end_mark.line + 1])[node.end_mark.column :]
+        if found := _CUT.match(rest):
             yield Fault(place, f"YAML reads {found[1]} as a comment; put the text in quotes")
 
 
