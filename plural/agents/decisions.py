@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from plural.protocols import Chooser
 from plural.types import Decision, Grammar, Option
 
 Model = Runnable[LanguageModelInput, Any]
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _LETTERS = "ABCDEFGHIJKLMNOPQRST"  # twenty, of which providers give log-probabilities
 
 
@@ -154,6 +156,9 @@ class _Form:
             value = json.loads(text)
         except json.JSONDecodeError as error:
             raise ContractError(f"The answer is not JSON: {text!r}.", hint="Raise max_tokens.") from error
+        if _HALF.search(text):  # of a pair of surrogates, which no file and no tokenizer takes
+            whole = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            value = json.loads(whole)
         if problems := violations(value, self.schema):
             raise ContractError(f"The answer does not fit its schema: {'; '.join(problems)}.")
         return value

@@ -81,7 +81,7 @@ class Sizes(_Strict):
 
     agents: int = Field(default=4, ge=1)
     steps: int = Field(default=6, ge=1)
-    letters: int = Field(default=400, ge=8)
+    letters: int = Field(default=400, ge=1)
 
 
 class Allowance(_Strict):

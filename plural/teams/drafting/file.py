@@ -20,6 +20,18 @@ _ABOUT = """\
 """
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text with Unicode's own line breaks, which would come back as spaces."""
+
+
+def _represented(dumper: Any, text: str) -> Any:
+    broken = any(each in text for each in "\x85\u2028\u2029")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if broken else None)
+
+
+_Dumper.add_representer(str, _represented)
+
+
 def write_team(draft: Draft, path: Path) -> None:
     """Raises StorageError when it cannot be written."""
     try:
@@ -31,7 +43,7 @@ def write_team(draft: Draft, path: Path) -> None:
 def to_yaml(draft: Draft) -> str:
     said = draft.model_dump(mode="json", exclude_defaults=True)
     said |= {"ways": draft.ways.model_dump(include={"observers", "refinement", "memory"}) | said.get("ways", {})}
-    written: str = yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=100)
+    written: str = yaml.dump(said, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return _ABOUT + written
 
 

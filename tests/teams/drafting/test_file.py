@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plural.errors import PlanError, StorageError
@@ -125,6 +125,7 @@ def drafts(draw: st.DrawFn) -> Draft:
 
 
 @given(drafts())
+@example(Draft(task="a\x85b\u2028c", agents=(DraftedAgent(name="a"),), steps=(DraftedStep(task="a", agents=("a",)),)))
 def test_what_is_written_is_read_again(draft: Draft) -> None:
     assert from_yaml(to_yaml(draft), [], ["t"]) == draft
     assert mermaid(draft).count("-->") == sum(len(step.inputs) for step in draft.steps)
