@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.runnables import Runnable
 
 from plural.agents import toolbox
-from plural.agents.memory import remembering
 from plural.errors import RunError, SettingsError
 from plural.teams.drafting import Draft, Missing, Sizes, Staff, Ways, draft, draft_by_specialist, team_of
-from plural.types import Decided, Decision, Event, Planned, Routed
+from plural.types import Decided, Decision, Event, Planned, Routed, RunFinished
 from plural.wiring.network import BASE, Network
 from plural.wiring.runs import EventStream
 
@@ -65,17 +65,24 @@ async def drafted(
 
 
 def run(network: Network, made: Draft, task: str | None = None, *, by: str = PLANNER) -> EventStream:
-    """The team works on the draft's task, or another one; in the journal, if the network has one. What its steps come
-    to is remembered for later drafts, unless the draft does without memory."""
+    """The team works on the draft's task, or another one; in the journal, if the network has one. What it comes to is
+    remembered for later drafts, unless the draft does without memory."""
     team = team_of(made, staff_of(network, by))
     asked = task or made.task
     if network.settings.journal is None:
-        return EventStream(_remembered(network, made, team.events(asked)))
+        return EventStream(_remembered(network, made, asked, team.events(asked)))
     from plural.teams import journal as journals
 
-    target = {"kind": _KIND, "draft": made.model_dump(mode="json"), "base": network.base_model.digest, "by": by}
+    target = {
+        "kind": _KIND,
+        "task": asked,
+        "draft": made.model_dump(mode="json"),
+        "base": network.base_model.digest,
+        "by": by,
+    }
     name = network.journal.create(asked, target, title=asked)
-    return _resumed(network, journals.resume(network.journal, name, team), made, name)
+    events = journals.resume(network.journal, name, team)
+    return EventStream(_remembered(network, made, asked, events), name)
 
 
 def resume(network: Network, name: str, by: str | None = None) -> EventStream:
@@ -97,15 +104,17 @@ def resume(network: Network, name: str, by: str | None = None) -> EventStream:
     made = Draft.model_validate(target["draft"])
     team: Team = team_of(made, staff_of(network, target["by"]))
     instead = network.specialist(target["with"]) if "with" in target else None
-    return _resumed(network, journals.resume(network.journal, found, team, instead=instead), made, found)
+    events = journals.resume(network.journal, found, team, instead=instead)
+    return EventStream(_remembered(network, made, target["task"], events), found)
 
 
-def _resumed(network: Network, events: AsyncIterator[Event], made: Draft, name: str) -> EventStream:
-    return EventStream(_remembered(network, made, events), name)
-
-
-def _remembered(network: Network, made: Draft, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
-    return remembering(network.memory(), events) if made.ways.memory else events
+async def _remembered(network: Network, made: Draft, task: str, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    """The same events. What the whole run came to is kept; what its steps did is in the journal."""
+    async for event in events:
+        if isinstance(event, RunFinished) and made.ways.memory and event.answer.strip():
+            text = f"{task}\n{event.answer}"
+            await asyncio.to_thread(network.memory().remember, text, kind="result", source=_KIND)
+        yield event
 
 
 def _model(by: str) -> Model:
