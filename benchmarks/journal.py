@@ -15,7 +15,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable
 from pathlib import Path
 
 from langchain_core.messages import AIMessage
@@ -47,7 +47,7 @@ def talker(turns: int, hands: str) -> Agent:
     return Agent("talker", ScriptedModel([*said, "That is all."]), tools=[look, note], budget=Budget(steps=turns + 1))
 
 
-async def timed(events: AsyncIterator[Event]) -> tuple[int, float]:
+async def timed(events: AsyncIterable[Event]) -> tuple[int, float]:
     began, count = time.perf_counter(), 0
     async for _ in events:
         count += 1

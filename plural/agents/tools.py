@@ -6,6 +6,7 @@ docstring.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import re
@@ -16,7 +17,7 @@ from langchain_core.messages import ToolMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticUserError
 
 from plural.agents.marks import attempt
@@ -78,8 +79,10 @@ async def call_tool(
     chosen = tools.get(call.name)
     if chosen is None:
         return f"There is no tool {call.name!r}. Tools: {', '.join(tools)}.", True
-    unknown = sorted(set(call.arguments) - set(chosen.get_input_jsonschema().get("properties", {})))
-    if unknown:
+    # A tool whose arguments are described by JSON Schema, as those of others are, is not told of by LangChain's method.
+    schema = chosen.args_schema if isinstance(chosen.args_schema, dict) else _schema(chosen.get_input_schema())
+    unknown = sorted(set(call.arguments) - set(schema.get("properties", {})))
+    if unknown and not schema.get("additionalProperties"):
         values = ", ".join(f"{name}={call.arguments[name]!r}" for name in unknown)
         return f"{call.name} takes no argument {values}. It takes: {', '.join(chosen.args) or 'none'}.", True
     request = {"type": "tool_call", "id": call.id, "name": call.name, "args": dict(call.arguments)}
@@ -93,6 +96,11 @@ async def call_tool(
     if isinstance(result, ToolMessage):
         return _text(result.content), result.status == "error"
     return _text(result), False
+
+
+@functools.lru_cache(maxsize=1024)
+def _schema(arguments: type[BaseModel]) -> dict[str, Any]:
+    return arguments.model_json_schema()  # which takes as long as a small tool
 
 
 def _as_tool(item: Any) -> BaseTool:

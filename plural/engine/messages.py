@@ -52,6 +52,11 @@ def known_choice(choice: object, tools: Sequence[ToolSpec]) -> str:
     """ "auto", "required", "none" or a tool's name, from any form in which LangChain's users say it."""
     if isinstance(choice, Mapping):  # OpenAI's form: {"type": "function", "function": {"name": ...}}
         choice = choice.get("function", choice).get("name")
+        if choice in ("auto", "any", "required", "none"):
+            raise SettingsError(
+                f"tool_choice names the tool {choice!r}, a word that means something else there.",
+                hint="Give the tool another name.",
+            )
     if choice is None or choice is False:
         return "auto"
     if choice is True or choice in ("any", "required"):

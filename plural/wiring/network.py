@@ -14,7 +14,7 @@ import numpy as np
 
 from plural import sync
 from plural.agents import Agent, toolbox
-from plural.agents.memory import LongTerm
+from plural.agents.memory import LongTerm, Standardised
 from plural.errors import DataError, PromptError, SettingsError, StorageError, unknown_name
 from plural.specialists import Contract, Library, Specialist
 from plural.teams import Planner, Router, work
@@ -157,9 +157,10 @@ class Network:
         return Agent(name, model=self.specialist(name), tools=tools, description=card.purpose)
 
     def memory(self) -> LongTerm:
-        """What agents keep for good; it is searched by the base's own hidden states."""
-        space = f"{self.base_model.digest} {self.settings.dtype}"
-        return LongTerm(self.settings.resolve(self.settings.memories), self.base, space=space)
+        """What agents keep for good; it is searched by the base's own hidden states, standardised."""
+        space = f"{self.base_model.digest} {self.settings.dtype} standardised"
+        embedder = Standardised(self.base, self._general)
+        return LongTerm(self.settings.resolve(self.settings.memories), embedder, space=space)
 
     # --------------------------------------------------------------------------------------------------------- asking
     def ask(self, request: str, *, to: str | None = None) -> Answer:
@@ -276,8 +277,7 @@ class Network:
         examples = {one.name: one.card.examples for one in self.mine() if one.card.examples and one.name not in unused}
         if not examples:
             return None
-        general = (STARTER / "general.txt").read_text().splitlines()
-        labelled = {**examples, BASE: tuple(general)}
+        labelled = {**examples, BASE: _general_texts()}
         made_of = [self.base_model.digest, self.settings.dtype, json.dumps(labelled)]
         path = self.settings.resolve(self.settings.cache) / "routers" / f"{_label(*made_of)}.json"
         if self._routed and self._routed[0] == path:
@@ -296,6 +296,11 @@ class Network:
             vectors[label] = await self._vectors(prompts, count / len(labelled))
         self._progress("", 1.0)
         return Router.fit(vectors)
+
+    async def _general(self) -> list[list[float]]:
+        vectors = await self._vectors(_general_texts(), 0.0)
+        self._progress("", 1.0)
+        return vectors
 
     async def _vectors(self, prompts: Sequence[str], done: float) -> list[list[float]]:
         name = _label(self.base_model.digest, self.settings.dtype, *prompts)
@@ -338,6 +343,11 @@ def _weights(name: str) -> dict[str, float]:
                 f"{weight!r} in {name!r} is no weight.", hint="Write a mixture as sql:0.7+polite:0.3."
             ) from None
     return weights
+
+
+def _general_texts() -> tuple[str, ...]:
+    """What people say of which nobody is a specialist."""
+    return tuple((STARTER / "general.txt").read_text().splitlines())
 
 
 def _label(*made_of: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,8 +16,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 
 from plural.agents import Agent, Budget, Turn, mark, tool
 from plural.agents.approval import approve
-from plural.agents.memory import LongTerm, Recall, ShortTerm, memory_tools, remembering
-from plural.errors import LimitError, PromptError, SettingsError, StorageError
+from plural.agents.memory import LongTerm, Recall, ShortTerm, Standardised, memory_tools, remembering
+from plural.errors import DataError, LimitError, PromptError, SettingsError, StorageError
 from plural.testing import ScriptedEmbedder, ScriptedModel, calling
 from plural.types import Paused
 
@@ -240,6 +241,24 @@ async def test_what_cannot_be(memory: LongTerm, tmp_path: Path) -> None:
     file.close()
     with pytest.raises(StorageError, match="has version 9"):
         LongTerm(tmp_path / "new.sqlite").all()
+
+
+async def test_standardised_vectors_have_no_common_part() -> None:
+    class Leaning(ScriptedEmbedder):
+        """Every text leans the same way, and one number is a hundred times as large as the others."""
+
+        async def aembed(self, texts: Sequence[str]) -> list[list[float]]:
+            return [[100 * each[0] + 50, *(value + 5 for value in each[1:])] for each in await super().aembed(texts)]
+
+    leaning = Leaning(16)
+    reference = [f"word{n} and word{n + 1}" for n in range(50)]
+    made = Standardised(leaning, lambda: leaning.aembed(reference))
+    vectors = np.array(await made.aembed(reference))
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(50))
+    assert np.abs(vectors.mean(axis=0)).max() < 0.1
+    assert (np.array(await leaning.aembed(reference)).mean(axis=0) > 4).all()
+    with pytest.raises(DataError, match="got 1, at least 2"):
+        await Standardised(leaning, lambda: leaning.aembed(["one"])).aembed(["x"])
 
 
 # ------------------------------------------------------------------------------------------------------------- dynamic

@@ -17,9 +17,9 @@ from typing_extensions import TypedDict
 from plural.agents import Agent, adecide, decide
 from plural.engine import Engine
 from plural.engine.chat import ChatPlural
-from plural.engine.messages import to_messages
+from plural.engine.messages import known_choice, to_messages
 from plural.errors import ContractError, DeadlineError, PromptError, SettingsError
-from plural.types import AdapterRef, Grammar, Message, Sampling
+from plural.types import AdapterRef, Grammar, Message, Sampling, ToolSpec
 
 from .tiny import tiny_adapter
 
@@ -216,6 +216,14 @@ def test_two_specialists_do_not_share_an_answer_in_langchains_cache(model: ChatP
 def test_every_way_to_ask_for_a_call(model: ChatPlural, choice: Any) -> None:
     bound = model.bind_tools([weather], tool_choice=choice, parallel_tool_calls=False, max_tokens=64)
     assert [call["name"] for call in bound.invoke("Weather in Paris?").tool_calls] == ["weather"]
+
+
+@pytest.mark.parametrize("word", ["auto", "any", "required", "none"])
+def test_a_tool_cannot_be_chosen_by_a_word_that_means_something_else(word: str) -> None:
+    """Found by hypothesis: choosing the tool "none" forbade every call, choosing "auto" left it open."""
+    with pytest.raises(SettingsError, match=f"names the tool '{word}'"):
+        known_choice({"type": "function", "function": {"name": word}}, [ToolSpec(word, "", {})])
+    assert known_choice(word, [ToolSpec(word, "", {})]) == ("required" if word == "any" else word)
 
 
 class City(TypedDict):

@@ -258,3 +258,17 @@ def test_runs_that_are_not_there_are_said(plural: Plural, words: list[str], said
     code, _, told = plural(*words)
     assert code == 2
     assert said in told
+
+
+@pytest.mark.usefixtures("trained")
+def test_another_specialist_goes_on_with_a_branch(plural: Plural) -> None:
+    def answer(lines: str) -> str:
+        return str(json.loads(lines.splitlines()[-1])["answer"])
+
+    by_base = plural("ask", "--json", "--to", "base", "3 and 3?")[1]
+    run = json.loads(plural("runs", "--json")[1].splitlines()[0])["id"]
+    branch = plural("fork", run, "--at", "1", "--with", "echo")[1].strip()
+    code, by_both, problems = plural("resume", branch, "--json")
+    assert code == 0, problems
+    assert answer(by_both) == answer(plural("ask", "--json", "--to", "echo", "3 and 3?")[1]) != answer(by_base)
+    assert answer(plural("replay", branch, "--json")[1]) == answer(by_both)

@@ -29,4 +29,4 @@ def test_the_base_finds_what_is_kept(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "memory.sqlite") as file:
         rows = file.execute("SELECT space, length(vector) FROM memories").fetchall()
     file.close()
-    assert rows == [(f"{digest} auto", 4 * tiny.SIZES["hidden_size"])] * 3
+    assert rows == [(f"{digest} auto standardised", 4 * tiny.SIZES["hidden_size"])] * 3

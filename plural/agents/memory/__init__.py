@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from plural.agents.memory.dynamic import Recall, memory_tools, remembering
     from plural.agents.memory.long import LongTerm, Memory, Recalled
     from plural.agents.memory.short import ShortTerm
+    from plural.agents.memory.standard import Standardised
 
 _HOMES = {
     "LongTerm": "long",
@@ -16,11 +17,12 @@ _HOMES = {
     "Recall": "dynamic",
     "Recalled": "long",
     "ShortTerm": "short",
+    "Standardised": "standard",
     "memory_tools": "dynamic",
     "remembering": "dynamic",
 }
 
-__all__ = ["LongTerm", "Memory", "Recall", "Recalled", "ShortTerm", "memory_tools", "remembering"]
+__all__ = ["LongTerm", "Memory", "Recall", "Recalled", "ShortTerm", "Standardised", "memory_tools", "remembering"]
 
 
 def __getattr__(name: str) -> Any:

@@ -131,15 +131,16 @@ class Entry:
 
 def written(what: Noted) -> tuple[str, str]:
     """The kind, and the body as JSON."""
-    return type(what).__name__, _adapter(type(what)).dump_json(what).decode()
+    kind = type(what).__name__
+    return kind, _adapter(kind).dump_json(what).decode()
 
 
 def read(kind: str, body: str) -> Noted:
     """Raises KeyError for a kind that a newer version wrote."""
-    what: Noted = _adapter(_KINDS[kind]).validate_json(body)
+    what: Noted = _adapter(kind).validate_json(body)
     return what
 
 
 @functools.cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _adapter(kind: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_KINDS[kind])

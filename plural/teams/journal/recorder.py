@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import (
@@ -50,7 +50,7 @@ class Recorder:
         return Recorder(self.tape, f"{path}/", instead=self._instead)
 
     def outfit(self, kit: Equipment, step: int) -> Equipment:
-        seat = _Seat(self, self.tape.visit(f"{self.path}{step}.{kit.name}"), step, kit.name)
+        seat = _Seat(self, self.tape.visit(f"{self.path}{step}.{_part(kit.name)}"), step, kit.name)
         tools: dict[str, BaseTool] = {name: _tool(seat, tool) for name, tool in kit.tools.items()}
         plain, calling, speaking = (
             RecordedModel(seat, self.hired(model)) for model in (kit.plain, kit.calling, kit.speaking)
@@ -58,22 +58,23 @@ class Recorder:
         return replace(kit, plain=plain, calling=calling, speaking=speaking, tools=tools)
 
     def model(self, name: str, model: ChatRunnable) -> ChatRunnable:
-        # Two levels down, where nothing is shown.
-        path = self.tape.visit(f"{self.path}{name}")
-        return RecordedModel(_Seat(self, f"{path}/{name}", 0, name), model)
+        # One level down, where nothing is shown.
+        path = self.tape.visit(f"{self.path}{_part(name)}")
+        return RecordedModel(_Seat(self, f"{path}/model", 0, name), model)
 
     def tool(self, name: str, step: int, tool: BaseTool) -> BaseTool:
-        return _tool(_Seat(self, self.tape.visit(f"{self.path}{step}.{name}"), step, name), tool)
+        return _tool(_Seat(self, self.tape.visit(f"{self.path}{step}.{_part(name)}"), step, name), tool)
 
     def inside(self, name: str, step: int) -> Recorder:
-        return self.under(self.tape.visit(f"{self.path}{step}.{name}"))
+        return self.under(self.tape.visit(f"{self.path}{step}.{_part(name)}"))
 
     async def once(self, path: str, about: Any, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
         place, asked = self.tape.visit(f"{self.path}{path}"), digest(about)
+        form: TypeAdapter[T] = _form(cast(Any, kind))
         if known := self.tape.value(place, asked):
-            return _form(kind).validate_python(known.value)
+            return form.validate_python(known.value)
         value = await make()
-        self.tape.decided(place, Kept(asked, _form(kind).dump_python(value, mode="json")))
+        self.tape.decided(place, Kept(asked, form.dump_python(value, mode="json")))
         return value
 
     def ask(self, path: str, question: Question) -> str:
@@ -122,27 +123,26 @@ class RecordedModel(Runnable[LanguageModelInput, AIMessage]):
             return
         tape.model_called(seat.path, call, asked)
         texts: list[str] = []
-        whole: AIMessageChunk | None = None
+        chunks: list[AIMessageChunk] = []
         try:
-            async for chunk in self._model.astream(input, config, **kwargs):
-                if isinstance(chunk, AIMessageChunk):
-                    whole = chunk if whole is None else whole + chunk
-                    if text := str(chunk.text):
+            async for said in self._model.astream(input, config, **kwargs):
+                if isinstance(said, AIMessageChunk):
+                    chunks.append(said)
+                    if text := str(said.text):
                         texts.append(text)
                         tape.said(seat.path, TextDelta(seat.step, seat.agent, text))
-                yield chunk
+                yield said
         except Exception as error:
             tape.model_failed(seat.path, call, error)
             raise
-        tape.model_returned(seat.path, call, _rest(whole or AIMessageChunk(content=""), texts))
+        first, *rest = chunks or [AIMessageChunk(content="")]
+        tape.model_returned(seat.path, call, _rest(first + rest, texts))
 
     async def ainvoke(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AIMessage:
-        whole: AIMessageChunk | None = None
-        async for chunk in self.astream(input, config, **kwargs):
-            whole = chunk if whole is None else whole + chunk
-        message = message_chunk_to_message(whole or AIMessageChunk(content=""))
+        first, *rest = [chunk async for chunk in self.astream(input, config, **kwargs)] or [AIMessageChunk(content="")]
+        message = message_chunk_to_message(first + rest)
         assert isinstance(message, AIMessage)  # what an AIMessageChunk becomes
         return message
 
@@ -159,7 +159,7 @@ class RecordedTool(BaseTool):
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> ToolMessage:  # noqa: ARG002
         seat, tape = self.seat, self.seat.tape
         call = ToolCall(str(input["id"]), self.name, input["args"])
-        path = tape.visit(f"{seat.path}/{call.id}")
+        path = tape.visit(f"{seat.path}/{_part(call.id)}")
         known = tape.tool(path, call)
         if known is None:
             tape.tool_begun(path, ToolBegun(seat.step, seat.agent, call, _repeatable(self.inner)))
@@ -169,11 +169,16 @@ class RecordedTool(BaseTool):
         result, failed = known
         return ToolMessage(result, tool_call_id=call.id, name=self.name, status="error" if failed else "success")
 
-    def get_input_jsonschema(self, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
-        return self.inner.get_input_jsonschema(config, **kwargs)
+    def get_input_schema(self, config: RunnableConfig | None = None) -> Any:
+        return self.inner.get_input_schema(config)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         return self.inner._run(*args, **kwargs)
+
+
+def _part(name: str) -> str:
+    """A name as one part of a path."""
+    return name.replace("/", "_")
 
 
 def _repeatable(tool: BaseTool) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from langchain_core.messages import BaseMessage, messages_from_dict, messages_to_dict
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -28,11 +28,14 @@ from plural.types import Event, RunFinished, Usage
 class Worker(Protocol):
     """What can work on a run: an agent, a team, the network."""
 
-    def events(self, input: Any, config: RunnableConfig | None = None) -> AsyncIterator[Event]: ...
+    def events(self, input: Any, config: RunnableConfig | None = None) -> AsyncIterable[Event]: ...
+
+
+Works = Worker | Runnable[Any, Any]
 
 
 async def begin(
-    journal: Journal, worker: Worker | Runnable[Any, Any], input: Any, config: RunnableConfig | None = None
+    journal: Journal, worker: Works, input: Any, config: RunnableConfig | None = None
 ) -> AsyncIterator[Event]:
     """A new run: each event is written, then yielded. `input` is a text, messages, or what JSON can say."""
     run = journal.create(_written(input))
@@ -43,7 +46,7 @@ async def begin(
 async def resume(
     journal: Journal,
     run: str,
-    worker: Worker | Runnable[Any, Any],
+    worker: Works,
     config: RunnableConfig | None = None,
     *,
     instead: ChatRunnable | None = None,
@@ -79,7 +82,7 @@ async def resume(
                 yield event
 
 
-async def replay(journal: Journal, run: str, worker: Worker | Runnable[Any, Any] | None = None) -> AsyncIterator[Event]:
+async def replay(journal: Journal, run: str, worker: Works | None = None) -> AsyncIterator[Event]:
     """The run's events as the journal has them, to the token, without any model.
 
     With a worker the run is done again from the journal's answers alone, and has to come out the same.
@@ -108,7 +111,7 @@ class _Past:
 async def _worked(
     tape: Tape,
     log: Log,
-    worker: Worker | Runnable[Any, Any],
+    worker: Works,
     recorder: Recorder,
     config: RunnableConfig | None,
 ) -> AsyncIterator[Event]:
@@ -126,7 +129,7 @@ async def _worked(
         raise
 
 
-async def _events(worker: Worker | Runnable[Any, Any], tape: Tape, config: RunnableConfig) -> AsyncIterator[Event]:
+async def _events(worker: Works, tape: Tape, config: RunnableConfig) -> AsyncIterator[Event]:
     assert isinstance(tape.started, RunStarted)  # the first entry of every run
     input = _read(tape.started.input)
     if isinstance(worker, Agent):
@@ -134,11 +137,11 @@ async def _events(worker: Worker | Runnable[Any, Any], tape: Tape, config: Runna
             yield event
         return
     if hasattr(type(worker), "events"):  # of the type: langchain-core's wrappers answer for what they wrap
-        async for event in worker.events(input, config):
+        async for event in cast(Worker, worker).events(input, config):
             yield event
         return
     started = time.monotonic()
-    answer = await worker.ainvoke(input, config)
+    answer = await cast(Runnable[Any, Any], worker).ainvoke(input, config)
     text = answer.text if isinstance(answer, BaseMessage) else answer
     yield RunFinished(str(text), Usage(), time.monotonic() - started)
 

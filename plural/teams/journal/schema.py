@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, inspect, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from plural.errors import RunError, SettingsError, StorageError
@@ -77,9 +77,11 @@ def firm(connection: Connection, wanted: bool) -> None:
 
 
 def _options(url: str) -> dict[str, Any]:
+    """Each run that is worked on holds a connection, and there may be any number of them."""
     if url.startswith("sqlite"):
-        return {"connect_args": {"timeout": _WAIT_S, "check_same_thread": False}}
-    return {"pool_pre_ping": True}
+        wait = {"timeout": _WAIT_S, "check_same_thread": False}
+        return {"poolclass": QueuePool, "max_overflow": -1, "connect_args": wait}
+    return {"max_overflow": -1, "pool_pre_ping": True}
 
 
 def _prepare(connection: Any, _record: Any) -> None:

@@ -46,6 +46,7 @@ _INFO = select(
     select(func.count()).where(_own).scalar_subquery().label("count"),
     select(func.max(entries.c.at)).where(_own).scalar_subquery().label("changed"),
 )
+_INSERT = insert(entries)
 _NAMED = 5  # runs in an error message
 
 
@@ -222,24 +223,24 @@ class Log:
     def resumed(self) -> None:
         """The first thing that a later owner writes; it keeps the earlier one from writing."""
         self.append(Resumed(self.owner))
+        self._update(status="running")
 
     def keep(self) -> None:
         """Moves the end of the ownership on."""
-        with self._lock, sound(self._where), self._connection.begin():
-            self._connection.execute(self._mine().values(owned_until=time.time() + LEASE_S))
+        self._update(owned_until=time.time() + LEASE_S)
 
     def settle(self, status: Status) -> None:
         """What the run is from now on, when this log is closed."""
         self._status = status
 
     def close(self) -> None:
-        with self._lock, self._connection.begin():
-            values = {"owner": None, "owned_until": 0.0, **({"status": self._status} if self._status else {})}
-            self._connection.execute(self._mine().values(values))
-            self._closed = True
+        self._update(owner=None, owned_until=0.0, **({"status": self._status} if self._status else {}))
+        self._closed = True
 
-    def _mine(self) -> Any:
-        return update(runs).where(runs.c.id == self.run, runs.c.owner == self.owner)
+    def _update(self, **values: Any) -> None:
+        mine = update(runs).where(runs.c.id == self.run, runs.c.owner == self.owner)
+        with self._lock, sound(self._where), self._connection.begin():
+            self._connection.execute(mine.values(values))
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
@@ -275,7 +276,7 @@ def _new(connection: Connection, *, title: str, parent: str | None = None, forke
 def _write(connection: Connection, run: str, seq: int, path: str, what: Noted) -> None:
     kind, body = noted.written(what)
     row = {"run": run, "seq": seq, "at": time.time(), "kind": kind, "path": path, "body": body}
-    connection.execute(insert(entries), row)
+    connection.execute(_INSERT, row)
 
 
 def _entries(connection: Connection, run: str) -> Iterator[Entry]:

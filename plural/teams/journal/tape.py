@@ -33,7 +33,8 @@ DONE, REPEAT = "done", "repeat"
 
 
 class Log(Protocol):
-    entries: Sequence[Entry]
+    @property
+    def entries(self) -> Sequence[Entry]: ...
 
     def append(self, what: Noted, path: str = "", *, firmly: bool = False) -> int: ...
 
@@ -284,8 +285,10 @@ def raised(error: tuple[str, str]) -> Exception:
     name, message = error
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, PluralError) and kind is not errors.DataError:
-        return kind(message)
-    return type(name, (MachineError,), {})(message)
+        known: PluralError = kind(message)
+        return known
+    foreign: MachineError = type(name, (MachineError,), {})(message)
+    return foreign
 
 
 def is_shown(entry: Entry) -> bool:

@@ -1,9 +1,15 @@
-"""A run whose tools change the world outside, in a process of its own that can be killed. Not a test itself."""
+"""A run whose tools change the world outside, in processes that can be killed. Not a test itself.
+
+As a program it forks a process for each line (folder and run) that it reads, so that each starts in a moment: it prints
+the process's number, and when that has ended its exit status.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,3 +100,18 @@ def work(folder: Path, run: str) -> None:
                     (folder / "answer.txt").write_text(event.answer)
 
     asyncio.run(go())
+
+
+def serve() -> None:
+    for line in sys.stdin:
+        folder, run = line.split()
+        pid = os.fork()
+        if not pid:
+            work(Path(folder), run)
+            os._exit(0)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

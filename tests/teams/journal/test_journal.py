@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import subprocess
@@ -15,12 +16,13 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import BaseTool
 
 from plural.agents import Agent, Budget, mark, tool
 from plural.errors import LimitError, RunError, SettingsError, StorageError
 from plural.teams.journal import Journal, begin, replay, resume
 from plural.testing import ScriptedModel, calling
-from plural.types import Event, Question, RunFinished, StepFinished, TextDelta
+from plural.types import Event, Question, RunFinished, StepFinished, TextDelta, ToolReturned
 
 POSTGRES = os.environ.get("PLURAL_TEST_POSTGRES")  # as postgresql+psycopg://postgres@localhost/test
 
@@ -155,6 +157,21 @@ async def test_an_idempotent_tool_is_called_again_and_nobody_is_asked(journal: J
     assert calls == [3, 3]
 
 
+async def test_a_tool_without_a_schema_of_its_own_is_recorded_too(journal: Journal) -> None:
+    class Shout(BaseTool):
+        name: str = "shout"
+        description: str = "Say it louder."
+
+        def _run(self, word: str) -> str:
+            return word.upper()
+
+    script = [calling(("shout", {"word": "tea"})), calling(("shout", {"wrong": 1})), "Done."]
+    run, events = await begun(journal, Agent("crier", ScriptedModel(script), tools=[Shout()]))
+    told = [event.result for event in events if isinstance(event, ToolReturned)]
+    assert told == ["TEA", "shout takes no argument wrong=1. It takes: word."]
+    assert await all_of(replay(journal, run, Agent("crier", ScriptedModel([]), tools=[Shout()]))) == events
+
+
 async def test_an_agent_that_is_a_tool_goes_on_inside(journal: Journal) -> None:
     """The inner agent was interrupted after it had bought something: that is neither asked about nor repeated."""
     inner_script: list[Any] = [calling(("buy", {"what": "tea"})), "Tea is there."]
@@ -234,6 +251,46 @@ async def test_one_run_has_one_owner(journal: Journal) -> None:
             await all_of(resume(journal, run, World().agent(shopping("Done."))))
     assert journal.find(run).status == "interrupted"
     await all_of(resume(journal, run, World().agent(shopping("Done."))))
+
+
+async def test_any_number_of_runs_at_once(journal: Journal) -> None:
+    meeting = asyncio.Barrier(20)
+
+    @tool
+    async def meet() -> str:
+        """Wait for all others."""
+        await asyncio.wait_for(meeting.wait(), 20)
+        return "met"
+
+    async def work(number: int) -> str:
+        worker = Agent(f"a/{number}", ScriptedModel([calling(("meet", {})), f"I am {number}."]), tools=[meet])
+        events = await all_of(begin(journal, worker, f"Who are you, {number}?"))
+        run = next(run.id for run in journal.runs() if run.title == f"Who are you, {number}?")
+        assert await all_of(replay(journal, run)) == events
+        return str(getattr(events[-1], "answer", ""))
+
+    assert await asyncio.gather(*map(work, range(20))) == [f"I am {number}." for number in range(20)]
+
+
+async def test_the_ownership_moves_on_however_long_a_tool_takes(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plural.teams.journal.running.LEASE_S", 0.03)
+
+    def owned_until() -> float:
+        with journal._reading() as connection:
+            return float(connection.exec_driver_sql("SELECT max(owned_until) FROM runs").scalar() or 0)
+
+    @tool
+    async def ponder() -> str:
+        """Take one's time."""
+        began = owned_until()
+        while owned_until() == began:
+            await asyncio.sleep(0.01)
+        return "pondered"
+
+    _, events = await begun(journal, Agent("a", ScriptedModel([calling(("ponder", {})), "Well."]), tools=[ponder]))
+    assert events[-1].answer == "Well."  # type: ignore[union-attr]
 
 
 async def test_an_owner_who_was_thought_dead_cannot_write(journal: Journal) -> None:

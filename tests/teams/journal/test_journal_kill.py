@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
+import os
 import random
+import select
+import signal
+import subprocess
+import sys
 import time
-from multiprocessing.context import ForkServerContext
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,25 +21,38 @@ from plural.types import Question, RunFinished
 from tests.teams.journal import killable
 
 
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
+class Processes:
     """Processes that start in a moment: they are forked from one that has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", killable.__name__])
-    return context
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", killable.__name__]
+        root = Path(__file__).parents[3]
+        self.server = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        assert self.server.stdin
+        assert self.server.stdout
+        self._orders, self._told = self.server.stdin, self.server.stdout
+
+    def killed_after(self, folder: Path, run: str, seconds: float | None) -> bool:
+        """Works on the run in a process that is killed after so long. True when it came to its own end."""
+        self._orders.write(f"{folder} {run}\n".encode())
+        pid = int(self._told.readline())
+        if seconds is not None and not select.select([self._told], [], [], seconds)[0]:
+            os.kill(pid, signal.SIGKILL)
+        status = int(self._told.readline())
+        assert status in (0, -signal.SIGKILL)
+        return status == 0
+
+    def close(self) -> None:
+        self._orders.close()
+        self._told.close()
+        self.server.wait()
 
 
-def killed_after(processes: ForkServerContext, folder: Path, run: str, seconds: float | None) -> bool:
-    """Works on the run in a process that is killed after so long. True when it came to its own end."""
-    process = processes.Process(target=killable.work, args=(folder, run))
-    process.start()
-    process.join(seconds)
-    process.kill()
-    process.join()
-    code = process.exitcode
-    process.close()
-    assert code in (0, -9)
-    return code == 0
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    made = Processes()
+    yield made
+    made.close()
 
 
 def answer_truly(journal: Journal, folder: Path, run: str) -> None:
@@ -56,13 +73,13 @@ def folder_in(path: Path, seed: int) -> Path:
     return folder
 
 
-def suffer(processes: ForkServerContext, folder: Path, seed: int, longest: float, expected: str) -> None:
+def suffer(processes: Processes, folder: Path, seed: int, longest: float, expected: str) -> None:
     chance = random.Random(seed)
     run = killable.prepare(folder)
     with Journal(folder / "journal.db") as journal:
         kills = [chance.uniform(0, longest) for _ in range(chance.randint(1, 3))]
-        for seconds in (*kills, *(None for _ in killable.COUNTED + killable.INSERTED)):
-            killed_after(processes, folder, run, seconds)
+        while journal.find(run).status != "finished":
+            processes.killed_after(folder, run, kills.pop() if kills else None)
             answer_truly(journal, folder, run)
         finished = list(journal.entries(run))[-1].what
         assert isinstance(finished, RunFinished)
@@ -77,26 +94,24 @@ def suffer(processes: ForkServerContext, folder: Path, seed: int, longest: float
 
 
 @pytest.fixture(scope="module")
-def undisturbed(processes: ForkServerContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
+def undisturbed(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
     """The answer of a run that nobody kills, and how long its process took."""
     for _ in ("warms up", "is timed"):
         folder = tmp_path_factory.mktemp("undisturbed")
         run = killable.prepare(folder)
         began = time.monotonic()
-        assert killed_after(processes, folder, run, None)
+        assert processes.killed_after(folder, run, None)
     return (folder / "answer.txt").read_text(), time.monotonic() - began
 
 
-def test_killed_at_twenty_moments(processes: ForkServerContext, undisturbed: tuple[str, float], tmp_path: Path) -> None:
+def test_killed_at_twenty_moments(processes: Processes, undisturbed: tuple[str, float], tmp_path: Path) -> None:
     answer, seconds = undisturbed
     for seed in range(20):
         suffer(processes, folder_in(tmp_path, seed), seed, seconds, answer)
 
 
 @pytest.mark.slow
-def test_killed_at_two_hundred_moments(
-    processes: ForkServerContext, undisturbed: tuple[str, float], tmp_path: Path
-) -> None:
+def test_killed_at_two_hundred_moments(processes: Processes, undisturbed: tuple[str, float], tmp_path: Path) -> None:
     answer, seconds = undisturbed
     for seed in range(100, 300):
         suffer(processes, folder_in(tmp_path, seed), seed, seconds, answer)
