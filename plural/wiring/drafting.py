@@ -15,8 +15,11 @@ from plural.teams.drafting import Draft, Missing, Sizes, Staff, Ways, draft, dra
 from plural.types import Decided, Decision, Event, Planned, Routed, RunFinished
 from plural.wiring.network import BASE, Network
 from plural.wiring.runs import EventStream
+from plural.wiring.tracing import traced
 
 if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
     from plural.agents.decisions import Model
     from plural.teams import Team
 
@@ -70,7 +73,8 @@ def run(network: Network, made: Draft, task: str | None = None, *, by: str = PLA
     team = team_of(made, staff_of(network, by))
     asked = task or made.task
     if network.settings.journal is None:
-        return EventStream(_remembered(network, made, asked, team.events(asked)))
+        events = traced(network.settings, _KIND, lambda told: team.events(asked, told))
+        return EventStream(_remembered(network, made, asked, events))
     from plural.teams import journal as journals
 
     target = {
@@ -81,7 +85,7 @@ def run(network: Network, made: Draft, task: str | None = None, *, by: str = PLA
         "by": by,
     }
     name = network.journal.create(asked, target, title=asked)
-    events = journals.resume(network.journal, name, team)
+    events = traced(network.settings, _KIND, lambda told: journals.resume(network.journal, name, team, told))
     return EventStream(_remembered(network, made, asked, events), name)
 
 
@@ -104,7 +108,11 @@ def resume(network: Network, name: str, by: str | None = None) -> EventStream:
     made = Draft.model_validate(target["draft"])
     team: Team = team_of(made, staff_of(network, target["by"]))
     instead = network.specialist(target["with"]) if "with" in target else None
-    events = journals.resume(network.journal, found, team, instead=instead)
+
+    def work(told: RunnableConfig | None) -> AsyncIterator[Event]:
+        return journals.resume(network.journal, found, team, told, instead=instead)
+
+    events = traced(network.settings, _KIND, work)
     return EventStream(_remembered(network, made, target["task"], events), found)
 
 

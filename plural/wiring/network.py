@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import time
@@ -22,6 +23,7 @@ from plural.types import AdapterRef, Event, Grammar, Message, RunFinished, Sampl
 from plural.wiring import runs
 from plural.wiring.runs import EventStream
 from plural.wiring.settings import STARTER, Settings, read_settings, shelf
+from plural.wiring.tracing import traced
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -218,7 +220,8 @@ class Network:
         if to is not None and not mixed and to not in (BASE, *self.names()):
             raise unknown_name("specialist", to, [BASE, *self.names()])
         names = [to] if to else [*self.names(), BASE]
-        events = work(
+        working = functools.partial(
+            work,
             request,
             agents={name: self.agent(name) for name in names},
             router=None if to else await self.router(),
@@ -226,9 +229,8 @@ class Network:
             embedder=self.base,
             history=history,
             max_steps=self.settings.max_steps,
-            config=config,
         )
-        async for event in events:
+        async for event in traced(self.settings, "network", lambda told: working(config=told), config):
             yield event
 
     # --------------------------------------------------------------------------------------------------------- inside
