@@ -25,7 +25,7 @@ from plural.doors.terminal import (
     open_network,
     out,
 )
-from plural.errors import PlanError
+from plural.errors import PlanError, SettingsError
 from plural.types import event_to_json
 
 if TYPE_CHECKING:
@@ -55,9 +55,11 @@ def draft(
     no_observers: Annotated[bool, typer.Option("--no-observers", help="Nobody checks team, plan and results.")] = False,
     no_refinement: Annotated[bool, typer.Option("--no-refinement", help="Everybody works once.")] = False,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Nothing is recalled, written down or kept.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of planner and observers at most.")] = 3,
-    agents: Annotated[int, typer.Option(min=1, help="Agents at most.")] = 4,
-    steps: Annotated[int, typer.Option(min=1, help="Steps at most.")] = 6,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds of planner and observers at most. Default: 3.")
+    ] = None,
+    agents: Annotated[int | None, typer.Option(min=1, help="Agents at most. Default: 4.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps at most. Default: 6.")] = None,
     base: BaseOption = None,
     library: LibraryOption = None,
     memory: MemoryOption = None,
@@ -66,23 +68,23 @@ def draft(
 ) -> None:
     """Draft a team and its plan for a task, and show both. `plural run` lets it work."""
     from plural.teams.drafting import Missing, Sizes, Ways, write_team
+    from plural.wiring.drafting import PLANNER
 
+    sized = {"rounds": rounds, "agents": agents, "steps": steps}
+    given = {name: value for name, value in sized.items() if value is not None}
+    if by == PLANNER and given:
+        raise SettingsError(f"The planner specialist takes no --{next(iter(given))}.", hint="Give another --by.")
+    ways = {"observers": not no_observers, "refinement": not no_refinement, "memory": not no_memory}
     how = {
         "by": by,
-        "ways": Ways(observers=not no_observers, refinement=not no_refinement, memory=not no_memory, rounds=rounds),
-        "sizes": Sizes(agents=agents, steps=steps),
+        "ways": Ways(**ways, **{"rounds": given.pop("rounds")} if rounds else {}),
+        "sizes": Sizes(**given),
         "may_lack": not settle,
     }
     with open_network(base, library, memory=memory, dtype=dtype) as network:
         made = _drafted(network, task, how, as_json)
         if isinstance(made, Missing):
-            _say_missing(made, as_json)
-            if examples is None:
-                raise PlanError(
-                    f"No specialist fits: {made.skill}.",
-                    hint="Give --examples FILE to have one trained, or --settle to let the base do it.",
-                )
-            _train(examples, made, base, library, as_json)
+            _have_trained(made, examples, base, library, as_json)
             made = _drafted(network, task, how, as_json)
     if isinstance(made, Missing):
         raise PlanError(
@@ -138,17 +140,22 @@ def _drafted(network: Network, task: str, how: dict[str, Any], as_json: bool) ->
     raise AssertionError("a draft ends with a draft or with what is missing")
 
 
-def _say_missing(missing: Missing, as_json: bool) -> None:
+def _have_trained(
+    missing: Missing, examples: Path | None, base: Path | None, library: Path | None, as_json: bool
+) -> None:
+    """Says what is missing, and has a specialist trained for it. Raises PlanError when there are no examples."""
+    from plural.wiring.school import read_school
+    from plural.wiring.training import train_school
+
     if as_json:
         print(json.dumps({"missing": asdict(missing)}), flush=True)
     else:
         out.print(Text.assemble(("missing   ", "bold yellow"), missing.skill, (f"   {missing.why}", "dim")))
-
-
-def _train(examples: Path, missing: Missing, base: Path | None, library: Path | None, as_json: bool) -> None:
-    from plural.wiring.school import read_school
-    from plural.wiring.training import train_school
-
+    if examples is None:
+        raise PlanError(
+            f"No specialist fits: {missing.skill}.",
+            hint="Give --examples FILE to have one trained, or --settle to let the base do it.",
+        )
     school = read_school([examples], said={"purpose": missing.skill}, base=base, library=library)
     follow(train_school(school), as_json, [order.name for order in school.orders])
 

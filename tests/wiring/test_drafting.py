@@ -153,6 +153,11 @@ def test_who_cannot_plan_is_refused(plural: Plural, by: str, told: str) -> None:
     assert told in problems
 
 
+def test_what_the_planner_specialist_does_not_take_is_refused(plural: Plural) -> None:
+    code, _, problems = plural("draft", "Tea.", "--rounds", "2")
+    assert (code, "The planner specialist takes no --rounds." in problems) == (2, True)
+
+
 def test_a_file_that_cannot_be_carried_out_is_refused_before_anything_runs(plural: Plural, home: Path) -> None:
     (home / "bad.yaml").write_text("task: Tea.\nagents:\n- name: a\nsteps:\n- task: Go.\n  agents: [b]\n")
     code, out, problems = plural("run", "bad.yaml")
