@@ -9,8 +9,8 @@ from plural.teams.drafting.drafts import DraftedAgent, DraftedStep
 PLANNER = (
     "You put teams together. For a task you name the few agents that it needs, each with one role that no other has, "
     "and a plan of steps. An agent gets only the tools it needs. A step is done by one agent alone, or by several "
-    "together when they have to agree. A specialist reads only the task of its step, so that says all it needs; #1 in it "
-    "stands for the result of step 1. The last step gives the whole answer."
+    "together when they have to agree. A specialist reads only the task of its step, so that says all it needs; #1 "
+    "in it stands for the result of step 1. The last step gives the whole answer."
 )
 AGENT_OBSERVER = (
     "You check teams before they work. Does every agent say who it is, what it is for and how it works? Does each fit "
