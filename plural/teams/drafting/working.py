@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from plural.teams.drafting import prompts
@@ -34,9 +34,12 @@ Solving = Generator[Need, Any, "Result"]
 
 @dataclass(frozen=True, slots=True)
 class Result:
+    """`replaced`: the plan was changed because of it, so that it is no part of the answer."""
+
     text: str
     failed: bool = False
     feedback: str = ""
+    replaced: bool = False
 
 
 def carry_out(draft: Draft, *, exact: bool = True) -> Pattern:
@@ -174,7 +177,7 @@ class _Work:
     def answer(self) -> str:
         """What no other step has used: one result alone, or each on its line after what was asked."""
         used = {earlier for step in self.plan.values() for earlier in step.inputs}
-        last = [number for number in self.plan if number not in used]
+        last = [number for number in self.plan if number not in used and not self.results[number].replaced]
         if len(last) == 1:
             return self.results[last[0]].text
         return "\n".join(f"{self._filled(self.plan[number])}: {self.results[number].text}" for number in last)
@@ -217,7 +220,8 @@ def _solve(work: _Work, number: int, step: DraftedStep) -> Solving:
         feedback = "" if verdict["good"] else verdict["feedback"]
         result = Result(result.text, result.failed, feedback)
         if verdict["next"] == CHANGE and work.changes < ways.changes:  # another step may have used the last one
-            yield from _change(work, number, step, result)
+            changed = yield from _change(work, number, step, result)
+            result = replace(result, replaced=changed)
         if verdict["next"] != AGAIN:
             return result
     return result
@@ -263,8 +267,9 @@ def _together(work: _Work, step: DraftedStep, key: str, memory: str, feedback: s
     return result
 
 
-def _change(work: _Work, number: int, step: DraftedStep, result: Result) -> Generator[Need, Any, None]:
-    """A new plan for what has not begun. One that cannot be used is asked for again; at last the old one stands."""
+def _change(work: _Work, number: int, step: DraftedStep, result: Result) -> Generator[Need, Any, bool]:
+    """A new plan for what has not begun. One that cannot be used is asked for again; at last the old one stands, and
+    this is False."""
     done, first = work.begun, work.next_number
     names = [agent.name for agent in work.draft.agents]
     form = plan_form(work.draft.sizes, names, done, first=first, exact=work.exact)
@@ -273,7 +278,9 @@ def _change(work: _Work, number: int, step: DraftedStep, result: Result) -> Gene
         plan = yield Decide(f"plan {number}.{attempt}", wish, schema=form)
         wrong = list(plan_faults(plan, done, first=first))
         if not wrong:
-            if work.changes < work.draft.ways.changes:
+            allowed = work.changes < work.draft.ways.changes
+            if allowed:
                 work.change(plan, first)
-            return
+            return allowed
         wish = f"{wish}\n\nYour last plan cannot be used. {' '.join(wrong)}"
+    return False
