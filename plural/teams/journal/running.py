@@ -67,6 +67,7 @@ async def resume(
     with journal.owned(run) as log:
         tape = Tape(log)
         if tape.finished is not None:
+            log.settle("finished")  # it may have been killed before it could say so
             for event in shown(log.entries):
                 yield event
             return

@@ -112,6 +112,7 @@ async def test_any_prefix_of_a_journal_comes_to_the_same_end(journal: Journal) -
         assert len(world.bought) == 2 - kinds.count("ToolReturned")
         assert (now[-1].answer, now[-1].usage) == (answer.answer, answer.usage)  # type: ignore[union-attr]
         assert await all_of(replay(journal, cut)) == now
+        assert journal.find(cut).status == "finished"  # also when it was killed right after its last entry
     assert asked == 4  # one call open, then both, then the second, whose neighbour had returned
 
 

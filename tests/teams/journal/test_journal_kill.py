@@ -111,7 +111,10 @@ def test_killed_at_twenty_moments(processes: Processes, undisturbed: tuple[str, 
 
 
 @pytest.mark.slow
-def test_killed_at_two_hundred_moments(processes: Processes, undisturbed: tuple[str, float], tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", range(100, 300, 25))
+def test_killed_at_two_hundred_moments(
+    first: int, processes: Processes, undisturbed: tuple[str, float], tmp_path: Path
+) -> None:
     answer, seconds = undisturbed
-    for seed in range(100, 300):
+    for seed in range(first, first + 25):
         suffer(processes, folder_in(tmp_path, seed), seed, seconds, answer)
