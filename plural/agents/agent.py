@@ -115,7 +115,7 @@ class Agent(Runnable[AgentInput, Any]):
                         yield RunFinished(event.answer, event.usage, event.seconds)
 
         told = about(config, **{AGENT: self.name, STEP: step})
-        return sync.Stream(self._atransform_stream_with_config(_single(input), inside, told))
+        return sync.Stream(self._atransform_stream_with_config(_single(input), inside, told))  # type: ignore[arg-type]
 
     async def ainvoke(self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         _refuse(kwargs)

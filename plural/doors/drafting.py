@@ -74,10 +74,12 @@ def draft(
     given = {name: value for name, value in sized.items() if value is not None}
     if by == PLANNER and given:
         raise SettingsError(f"The planner specialist takes no --{next(iter(given))}.", hint="Give another --by.")
-    ways = {"observers": not no_observers, "refinement": not no_refinement, "memory": not no_memory}
-    how = {
+    ways: dict[str, Any] = {"observers": not no_observers, "refinement": not no_refinement, "memory": not no_memory}
+    if "rounds" in given:
+        ways["rounds"] = given.pop("rounds")
+    how: dict[str, Any] = {
         "by": by,
-        "ways": Ways(**ways, **{"rounds": given.pop("rounds")} if rounds else {}),
+        "ways": Ways(**ways),
         "sizes": Sizes(**given),
         "may_lack": not settle,
     }

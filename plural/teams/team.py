@@ -75,7 +75,7 @@ class Team(Runnable[AgentInput, str]):
                     yield event
 
         told = about(config, **{WORKFLOW: self.name})
-        return sync.Stream(self._atransform_stream_with_config(_single(input), inside, told))
+        return sync.Stream(self._atransform_stream_with_config(_single(input), inside, told))  # type: ignore[arg-type]
 
     async def ainvoke(self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
         _refuse(kwargs)

@@ -73,7 +73,7 @@ def run(network: Network, made: Draft, task: str | None = None, *, by: str = PLA
     team = team_of(made, staff_of(network, by))
     asked = task or made.task
     if network.settings.journal is None:
-        events = traced(network.settings, _KIND, lambda told: team.events(asked, told))
+        events = traced(network.settings, _KIND, lambda told: aiter(team.events(asked, told)))
         return EventStream(_remembered(network, made, asked, events))
     from plural.teams import journal as journals
 

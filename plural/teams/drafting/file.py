@@ -20,7 +20,7 @@ _ABOUT = """\
 """
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML has no types
     """Quotes a text with Unicode's own line breaks, which would come back as spaces."""
 
 
