@@ -9,13 +9,15 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from plural.doors import asking, machine, mcp, memory, runs, school, serving, shelf, training
+from plural.doors import asking, drafting, machine, mcp, memory, runs, school, serving, shelf, training
 from plural.doors.terminal import complain, err
 from plural.errors import PluralError, UserError
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "ask": asking.ask,
     "chat": asking.chat,
+    "draft": drafting.draft,
+    "run": drafting.run,
     "runs": runs.runs,
     "show-run": runs.show_run,
     "resume": runs.resume,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from plural.agents.marks import mark
     from plural.agents.middleware import Middleware, Observation, Turn
     from plural.agents.tools import tool, tool_specs
+    from plural.agents.traces import Traces
 
 _HOMES = {
     "Agent": "agent",
@@ -29,6 +30,7 @@ _HOMES = {
     "Purse": "budget",
     "Reviewed": "approval",
     "Spent": "budget",
+    "Traces": "traces",
     "Turn": "middleware",
     "adecide": "decisions",
     "approve": "approval",
@@ -53,6 +55,7 @@ __all__ = [
     "Purse",
     "Reviewed",
     "Spent",
+    "Traces",
     "Turn",
     "adecide",
     "approve",

@@ -23,6 +23,7 @@ from plural.agents.loop import ChatRunnable, Equipment, work
 from plural.agents.marks import mark, marks_of
 from plural.agents.middleware import Middleware
 from plural.agents.tools import as_tools
+from plural.agents.traces import AGENT, STEP, about
 from plural.errors import PromptError, SettingsError
 from plural.protocols import Constrainable
 from plural.types import Event, HandedOff, Paused, RunFinished, StepFinished, TextDelta
@@ -113,17 +114,19 @@ class Agent(Runnable[AgentInput, Any]):
                     if isinstance(event, StepFinished):
                         yield RunFinished(event.answer, event.usage, event.seconds)
 
-        return sync.Stream(self._atransform_stream_with_config(_single(input), inside, config))  # type: ignore[arg-type]  # config alone is taken, too
+        told = about(config, **{AGENT: self.name, STEP: step})
+        return sync.Stream(self._atransform_stream_with_config(_single(input), inside, told))  # type: ignore[arg-type]
 
     async def ainvoke(self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         _refuse(kwargs)
-        return await self._acall_with_config(self._answer, input, config)  # type: ignore[arg-type]
+        return await self._acall_with_config(self._answer, input, about(config, **{AGENT: self.name}))  # type: ignore[arg-type]
 
     async def astream(
         self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         _refuse(kwargs)
-        async for chunk in self._atransform_stream_with_config(_single(input), self._spoken, config):  # type: ignore[arg-type]
+        told = about(config, **{AGENT: self.name})
+        async for chunk in self._atransform_stream_with_config(_single(input), self._spoken, told):  # type: ignore[arg-type]
             yield chunk
 
     def invoke(self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:

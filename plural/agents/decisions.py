@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from plural.protocols import Chooser
 from plural.types import Decision, Grammar, Option
 
 Model = Runnable[LanguageModelInput, Any]
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _LETTERS = "ABCDEFGHIJKLMNOPQRST"  # twenty, of which providers give log-probabilities
 
 
@@ -154,6 +156,9 @@ class _Form:
             value = json.loads(text)
         except json.JSONDecodeError as error:
             raise ContractError(f"The answer is not JSON: {text!r}.", hint="Raise max_tokens.") from error
+        if _HALF.search(text):  # of a pair of surrogates, which no file and no tokenizer takes
+            whole = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            value = json.loads(whole)
         if problems := violations(value, self.schema):
             raise ContractError(f"The answer does not fit its schema: {'; '.join(problems)}.")
         return value
@@ -187,7 +192,7 @@ async def _made(
     plain = _unbound(model)
     found: Decision[Any] | None = None
     if form.values is None:
-        found = await _whole_text(model, asked, form, config) if constrainable(model) else None
+        found = await _whole_text(model, asked, form, samples, config) if constrainable(model) else None
     elif isinstance(plain, Chooser):
         values = dict(zip(form.texts, form.values, strict=True))
         chosen = await plain.achoose(asked, form.texts)
@@ -198,13 +203,14 @@ async def _made(
 
 
 async def _whole_text(
-    model: Model, asked: list[BaseMessage], form: _Form, config: RunnableConfig | None
+    model: Model, asked: list[BaseMessage], form: _Form, samples: int, config: RunnableConfig | None
 ) -> Decision[Any] | None:
-    """One answer under the schema's grammar. Its probability is that of its text among all that the model can write."""
+    """One answer under the schema's grammar. Its probability is that of its text among all that the model can write; of
+    a model that does not tell, it is the one sample, if one is enough."""
     said = await model.bind(grammar=Grammar.json_schema(form.schema), logprobs=1).ainvoke(asked, config)
     tokens = _logprobs(said)
     if not tokens:
-        return None
+        return _ranked([(form.read(said.text), 1.0)], "samples") if samples == 1 else None
     return _ranked([(form.read(said.text), math.exp(sum(token["logprob"] for token in tokens)))], "logprobs")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from plural.errors import GrammarError
@@ -16,7 +16,7 @@ from plural.errors import GrammarError
 _NOTES = frozenset({"title", "description", "default", "examples", "format", "$schema", "$id", "$defs", "definitions"})
 _CHECKS = frozenset(
     {"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"}
-    | {"properties", "required", "additionalProperties", "items", "minItems", "maxItems"}
+    | {"properties", "required", "additionalProperties", "items", "prefixItems", "minItems", "maxItems"}
     | {"minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 )
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -63,6 +63,32 @@ def finite_values(schema: Any, most: int = 64) -> tuple[Any, ...] | None:
     if found is None or not found or len(found) > most:
         return None
     return tuple(value for i, value in enumerate(found) if not any(_same(value, other) for other in found[:i]))
+
+
+def longest(schema: Any) -> int | None:
+    """How many bytes, and so tokens, a value has as JSON at most; None if that does not follow from its form."""
+    match schema:
+        case {"anyOf": forms}:
+            return _whole([longest(form) for form in forms], max)
+        case {"enum": values}:
+            return max(len(json.dumps(value)) for value in values)
+        case {"type": "boolean"}:
+            return len("false")
+        case {"type": "string", "maxLength": int(letters)}:
+            return 6 * letters + 2  # an escaped letter has six
+        case {"type": "object", "properties": below}:
+            parts = [longest(part) for part in below.values()]
+            return _whole([2, *parts, *(len(json.dumps(name)) + 4 for name in below)], sum)
+        case {"type": "array", "prefixItems": items, "items": False}:
+            return _whole([2, *(longest(item) for item in items), 2 * len(items)], sum)
+        case {"type": "array", "maxItems": int(most)}:
+            item = longest(schema.get("items")) if most else 0
+            return None if item is None else 2 + most * (item + 2)
+    return None
+
+
+def _whole(parts: Sequence[int | None], how: Callable[[Iterable[int]], int]) -> int | None:
+    return None if None in parts else how(part for part in parts if part is not None)
 
 
 def _values(schema: Any, root: Mapping[str, Any], most: int, within: tuple[str, ...]) -> list[Any] | None:
@@ -115,7 +141,7 @@ def _parts(schema: Any) -> Iterator[Mapping[str, Any]]:
     for keyword in ("properties", "$defs", "definitions"):
         for below in schema.get(keyword, {}).values():
             yield from _parts(below)
-    for keyword in ("anyOf", "oneOf", "allOf"):
+    for keyword in ("anyOf", "oneOf", "allOf", "prefixItems"):
         for below in schema.get(keyword, ()):
             yield from _parts(below)
     for keyword in ("items", "additionalProperties"):
@@ -138,8 +164,10 @@ def _violations(value: Any, schema: Any, root: Mapping[str, Any], where: str) ->
             yield from _of_object(value, schema, root, where)
         case list():
             yield from _bounds(len(value), "items", schema.get("minItems"), schema.get("maxItems"), where)
+            first = schema.get("prefixItems", ())
             for index, item in enumerate(value):
-                yield from _violations(item, schema.get("items", True), root, f"{where}[{index}]")
+                below = first[index] if index < len(first) else schema.get("items", True)
+                yield from _violations(item, below, root, f"{where}[{index}]")
         case str():
             yield from _bounds(len(value), "characters", schema.get("minLength"), schema.get("maxLength"), where)
             if "pattern" in schema and not re.search(schema["pattern"], value):

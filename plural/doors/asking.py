@@ -26,6 +26,7 @@ from plural.doors.terminal import (
 )
 from plural.errors import UserError
 from plural.types import (
+    Decided,
     Event,
     LimitReached,
     Planned,
@@ -152,6 +153,12 @@ class RunView:
             case Question():
                 out.print(Text.assemble(_who(event.agent), ("asks    ", "bold yellow"), event.text))
                 out.print(Text(f"{_label('')}plural resume {self._run} --answer ...", style="dim"))
+            case Decided():
+                value = event.decision.value
+                said = (
+                    "; ".join(f"{name}: {text}" for name, text in value.items()) if isinstance(value, dict) else value
+                )
+                out.print(Text.assemble(_who(event.by), ("decides ", "magenta"), f"{event.about}: {said}"))
             case LimitReached():
                 said = f"has used up its {event.limit} ({event.value:g})"
                 out.print(Text.assemble(_who(event.agent), ("stops   ", "red"), said))

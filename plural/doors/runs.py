@@ -71,6 +71,9 @@ def resume(
         str | None,
         typer.Option(help="To what the run asks. Of an interrupted call: done, repeat, or what the tool returned."),
     ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="MODULE:NAME", help="The chat model of a team begun with --by.")
+    ] = None,
     journal: JournalOption = JOURNAL,
     base: BaseOption = None,
     library: LibraryOption = None,
@@ -79,12 +82,14 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run that was interrupted, failed or waits for an answer. Nothing finished is done again."""
+    from plural.wiring import drafting
+
     with _open(journal) as opened:
         found = opened.find(run).id
         if answer is not None:
             opened.answer(found, answer)
     with open_network(base, library, memory=memory, dtype=dtype, journal=journal) as network:
-        show(network.resume(found), as_json)
+        show(drafting.resume(network, found, by), as_json)
 
 
 def replay(run: RunArgument, journal: JournalOption = JOURNAL, as_json: JsonOption = False) -> None:

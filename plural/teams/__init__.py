@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plural.teams import journal, patterns, stop
+    from plural.teams import drafting, journal, patterns, stop
     from plural.teams.network import work
     from plural.teams.planner import PLAN_SCHEMA, Planner
     from plural.teams.proxy import Proxy, runs_code
@@ -24,7 +24,7 @@ _HOMES = {
     "runs_code": "proxy",
     "work": "network",
 }
-_ROOMS = ("journal", "patterns", "stop")
+_ROOMS = ("drafting", "journal", "patterns", "stop")
 
 __all__ = [
     "PLAN_SCHEMA",
@@ -33,6 +33,7 @@ __all__ = [
     "Router",
     "Routing",
     "Team",
+    "drafting",
     "journal",
     "patterns",
     "runs_code",

@@ -15,6 +15,7 @@ from plural.agents.agent import Agent, AgentInput, AgentTask, task_of
 from plural.agents.budget import Budget
 from plural.agents.decisions import Model
 from plural.agents.marks import mark
+from plural.agents.traces import WORKFLOW, about
 from plural.errors import PlanError, SettingsError
 from plural.teams import turns
 from plural.teams.patterns.state import Pattern
@@ -73,11 +74,12 @@ class Team(Runnable[AgentInput, str]):
                 async for event in turns.work(self._parts, task_of(task), config):
                     yield event
 
-        return sync.Stream(self._atransform_stream_with_config(_single(input), inside, config))  # type: ignore[arg-type]  # config alone is taken, too
+        told = about(config, **{WORKFLOW: self.name})
+        return sync.Stream(self._atransform_stream_with_config(_single(input), inside, told))  # type: ignore[arg-type]
 
     async def ainvoke(self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
         _refuse(kwargs)
-        return await self._acall_with_config(self._answer, input, config)  # type: ignore[arg-type]
+        return await self._acall_with_config(self._answer, input, about(config, **{WORKFLOW: self.name}))  # type: ignore[arg-type]
 
     def invoke(self, input: AgentInput, config: RunnableConfig | None = None, **kwargs: Any) -> str:
         return sync.run(self.ainvoke(input, config, **kwargs))

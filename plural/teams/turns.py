@@ -14,10 +14,11 @@ from langchain_core.runnables import RunnableConfig
 from plural.agents.agent import Agent
 from plural.agents.asking import approved
 from plural.agents.budget import Budget, Purse, purse_in, spending
-from plural.agents.decisions import Model, adecide
+from plural.agents.decisions import Model
 from plural.agents.effects import effects_of, once, through
 from plural.agents.merge import merge
 from plural.errors import ModelError, SettingsError
+from plural.teams.insisting import insist
 from plural.teams.patterns.state import Assignment, Decide, Finish, Pattern, Speak, State, Turn
 from plural.teams.stop import Condition
 from plural.types import (
@@ -187,7 +188,7 @@ async def _decided(team: Members, wanted: Decide, rounds: int, config: RunnableC
 
     async def make() -> Decision[Any]:
         samples = 8 if wanted.options else 1  # texts that are drawn again are other texts
-        return await adecide(decider, asked, wanted.options, schema=wanted.schema, samples=samples, config=config)
+        return await insist(decider, asked, wanted.options, schema=wanted.schema, samples=samples, config=config)
 
     about = [wanted.question, wanted.options, wanted.schema]
     return await once(config, f"{rounds}.{wanted.key}", about, Decision[Any], make)

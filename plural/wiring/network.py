@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import time
@@ -22,6 +23,7 @@ from plural.types import AdapterRef, Event, Grammar, Message, RunFinished, Sampl
 from plural.wiring import runs
 from plural.wiring.runs import EventStream
 from plural.wiring.settings import STARTER, Settings, read_settings, shelf
+from plural.wiring.tracing import traced
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -222,17 +224,17 @@ class Network:
         if to is not None and not mixed and to not in (BASE, *self.names()):
             raise unknown_name("specialist", to, [BASE, *self.names()])
         names = [to] if to else [*self.names(), BASE]
-        events = work(
+        working = functools.partial(
+            work,
             request,
             agents={name: self.agent(name) for name in names},
             router=None if to else await self.router(),
-            planner=None if to else self._planner(),
+            planner=None if to else self.planner(),
             embedder=self.base,
             history=history,
             max_steps=self.settings.max_steps,
-            config=config,
         )
-        async for event in events:
+        async for event in traced(self.settings, "network", lambda told: working(config=told), config):
             yield event
 
     # --------------------------------------------------------------------------------------------------------- inside
@@ -271,7 +273,8 @@ class Network:
         """The first of them plans."""
         return [one for one in self.mine() if one.card.kind == "planner"]
 
-    def _planner(self) -> Planner | None:
+    def planner(self) -> Planner | None:
+        """The planner specialist, if there is one."""
         return next((Planner(self.model(one), name=one.name) for one in self._planners()), None)
 
     async def router(self) -> Router | None:

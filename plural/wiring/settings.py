@@ -45,6 +45,10 @@ class Settings(BaseSettings):
     journal: str | Path | None = Field(
         default=None, description="Where runs are written: an SQLite file or a database's URL; none is nowhere."
     )
+    traces: bool = Field(
+        default=False,
+        description="Whether runs are traced by OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says where spans go.",
+    )
     max_tokens: int = Field(default=256, ge=1, description="New tokens of one answer at most.")
     max_steps: int = Field(default=6, ge=1, description="Steps of one plan at most.")
 

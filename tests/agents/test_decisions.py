@@ -243,3 +243,10 @@ def test_a_temperature_is_applied_before_the_threshold() -> None:
 def test_what_cannot_be_decided_is_refused(options: Any, more: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         decide(ScriptedModel([]), "Which?", options, **more)
+
+
+def test_half_a_pair_of_surrogates_is_no_letter() -> None:
+    said = r'{"text": "a\ud800b \ud83d\ude00"}'
+    schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    decision = decide(ScriptedModel([said]), "?", schema=schema, samples=1)
+    assert decision.value == {"text": "a\ufffdb \U0001f600"}

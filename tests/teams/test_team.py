@@ -165,10 +165,7 @@ async def test_a_ledger_keeps_facts_plan_and_progress() -> None:
 
     written = [json.dumps({"text": text}) for text in ("It is dark.", "Light a lamp.")]
     answer = json.dumps({"text": "There is light."})
-    said = [*written, look(False, "Find a match."), look(True), answer]
-    model = ScriptedModel(
-        [each for each in said for _ in "ab"]
-    )  # without log-probabilities it is asked again, to sample
+    model = ScriptedModel([*written, look(False, "Find a match."), look(True), answer])
     worker = agent("worker", "I have a match.")
     team = Team("lamp", [worker], ledger(["worker"]), model=model)
     assert await team.ainvoke("Make light.") == "There is light."

@@ -1,0 +1,87 @@
+"""A draft from the planner specialist's plan and the router, for the domains that they know: no observer, no prose.
+
+A base of 135M parameters cannot judge a team; its planner specialist can split a request, and the router knows whom a
+step suits and when it knows nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from plural.errors import PromptError
+from plural.teams.drafting.drafts import GENERAL, Draft, DraftedAgent, DraftedStep, Missing, Ways
+from plural.teams.drafting.staff import Staff
+from plural.teams.planner import Planner
+from plural.types import Decision, Planned, Routed, Step
+
+PLAIN = Ways(observers=False, refinement=False, memory=False)
+
+
+async def draft_by_specialist(
+    task: str, staff: Staff, planner: Planner | None, *, known: Sequence[str] = (), may_lack: bool = True
+) -> AsyncIterator[Routed | Planned | Draft | Missing]:
+    """Every decision on the way; at last the draft, or the skill that is missing.
+
+    Args:
+        may_lack: a step that suits nobody is a missing skill; without it, the base does it.
+    """
+    if not task.strip():
+        raise PromptError("The task is empty.", hint="Say what you want.")
+    steps: tuple[Step, ...] = (Step(task),)
+    decision = await _routed(task, staff, barred=None)
+    yield Routed(task, decision)
+    routed = [decision]
+    if planner is not None and decision.value == planner.name:
+        plan = await planner.plan(task)
+        yield plan.event
+        steps, routed = plan.steps, []
+        for number, step in enumerate(steps, start=1):
+            decision = await _routed(step.task, staff, barred=planner.name)
+            yield Routed(step.task, decision, number)
+            routed.append(decision)
+    lost = next((at for at, decision in enumerate(routed) if decision.value == GENERAL), None)
+    if lost is not None and may_lack:
+        yield Missing(steps[lost].task, _why(routed[lost]), task)
+        return
+    yield Draft(
+        task=task,
+        agents=tuple(_agents(routed, staff)),
+        steps=tuple(
+            DraftedStep(task=step.task, agents=(decision.value,), inputs=step.after)
+            for step, decision in zip(steps, routed, strict=True)
+        ),
+        ways=PLAIN,
+        known=tuple(known),
+    )
+
+
+async def _routed(task: str, staff: Staff, *, barred: str | None) -> Decision[str]:
+    """Whom it suits; a step is not planned once more."""
+    if staff.route is None:
+        return Decision(GENERAL, 1.0)
+    decision = await staff.route(task)
+    if decision.value != barred:
+        return decision
+    best = next(option for option in decision.options if option.value != barred)
+    return Decision(best.value, best.probability, decision.options)
+
+
+def _agents(routed: Sequence[Decision[str]], staff: Staff) -> Sequence[DraftedAgent]:
+    surest: dict[str, float] = {}
+    for decision in routed:
+        surest[decision.value] = min(decision.probability, surest.get(decision.value, 1.0))
+    return [
+        DraftedAgent(
+            name=name,
+            description=staff.specialists.get(name, "Answers what nobody else can."),
+            specialist=name,
+            found="" if name == GENERAL else f"by the router, {probability:.2f}",
+        )
+        for name, probability in surest.items()
+    ]
+
+
+def _why(decision: Decision[str]) -> str:
+    others = [option for option in decision.options if option.value != GENERAL][:2]
+    nearest = " or ".join(f"{option.value} ({option.probability:.2f})" for option in others)
+    return f"The router gives it to nobody; the nearest: {nearest}." if others else "There is no specialist."

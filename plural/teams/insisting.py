@@ -1,0 +1,64 @@
+"""A decision that has to come: on our engine a grammar holds the model to it; any other model is asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig
+
+from plural.agents.agent import constrainable
+from plural.agents.decisions import Model, adecide
+from plural.agents.schema import finite_values, longest
+from plural.errors import ContractError
+from plural.types import Decision
+
+TRIES = 3
+
+
+def _nothing_wrong(_value: Any) -> Iterable[str]:
+    return ()
+
+
+async def insist(
+    model: Model,
+    messages: Sequence[BaseMessage],
+    options: Sequence[str] | None = None,
+    *,
+    schema: Any = None,
+    samples: int = 1,
+    faults: Callable[[Any], Iterable[str]] = _nothing_wrong,
+    config: RunnableConfig | None = None,
+) -> Decision[Any]:
+    """`adecide`; where its value cannot be used, the model is told why and asked again, `TRIES` times in all.
+
+    Args:
+        faults: what is wrong with a value that has the right form.
+
+    Raises:
+        ContractError: none of its answers can be used.
+    """
+    deciding, asked = _with_room(model, schema), list(messages)
+    for left in reversed(range(TRIES)):
+        try:
+            made = await adecide(deciding, asked, options, schema=schema, samples=samples, config=config)
+            wrong = "; ".join(faults(made.value))
+        except ContractError as error:
+            wrong = str(error)
+        else:
+            if not wrong:
+                return made
+        if left:
+            asked = [*messages, HumanMessage(f"Your last answer could not be used. {wrong} Answer again.")]
+    raise ContractError(
+        f"The model was asked {TRIES} times; its last answer: {wrong}", hint="Give a model that can do it."
+    )
+
+
+def _with_room(model: Model, schema: Any) -> Model:
+    """A model that is held to the schema, with enough tokens for its longest value: none is cut off."""
+    if not isinstance(schema, dict) or not constrainable(model) or finite_values(schema) is not None:
+        return model
+    room = longest(schema)
+    return model.bind(max_tokens=room) if room else model

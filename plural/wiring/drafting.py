@@ -1,0 +1,140 @@
+"""Teams over a network: its specialists are the staff; its planner specialist, its base or any chat model plans."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.runnables import Runnable
+
+from plural.agents import toolbox
+from plural.errors import RunError, SettingsError
+from plural.teams.drafting import Draft, Missing, Sizes, Staff, Ways, draft, draft_by_specialist, team_of
+from plural.types import Decided, Decision, Event, Planned, Routed, RunFinished
+from plural.wiring.network import BASE, Network
+from plural.wiring.runs import EventStream
+from plural.wiring.tracing import traced
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+    from plural.agents.decisions import Model
+    from plural.teams import Team
+
+# Who plans: the planner specialist and the router, the base itself, or MODULE:NAME of any LangChain chat model.
+PLANNER = "planner"
+_KIND = "team"
+_REMEMBERED = 3
+
+
+def staff_of(network: Network, by: str = PLANNER) -> Staff:
+    """The network's specialists and tools. `by` names the model that is everybody else.
+
+    Raises:
+        SettingsError: there is no such model.
+    """
+    purposes = {name: network.library.get(name).card.purpose for name in network.names()}
+
+    async def route(task: str) -> Decision[str]:
+        router = await network.router()
+        return await router.route(task, network.base) if router else Decision(BASE, 1.0)
+
+    general = network.base if by in (PLANNER, BASE) else _model(by)
+    return Staff(general, purposes, network.agent, toolbox.TOOLS, route)
+
+
+async def drafted(
+    network: Network,
+    task: str,
+    *,
+    by: str = PLANNER,
+    ways: Ways = Ways(),
+    sizes: Sizes = Sizes(),
+    may_lack: bool = True,
+) -> AsyncIterator[Routed | Planned | Decided | Draft | Missing]:
+    """The decisions on the way to a draft, and the draft, or the skill that is missing. With `may_lack` False the base
+    does what no specialist can."""
+    staff = staff_of(network, by)
+    if by == PLANNER:
+        planner = network.planner()
+        async for each in draft_by_specialist(task, staff, planner, may_lack=may_lack):
+            yield each
+        return
+    known = [each.memory.text for each in await network.memory().recall(task, _REMEMBERED)] if ways.memory else []
+    async for made in draft(task, staff, ways=ways, sizes=sizes, known=known, may_lack=may_lack):
+        yield made
+
+
+def run(network: Network, made: Draft, task: str | None = None, *, by: str = PLANNER) -> EventStream:
+    """The team works on the draft's task, or another one; in the journal, if the network has one. What it comes to is
+    remembered for later drafts, unless the draft does without memory."""
+    team = team_of(made, staff_of(network, by))
+    asked = task or made.task
+    if network.settings.journal is None:
+        events = traced(network.settings, _KIND, lambda told: aiter(team.events(asked, told)))
+        return EventStream(_remembered(network, made, asked, events))
+    from plural.teams import journal as journals
+
+    target = {
+        "kind": _KIND,
+        "task": asked,
+        "draft": made.model_dump(mode="json"),
+        "base": network.base_model.digest,
+        "by": by,
+    }
+    name = network.journal.create(asked, target, title=asked)
+    events = traced(network.settings, _KIND, lambda told: journals.resume(network.journal, name, team, told))
+    return EventStream(_remembered(network, made, asked, events), name)
+
+
+def resume(network: Network, name: str, by: str | None = None) -> EventStream:
+    """Goes on with a run of the network, or of a team.
+
+    Raises:
+        RunError: it was begun on another base, or with a chat model that `by` does not name.
+    """
+    from plural.teams import journal as journals
+
+    found = network.journal.find(name).id
+    target = network.journal.target(found)
+    if target.get("kind") != _KIND:
+        return network.resume(found)
+    if target["base"] != network.base_model.digest:
+        raise RunError(f"Run {found} was begun on another base.", hint="Give that one with --base.")
+    if target["by"] not in (PLANNER, BASE, by):  # what a journal says is data: it does not say what is imported
+        raise RunError(f"Run {found} was begun by {target['by']}.", hint=f"Give --by {target['by']}.")
+    made = Draft.model_validate(target["draft"])
+    team: Team = team_of(made, staff_of(network, target["by"]))
+    instead = network.specialist(target["with"]) if "with" in target else None
+
+    def work(told: RunnableConfig | None) -> AsyncIterator[Event]:
+        return journals.resume(network.journal, found, team, told, instead=instead)
+
+    events = traced(network.settings, _KIND, work)
+    return EventStream(_remembered(network, made, target["task"], events), found)
+
+
+async def _remembered(network: Network, made: Draft, task: str, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    """The same events. What the whole run came to is kept; what its steps did is in the journal."""
+    async for event in events:
+        if isinstance(event, RunFinished) and made.ways.memory and event.answer.strip():
+            text = f"{task}\n{event.answer}"
+            await asyncio.to_thread(network.memory().remember, text, kind="result", source=_KIND)
+        yield event
+
+
+def _model(by: str) -> Model:
+    """The chat model that a name in a module stands for."""
+    module, _, name = by.partition(":")
+    hint = f"Give {PLANNER}, {BASE}, or MODULE:NAME of a LangChain chat model."
+    if not name:
+        raise SettingsError(f"Nobody called {by!r} can plan.", hint=hint)
+    try:
+        found: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(f"The chat model {by} cannot be imported: {error}.", hint=hint) from error
+    if not isinstance(found, Runnable):
+        raise SettingsError(f"{by} is {found!r:.80}, which is no chat model.", hint=hint)
+    return found

@@ -1,0 +1,165 @@
+"""`plural draft` and `plural run` as a person types them, on a tiny base: shown, saved, edited, run, resumed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from plural import cli
+from tests.models import tiny
+
+Plural = Callable[..., tuple[int, str, str]]
+
+# A chat model that drafts and works, stateless, so that a run can go on in another process.
+CHAT = """
+import json
+from plural.testing import ScriptedModel
+
+def reply(messages):
+    asked = str(messages[-1].content)
+    if "Name the agents." in asked:
+        agent = dict(description="writes", prompt="You write.", tools=["calculate"], suggestions="-")
+        return json.dumps({"agents": [dict(agent, name="poet", specialist="base")]})
+    if "Write the plan" in asked:
+        steps = [dict(task="Write #1.", agents=["poet"], inputs=[], expects="a line"),
+                 dict(task="Make it better.", agents=["poet"], inputs=[1], expects="a line")]
+        return json.dumps({"steps": steps})
+    if "Is it good as it is?" in asked:
+        return json.dumps({"reason": "-", "good": True, "suggestions": "-"})
+    if "need to know?" in asked:
+        return json.dumps({"needed": "All of it."})
+    if "Is it what was expected?" in asked:
+        return json.dumps({"thought": "-", "done": True, "better": "-"})
+    if "What now" in asked:
+        return json.dumps({"reason": "-", "good": True, "next": "go on", "feedback": "-"})
+    return "Better tea." if "Make it better." in asked else "Tea."
+
+chat = ScriptedModel([reply] * 1000)
+number = 7
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    tiny.save(
+        folder / "base",
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=64,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    )
+    (folder / "drafting_chat.py").write_text(CHAT)
+    rows = [{"prompt": f"{n} and {n % 7}?", "answer": f"sum {n + n % 7}."} for n in range(40)]
+    (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture
+def plural(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plural:
+    for name, value in {
+        "BASE": home / "base",
+        "LIBRARY": home / "library",
+        "CACHE": home / "cache",
+        "MEMORIES": home / "memory.sqlite",
+        "JOURNAL": home / "journal.db",
+        "STARTER": "false",
+        "MAX_TOKENS": "4",
+        "THREADS": "1",
+    }.items():
+        monkeypatch.setenv(f"PLURAL_{name}", str(value))
+    monkeypatch.chdir(home)
+    monkeypatch.syspath_prepend(home)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["plural", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, " ".join(said.err.split())
+
+    return run
+
+
+def test_a_chat_model_drafts_a_team_that_is_edited_run_and_played_back(plural: Plural, home: Path) -> None:
+    by = ("--by", "drafting_chat:chat")
+    code, out, problems = plural("draft", "A line on tea.", *by, "--save", "team.yaml")
+    assert code == 0, problems
+    assert "plan observer decides verdict" in " ".join(out.split())
+    assert 's2["2. poet: Make it better."]' in out
+    text = (home / "team.yaml").read_text()
+    assert "task: 'Write #1.'" in text  # in quotes, or YAML would leave #1 out
+    (home / "team.yaml").write_text(text.replace("You write.", "You write verses."))
+    code, out, problems = plural("run", "team.yaml", *by, "--json")
+    assert code == 0, problems
+    assert json.loads(out.splitlines()[-1])["answer"] == "Better tea."
+    code, listed, _ = plural("runs", "--json")
+    name = json.loads(listed.splitlines()[0])["id"]
+    assert plural("replay", name, "--json")[1] == out
+    assert plural("resume", name, *by, "--json")[1] == out
+    code, _, problems = plural("resume", name)
+    assert code == 2
+    assert "was begun by drafting_chat:chat. Give --by" in problems
+    kept = [json.loads(line) for line in plural("memory", "list", "--json")[1].splitlines()]
+    assert [each["text"] for each in kept] == ["A line on tea.\nBetter tea."]
+    assert "A line on tea.\\nBetter tea." in plural("draft", "A line on tea.", *by, "--json")[1]
+
+
+def test_the_ablations_are_flags(plural: Plural, home: Path) -> None:
+    flags = ("--no-observers", "--no-refinement", "--no-memory")
+    code, out, problems = plural("draft", "Tea.", "--by", "drafting_chat:chat", *flags, "--json", "--save", "bare.yaml")
+    assert code == 0, problems
+    *way, made = map(json.loads, out.splitlines())
+    assert [each["by"] for each in way] == ["planner", "planner"]
+    assert not any(made["ways"][flag] for flag in ("observers", "refinement", "memory"))
+    _, out, _ = plural("run", "bare.yaml", "--by", "drafting_chat:chat", "--json")
+    assert "Decided" not in out
+
+
+def test_a_missing_skill_is_named_settled_or_trained(plural: Plural, home: Path) -> None:
+    code, out, problems = plural("draft", "3 and 4?")
+    assert code == 2
+    assert "missing" in out
+    assert "No specialist fits: 3 and 4?." in problems
+    assert "--examples FILE" in problems
+    code, out, _ = plural("draft", "3 and 4?", "--settle", "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["agents"][0]["specialist"] == "base"
+    code, out, problems = plural("draft", "3 and 4?", "--examples", "sums.jsonl", "--save", "sums.yaml")
+    assert "sums" in out, problems  # it is trained, and the draft goes on with it
+    card = json.loads(plural("show", "sums", "--json")[1])
+    assert card["purpose"] == "3 and 4?"
+
+
+@pytest.mark.parametrize(
+    ("by", "told"),
+    [
+        ("nobody", "Nobody called 'nobody' can plan."),
+        ("no_such_module:chat", "cannot be imported"),
+        ("drafting_chat:number", "is 7, which is no chat model"),
+    ],
+)
+def test_who_cannot_plan_is_refused(plural: Plural, by: str, told: str) -> None:
+    code, _, problems = plural("draft", "Tea.", "--by", by)
+    assert code == 2
+    assert told in problems
+
+
+def test_what_the_planner_specialist_does_not_take_is_refused(plural: Plural) -> None:
+    code, _, problems = plural("draft", "Tea.", "--rounds", "2")
+    assert (code, "The planner specialist takes no --rounds." in problems) == (2, True)
+
+
+def test_a_file_that_cannot_be_carried_out_is_refused_before_anything_runs(plural: Plural, home: Path) -> None:
+    (home / "bad.yaml").write_text("task: Tea.\nagents:\n- name: a\nsteps:\n- task: Go.\n  agents: [b]\n")
+    code, out, problems = plural("run", "bad.yaml")
+    assert (code, out) == (2, "")
+    assert "line 6: steps[1].agents[1]: there is no agent 'b' (a)." in problems
