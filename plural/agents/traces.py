@@ -29,7 +29,8 @@ AGENT, STEP, WORKFLOW = "plural_agent", "plural_step", "plural_workflow"  # in a
 
 def about(config: RunnableConfig | None, **said: Any) -> RunnableConfig:
     """A config whose traces say of the work that begins with it what it is."""
-    return merge_configs(config, {"metadata": said})
+    known: RunnableConfig = config or {}
+    return {**known, "metadata": {**(known.get("metadata") or {}), **said}}
 
 
 class Traces(BaseCallbackHandler):
