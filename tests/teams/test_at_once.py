@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from plural.engine.chat import ChatPlural
 from plural.teams import Team
 from plural.teams.patterns import Pattern, debate, map_items, round_robin, vote
 from plural.types import AdapterRef, Sampling
-from tests.engine.tiny import tiny_adapter, tiny_base
+from tests.engine.tiny import drive, tiny_adapter, tiny_base
 
 TOKENS = 12
 NAMES = ("a", "b", "c", "d")
@@ -22,7 +23,7 @@ NAMES = ("a", "b", "c", "d")
 def model() -> Iterator[ChatPlural]:
     base = tiny_base()
     adapters = {name: tiny_adapter(seed, 4, config=base.config) for seed, name in enumerate(NAMES)}
-    engine = Engine(base.decoder, base.tokenizer, adapters.__getitem__)
+    engine = Engine(base.decoder, base.tokenizer, adapters.__getitem__, start=False)
     sampling = Sampling(max_tokens=TOKENS, ignore_eos=True)
     yield ChatPlural(engine=engine, base=base, model_name="tiny", sampling=sampling)
     engine.check()
@@ -38,21 +39,23 @@ def steps(model: ChatPlural) -> Callable[[Pattern], int]:
             Agent(name, model.model_copy(update={"adapter": AdapterRef(name), "model_name": name})) for name in NAMES
         ]
         before = model.engine.stats().steps
-        Team("four", members, pattern).invoke("Go.")
+        # Stepped by the loop that the members run in: who comes in when is no matter of the machine's load.
+        (said,) = asyncio.run(drive(model.engine, Team("four", members, pattern).ainvoke("Go.")))
+        assert not isinstance(said, BaseException), said
         return model.engine.stats().steps - before
 
     return count
 
 
-def test_members_that_work_at_once_take_half_the_steps_of_turns_at_most(steps: Callable[[Pattern], int]) -> None:
+def test_members_that_work_at_once_take_the_steps_of_one(steps: Callable[[Pattern], int]) -> None:
     steps(round_robin(NAMES, rounds=1))  # the adapters are brought in
     alone = steps(round_robin(NAMES[:1], rounds=1))
     assert alone >= TOKENS
     assert steps(round_robin(NAMES, rounds=1)) >= 4 * TOKENS
-    once = 2 * alone  # room for those who come in while others are answered: half of what turns would take
-    assert steps(vote(NAMES)) <= once
-    assert steps(debate(NAMES, rounds=2)) <= 2 * once
-    assert steps(map_items("a", ["x", "y", "z", "w"])) <= once
+    few = len(NAMES)  # until the last has come in
+    assert steps(vote(NAMES)) <= alone + few
+    assert steps(debate(NAMES, rounds=2)) <= 2 * (alone + few)
+    assert steps(map_items("a", ["x", "y", "z", "w"])) <= alone + few
 
 
 def test_votes_among_options_are_one_batch(steps: Callable[[Pattern], int]) -> None:
