@@ -185,20 +185,8 @@ class Agent(Runnable[AgentInput, Any]):
         if arg_types is not None:
             raise SettingsError(f"arg_types is {arg_types!r}.", hint="Describe the input by args_schema.")
 
-        async def run(config: RunnableConfig, **arguments: Any) -> Any:
-            return await self.ainvoke(arguments, config)
-
-        def run_sync(config: RunnableConfig, **arguments: Any) -> Any:
-            return self.invoke(arguments, config)
-
-        made = StructuredTool.from_function(
-            func=run_sync,
-            coroutine=run,
-            name=name or self.name,
-            description=description or self.description or f"Asks {self.name}.",
-            args_schema=args_schema or AgentTask,
-        )
-        return mark(made, idempotent=True, retries=0)  # the journal knows what the agent did: it is not done again
+        about = description or self.description or f"Asks {self.name}."
+        return asked_as_tool(self, name or self.name, about, args_schema or AgentTask)
 
     # ------------------------------------------------------------------------------------------------------ inside
     def _work(self, input: AgentInput, config: RunnableConfig, step: int = 0) -> AsyncIterator[Event]:
@@ -241,6 +229,23 @@ class Agent(Runnable[AgentInput, Any]):
         if self._first and isinstance(messages[0], SystemMessage):
             return [SystemMessage(f"{self.instructions}\n\n{messages[0].text}"), *messages[1:]]
         return [*self._first, *messages]
+
+
+def asked_as_tool(
+    asked: Runnable[Any, Any], name: str, description: str, args_schema: type[BaseModel] = AgentTask
+) -> BaseTool:
+    """Whoever answers a request, as another agent's tool."""
+
+    async def run(config: RunnableConfig, **arguments: Any) -> Any:
+        return await asked.ainvoke(arguments, config)
+
+    def run_sync(config: RunnableConfig, **arguments: Any) -> Any:
+        return asked.invoke(arguments, config)
+
+    made = StructuredTool.from_function(
+        func=run_sync, coroutine=run, name=name, description=description, args_schema=args_schema
+    )
+    return mark(made, idempotent=True, retries=0)  # the journal knows what was done inside: it is not done again
 
 
 def task_of(input: AgentInput) -> str:

@@ -7,14 +7,13 @@ from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.graph import Graph
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
 from plural import sync
-from plural.agents.agent import Agent, AgentInput, AgentTask, task_of
+from plural.agents.agent import Agent, AgentInput, AgentTask, asked_as_tool, task_of
 from plural.agents.budget import Budget
 from plural.agents.decisions import Model
-from plural.agents.marks import mark
 from plural.agents.traces import WORKFLOW, about
 from plural.errors import PlanError, SettingsError
 from plural.teams import turns
@@ -128,20 +127,7 @@ class Team(Runnable[AgentInput, str]):
         if args_schema is not None or arg_types is not None:
             raise SettingsError("A team takes one text.", hint="Leave args_schema and arg_types out.")
 
-        async def run(config: RunnableConfig, **arguments: Any) -> str:
-            return await self.ainvoke(arguments, config)
-
-        def run_sync(config: RunnableConfig, **arguments: Any) -> str:
-            return self.invoke(arguments, config)
-
-        made = StructuredTool.from_function(
-            func=run_sync,
-            coroutine=run,
-            name=name or self.name,
-            description=description or self.description or f"Asks {self.name}.",
-            args_schema=AgentTask,
-        )
-        return mark(made, idempotent=True, retries=0)  # the journal knows what its members did
+        return asked_as_tool(self, name or self.name, description or self.description or f"Asks {self.name}.")
 
     # ------------------------------------------------------------------------------------------------------ inside
     async def _answer(self, input: AgentInput, config: RunnableConfig) -> str:
