@@ -49,6 +49,9 @@ class Listener(uvicorn.Server):
                 ssl_certfile=settings.tls_cert,
                 ssl_keyfile=settings.tls_key,
                 timeout_graceful_shutdown=settings.drain,
+                # Longer than clients keep a connection that nobody uses (5 s): else a busy server closes one on which a
+                # request is under way.
+                timeout_keep_alive=75,
                 log_config=None,
                 access_log=False,
                 server_header=False,
