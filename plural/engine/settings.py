@@ -46,7 +46,7 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_running: int = Field(default=32, ge=1)
+    max_running: int = Field(default=64, ge=1)
     step_tokens: int = Field(default=512, ge=1)
     # A multiple of 16 keeps every softmax row a whole number of vector registers (see kernels/torch_kernels.py).
     page_size: int = Field(default=16, ge=16, multiple_of=16)

@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         description="How the engine holds the base's linears: fp32 (exact), bf16, int8, q4 (a GGUF's own 4-bit "
         "blocks); auto is the smallest that rounds no weight.",
     )
-    max_running: int = Field(default=32, ge=1, description="Requests worked on at once.")
+    max_running: int = Field(default=64, ge=1, description="Requests worked on at once.")
     memory: str | int | None = Field(
         default=None, description="What the process may hold in all: 4GB. Without it, pages for 32,768 tokens."
     )

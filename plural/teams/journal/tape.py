@@ -65,6 +65,36 @@ class _Tool:
     failed: bool = False
 
 
+@dataclass(slots=True)
+class _Results:
+    """Of one turn's calls, as they were written: those whose events have not come yet, and those not shown yet."""
+
+    to_come: list[ToolReturned] = field(default_factory=list)
+    to_show: list[ToolReturned] = field(default_factory=list)
+
+    def add(self, written: ToolReturned) -> None:
+        self._drop(written.call)
+        self.to_come.append(written)
+        self.to_show.append(written)
+
+    def next_for(self, event: ToolReturned) -> ToolReturned | None:
+        """What is shown when `event` comes; None when it was not written, or what stands around its tool changed it."""
+        own = self._of(event.call)
+        if own is None or (own.result, own.failed) != (event.result, event.failed):
+            self._drop(event.call)
+            return None
+        self.to_come.remove(own)
+        return self.to_show.pop(0)
+
+    def _of(self, call: ToolCall) -> ToolReturned | None:
+        return next((one for one in self.to_come if one.call == call), None)
+
+    def _drop(self, call: ToolCall) -> None:
+        if own := self._of(call):
+            self.to_come.remove(own)
+            self.to_show.remove(own if own in self.to_show else self.to_show[0])
+
+
 class Tape:
     """One run's past and present. With `sealed`, nothing new may happen: everything has to be on it."""
 
@@ -77,7 +107,9 @@ class Tape:
         self._values: dict[str, Kept] = {}
         self._questions: dict[int, tuple[str, Question]] = {}
         self._answers: dict[str, str] = {}
-        self._shown: defaultdict[str, deque[Event]] = defaultdict(deque)  # written, and not yet shown by this process
+        # Written, and not yet shown by this process: results by (step, agent), all else by what it says.
+        self._results: defaultdict[tuple[int, str], _Results] = defaultdict(_Results)
+        self._shown: defaultdict[str, deque[Event]] = defaultdict(deque)
         self._visits: Counter[str] = Counter()
         self._last_call: dict[str, ModelCallKnown] = {}
         self._raised: list[tuple[Exception, tuple[str, int]]] = []
@@ -251,9 +283,12 @@ class Tape:
         self._append(value, path)
 
     def event(self, event: Event) -> Event:
-        """What is shown for `event`: itself, once it is written, or as it was written before."""
-        before = self._shown.get(_mark(event))
-        if before:
+        """What is shown for `event`: itself, once it is written, or as it was written before. Results of one turn are
+        shown in the order in which they were written: played back, they would come in the order of the calls."""
+        if isinstance(event, ToolReturned):
+            if (next_written := self._results[event.step, event.agent].next_for(event)) is not None:
+                return next_written
+        elif before := self._shown.get(_mark(event)):
             return before.popleft()
         self._append(event, "")
         return event
@@ -269,7 +304,10 @@ class Tape:
 
     # ------------------------------------------------------------------------------------------------- inside
     def _note(self, event: Event) -> None:
-        self._shown[_mark(event)].append(event)
+        if isinstance(event, ToolReturned):
+            self._results[event.step, event.agent].add(event)
+        else:
+            self._shown[_mark(event)].append(event)
 
     def _append(self, what: Noted, path: str = "", *, firmly: bool = False) -> int:
         if self._sealed:
@@ -298,10 +336,10 @@ def is_shown(entry: Entry) -> bool:
 
 
 def shown(entries: Iterable[Entry]) -> Iterator[Event]:
-    """The run as it was shown, without what was said in calls that were then made again, and what was asked and is
-    answered."""
+    """The run as it was shown, without what was said in calls that were then made again, what was asked and is
+    answered, and results that were then changed around their tools."""
     known = list(entries)
-    void = _void(known) | {entry.what.question for entry in known if isinstance(entry.what, Answered)}
+    void = _void(known) | {entry.what.question for entry in known if isinstance(entry.what, Answered)} | _changed(known)
     for entry in known:
         if isinstance(entry.what, Event) and is_shown(entry) and entry.seq not in void:
             yield entry.what
@@ -322,6 +360,19 @@ def _void(entries: Iterable[Entry]) -> set[int]:
             case RunFailed(fatal=fatal):
                 void.update(seq for key in fatal for seq in said.get(key, ()))
     return void
+
+
+def _changed(entries: Sequence[Entry]) -> set[int]:
+    """The results that were shown as something else."""
+    last: dict[tuple[int, str, str], int] = {}
+    changed: set[int] = set()
+    for entry in entries:
+        if isinstance(entry.what, ToolReturned) and is_shown(entry):
+            key = entry.what.step, entry.what.agent, entry.what.call.id
+            if not entry.path and key in last:
+                changed.add(last[key])
+            last[key] = entry.seq
+    return changed
 
 
 def digest(value: Any) -> str:

@@ -18,11 +18,12 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import BaseTool
 
-from plural.agents import Agent, Budget, mark, tool
+from plural.agents import Agent, Budget, Middleware, Observation, mark, tool
+from plural.agents.middleware import ToolRunner
 from plural.errors import LimitError, RunError, SettingsError, StorageError
 from plural.teams.journal import Journal, begin, replay, resume
 from plural.testing import ScriptedModel, calling
-from plural.types import Event, Question, RunFinished, StepFinished, TextDelta, ToolReturned
+from plural.types import Event, Question, RunFinished, StepFinished, TextDelta, ToolCall, ToolReturned
 
 POSTGRES = os.environ.get("PLURAL_TEST_POSTGRES")  # as postgresql+psycopg://postgres@localhost/test
 
@@ -114,6 +115,51 @@ async def test_any_prefix_of_a_journal_comes_to_the_same_end(journal: Journal) -
         assert await all_of(replay(journal, cut)) == now
         assert journal.find(cut).status == "finished"  # also when it was killed right after its last entry
     assert asked == 4  # one call open, then both, then the second, whose neighbour had returned
+
+
+async def test_results_are_shown_in_the_order_they_came_in_and_are_played_back_in_it(journal: Journal) -> None:
+    """A run that was resumed showed them in the order of its calls; its replay did not."""
+    came = asyncio.Event()
+
+    @tool
+    async def slow() -> str:
+        """Come last."""
+        await came.wait()
+        return "slow"
+
+    @tool
+    async def quick() -> str:
+        """Come first."""
+        came.set()
+        return "quick"
+
+    def agent(*left: str | AIMessage) -> Agent:
+        return Agent("worker", shopping(*left), tools=[slow, quick])
+
+    whole = journal.create("Go.")
+    events = await all_of(resume(journal, whole, agent(calling(("slow", {}), ("quick", {})), "Done.")))
+    results = [event for event in events if isinstance(event, ToolReturned)]
+    assert [event.result for event in results] == ["quick", "slow"]
+    last = max(entry.seq for entry in journal.entries(whole) if isinstance(entry.what, ToolReturned))
+    cut = journal.fork(whole, last)
+    again = await all_of(resume(journal, cut, agent("Done.")))
+    assert [event for event in again if isinstance(event, ToolReturned)] == results
+    assert await all_of(replay(journal, cut)) == again
+
+
+async def test_a_result_that_middleware_changed_is_shown_once_and_as_it_was_changed(journal: Journal) -> None:
+    class Louder(Middleware):
+        async def around_tool(self, call: ToolCall, run: ToolRunner) -> Observation:
+            result, failed = await run(call)
+            return Observation(result.upper(), failed)
+
+    world, run = World(), journal.create("Buy.")
+    agent = world.agent(shopping(FIRST, "Done."), middleware=[Louder()])
+    events = await all_of(resume(journal, run, agent))
+    said = [event.result for event in events if isinstance(event, ToolReturned)]
+    assert sorted(said) == ["BOUGHT MILK", "BOUGHT TEA"]
+    assert await all_of(replay(journal, run)) == events
+    assert await all_of(replay(journal, run, agent)) == events
 
 
 @pytest.mark.parametrize(
