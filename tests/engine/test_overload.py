@@ -131,8 +131,7 @@ def capacity(machine: Machine) -> float:
     return len(calls) / serve(machine, calls, "first come")[1]
 
 
-# The bursts of cv 8 are more than anybody can serve; on the laptop, where a request takes longer than its deadline, even
-# what could be served is not known before the next burst.
+# The bursts of cv 8 are more than anybody can serve.
 @pytest.mark.parametrize(
     ("machine", "cv", "first_come", "share"),
     [(QUICK, 1, 0.5, 0.85), (QUICK, 8, 0.5, 0.7), (LAPTOP, 1, 0.75, 0.85), (LAPTOP, 8, 0.5, 0.7)],

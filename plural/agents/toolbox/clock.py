@@ -6,8 +6,6 @@ import calendar
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from croniter import croniter
-
 from plural.agents.marks import mark
 from plural.agents.tools import tool
 
@@ -21,6 +19,8 @@ def next_run(cron: str, after: str | None = None) -> str:
         cron: Five cron fields: minute hour day month weekday, for example 30 7 * * 1-5
         after: Look after this date and time, for example 2026-01-31T08:00; now if left out
     """
+    from croniter import croniter  # when it is called: a start need not wait for it
+
     fields = cron.split()
     if len(fields) != 5 or not croniter.is_valid(cron):
         raise ValueError(f"{cron!r} is not a cron schedule of five fields")
