@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from plural import cli
 from plural.agents.memory import LongTerm
-
-Plural = Callable[..., tuple[int, str, str]]
+from tests.typed import Plural, typed
 
 
 @pytest.fixture
@@ -20,18 +16,7 @@ def plural(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     """Runs the command; returns exit code, standard output and standard error."""
     monkeypatch.setenv("PLURAL_MEMORIES", str(tmp_path / "memory.sqlite"))
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["plural", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leave:
-            code = int(leave.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+    return typed(monkeypatch, capsys)
 
 
 @pytest.fixture

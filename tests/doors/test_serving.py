@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,16 @@ import httpx
 import openai
 import pytest
 
-from plural import cli
 from plural.serve.keys import Keyring
+from tests.typed import Plural, typed
 
-Plural = Callable[..., tuple[int, str, str]]
 SERVING = Path(__file__).parents[2] / "docs" / "serving.md"
 CRON: Any = [{"role": "user", "content": "every weekday at 7:30 in the morning"}]
 
 
 @pytest.fixture
 def plural(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plural:
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["plural", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leave:
-            code = int(leave.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, " ".join(said.err.split())
-
-    return run
+    return typed(monkeypatch, capsys)
 
 
 def test_keys_are_made_listed_and_taken_back(plural: Plural, tmp_path: Path) -> None:

@@ -6,18 +6,15 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from plural import cli
 from plural.agents import toolbox
 from plural.wiring import training
 from tests.models import tiny
-
-Plural = Callable[..., tuple[int, str, str]]
+from tests.typed import Plural, typed
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +48,7 @@ def plural(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     }.items():
         monkeypatch.setenv(f"PLURAL_{name}", str(value))
     monkeypatch.chdir(home)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["plural", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leave:
-            code = int(leave.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, " ".join(said.err.split())
-
-    return run
+    return typed(monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from plural import cli
 from tests.models import tiny
-
-Plural = Callable[..., tuple[int, str, str]]
+from tests.typed import Plural, typed
 
 # A chat model that drafts and works, stateless, so that a run can go on in another process.
 CHAT = """
@@ -75,18 +71,7 @@ def plural(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         monkeypatch.setenv(f"PLURAL_{name}", str(value))
     monkeypatch.chdir(home)
     monkeypatch.syspath_prepend(home)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["plural", *words])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leave:
-            code = int(leave.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, " ".join(said.err.split())
-
-    return run
+    return typed(monkeypatch, capsys)
 
 
 def test_a_chat_model_drafts_a_team_that_is_edited_run_and_played_back(plural: Plural, home: Path) -> None:
