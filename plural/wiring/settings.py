@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from plural.errors import SettingsError
@@ -31,6 +31,17 @@ class Settings(BaseSettings):
         default=Path("~/.local/share/plural/memory.sqlite"), description="Facts and results that agents keep for good."
     )
     starter: bool = Field(default=True, description="Whether the starter library stands under yours.")
+    engine: str = Field(
+        default="plural",
+        description="Who computes: plural (this process), vllm:http://host:port (any server with OpenAI's completions "
+        "and vLLM's adapter admin), or vllm (one is started).",
+    )
+    engine_key: SecretStr | None = Field(default=None, description="The API key of an engine behind HTTP.")
+    engine_slots: int | None = Field(
+        default=None,
+        ge=1,
+        description="Adapters that an engine behind HTTP keeps at once; none is what it says, else 8.",
+    )
     device: str = Field(default="cpu", description="Where the base lives: cpu, cuda, cuda:1.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine; none is one a core.")
     dtype: Literal["auto", "fp32", "bf16", "int8", "q4"] = Field(
