@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -57,7 +58,7 @@ def launch(
     log = machine.cache / "vllm" / f"{port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [
-        str(program), "serve", str(_directory(base, machine.cache)), "--host", "127.0.0.1", "--port", str(port),
+        *_server(program, _directory(base, machine.cache)), "--host", "127.0.0.1", "--port", str(port),
         "--dtype", _DTYPES[machine.dtype], "--max-model-len", str(base.context), "--served-model-name", "base",
         "--max-num-seqs", str(machine.max_running), "--enable-lora", "--max-loras", str(slots),
         "--max-cpu-loras", str(slots), "--max-lora-rank", str(machine.rank), "--enable-prompt-tokens-details",
@@ -67,7 +68,8 @@ def launch(
     told("starting vLLM")
     with log.open("w") as words:
         process = subprocess.Popen(
-            command, stdout=words, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=_environment(program),
+            [sys.executable, str(Path(__file__).with_name("guard.py")), *command],
+            stdout=words, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, env=_environment(program),
             start_new_session=True,
         )  # fmt: skip
     after.callback(_end, process)
@@ -88,6 +90,15 @@ def find_vllm() -> Path:
             "one that runs: vllm:http://host:port.",
         )
     return Path(found)
+
+
+def _server(program: Path, model: Path) -> list[str]:
+    """`vllm serve`; the CPU's build has another name on PyPI, and its own command then does not find itself."""
+    python = program.with_name("python")
+    asks = "import importlib.metadata; importlib.metadata.version('vllm')"
+    if python.is_file() and subprocess.run([python, "-c", asks], capture_output=True).returncode:
+        return [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    return [str(program), "serve", str(model)]
 
 
 def _directory(base: Base, cache: Path) -> Path:
@@ -137,6 +148,8 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """It and what it started."""
+    assert process.stdin is not None
+    process.stdin.close()
     for sign, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 5)):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, sign)

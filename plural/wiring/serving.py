@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, fields
@@ -55,11 +57,15 @@ def serve(network: Network, order: ServeOrder, told: Callable[[str], None]) -> N
     """Puts the network on the wire until a signal; `told` gets the address. Raises MachineError if it cannot listen."""
     folder = (order.settings.data or DATA_FOLDER).expanduser().absolute()
     store = Store(folder / "records.sqlite")
-    try:
+    with contextlib.ExitStack() as after:
+        after.callback(store.close)
         server = Server(ServedNetwork(network), order.settings, order.keys, store, folder / "files")
+        if network.settings.adopts:
+            from plural.teams.journal import Adopter
+
+            adopter = Adopter(network.journal, lambda orphan: deque(network.resume(orphan), maxlen=0))
+            after.callback(adopter.close, order.settings.drain)
         run(server, order.settings, told)
-    finally:
-        store.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------- keys

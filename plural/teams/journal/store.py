@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, cast
 from sqlalchemy import Connection, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from plural.errors import RunError, StorageError
+from plural.errors import EngineStopped, RunError, StorageError
 from plural.teams.journal import entries as noted
 from plural.teams.journal.entries import Answered, Entry, Noted, Resumed, RunStarted
 from plural.teams.journal.owner import LEASE_S, is_gone, new_owner
@@ -39,6 +39,14 @@ class RunInfo:
     entries: int
     parent: str | None = None
     forked_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A run, and the owner that it had."""
+
+    run: str
+    owner: str
 
 
 _own = entries.c.run == runs.c.id
@@ -81,7 +89,7 @@ class Journal:
             now = _now(connection)
             return [_info(row, now) for row in connection.execute(_INFO.order_by(runs.c.started.desc()))]
 
-    def orphans(self) -> list[str]:
+    def orphans(self) -> list[Orphan]:
         """The runs whose owner died without letting go of them, oldest first. A run that somebody stopped is none."""
         with self._reading() as connection:
             now = _now(connection)
@@ -89,7 +97,7 @@ class Journal:
                 runs.c.status == "running", runs.c.owner.is_not(None)
             )
             return [
-                row.id
+                Orphan(row.id, row.owner)
                 for row in connection.execute(held.order_by(runs.c.started))
                 if row.owned_until < now or is_gone(row.owner)
             ]
@@ -185,6 +193,9 @@ class Journal:
             log = Log(connection, run, owner, known, self.name)
             try:
                 yield log
+            except EngineStopped:
+                log.leave()
+                raise
             except StorageError:
                 log.abandon()  # nobody can be told; it is free when the lease ends
                 raise
@@ -266,6 +277,11 @@ class Log:
 
     def close(self) -> None:
         self._update(owner=None, owned_until=0.0, **({"status": self._status} if self._status else {}))
+        self._closed = True
+
+    def leave(self) -> None:
+        """Closes the log as if its owner had died: another process may go on at once."""
+        self._update(owned_until=0.0)
         self._closed = True
 
     def abandon(self) -> None:
