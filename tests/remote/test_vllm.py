@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,7 +33,7 @@ except PluralError:
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HERE, reason="vLLM is not installed: make peers")]
 
 SLOTS, RANK = 2, 16
-TOKENS = 48
+TOKENS = 40
 # Logits of two machines that add in another order differ by less in fp32.
 ROUNDING = 2e-3
 PROMPTS = (
@@ -75,11 +76,12 @@ def request(network: Network, text: str, ref: AdapterRef | None, **sampling: Any
 async def test_greedy_tokens_are_ours_up_to_rounding(networks: tuple[Network, Network]) -> None:
     ours, theirs = networks
     whole = 0
-    worn = {"base": None} | {one.name: AdapterRef(one.digest) for one in ours.mine() if not one.card.invocation}
+    names = ("cron", "home", "random-0")
+    worn = {"base": None} | {name: AdapterRef(theirs.library.get(name).digest) for name in names}
     for name, ref in worn.items():
         for text in PROMPTS:
             asked = request(ours, text, ref, logprobs=2)
-            mine, other = await drawn(ours, asked), await drawn(theirs, asked)
+            mine, other = await asyncio.gather(drawn(ours, asked), drawn(theirs, asked))
             ids, others = ([event.token_id for event in each] for each in (mine, other))
             at = next((i for i, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b), None)
             if at is None:
