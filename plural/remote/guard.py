@@ -16,7 +16,8 @@ def main() -> int:
     program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):  # not sys.stdin, whose lock would be held when we end
+            pass
         os.killpg(0, signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()

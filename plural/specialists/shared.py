@@ -131,6 +131,8 @@ class SharedLibrary(Library):
         name, number = specialist.name, specialist.card.version
 
         def changed(state: State) -> State:
+            if state.current is None:
+                raise self._not_own(name)
             old = state.versions.get(number)
             if old is None or old.card.digest != specialist.digest:
                 raise SpecialistError(f"{self.url} has version {number} of {name!r} no more.")

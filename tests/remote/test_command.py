@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from plural import cli
+from plural.remote import guard
 from plural.wiring.network import Network
 from tests.models import tiny
 from tests.serve.tiny import served
@@ -78,3 +81,19 @@ def test_a_vllm_that_ends_at_once(
     code, (told,) = run(capsys, monkeypatch, "ask", "x", "--engine", "vllm")
     assert (code, told["error"]) == (1, "MachineError")
     assert told["message"] == "vLLM ended with 3; its last words: no GPU here"
+
+
+def test_what_is_started_does_not_outlive_us() -> None:
+    """We are gone when our end of its input is, whatever ended us."""
+    program = "print('here', flush=True); import time; time.sleep(60)"
+    guarded = subprocess.Popen(
+        [sys.executable, guard.__file__, sys.executable, "-c", program],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert guarded.stdin is not None
+    assert guarded.stdout is not None
+    assert guarded.stdout.readline() == b"here\n"
+    guarded.stdin.close()
+    assert guarded.wait(20) == -signal.SIGTERM
+    assert guarded.stdout.read() == b"", "nobody holds it any more"
+    guarded.stdout.close()

@@ -118,7 +118,7 @@ async def test_tokens_are_the_same_for_base_and_adapters(running: Running, engin
     ignore_eos=st.booleans(),
     logprobs=st.integers(0, 3),
 )
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_every_way_of_drawing_is_the_same(running: Running, engine: RemoteEngine, **said: Any) -> None:
     penalty = said.pop("penalty")
     sampling = Sampling(

@@ -248,7 +248,7 @@ def looks(library: Library) -> Any:
 
 
 @given(steps=st.lists(STEPS, max_size=12))
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_it_does_what_a_folder_does(
     steps: list[tuple[Any, ...]], staged: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
