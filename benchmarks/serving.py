@@ -28,11 +28,12 @@ from typing import Any, get_args
 
 import torch
 from adapters import RANK, random_adapter, write_adapters
-from export import write_gguf, write_huggingface, write_lora_gguf
+from export import write_gguf, write_lora_gguf
 from workload import random_prompt
 
 from plural.engine import EngineSettings
 from plural.models.base import Base, load_base
+from plural.models.export import write_huggingface
 
 HERE = Path(__file__).parent / "peers"
 PEERS = Path(os.environ.get("PLURAL_PEERS", "~/.cache/plural/peers")).expanduser()

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from export import write_huggingface
 
 from plural.models.base import Base, load_base
 from plural.models.chat import ChatFormat
+from plural.models.export import write_huggingface
 from plural.train import Course, Examples, PassSettings, Stepped, TrainSettings, read_examples, train
 from plural.train.rows import Row, batch, encode
 

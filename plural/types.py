@@ -176,8 +176,8 @@ class Asked:
 class Spoken:
     """A piece of answer number `which`; its last one has `finish` and `usage`, and the calls if there are any.
 
-    `logprob` is the token's log-probability in OpenAI's form, if it was asked for. `event` is one of the run that the
-    answer comes out of; such a piece says nothing else.
+    `logprob` is the token's log-probability in OpenAI's form, if it was asked for. `drawn` is the token itself, where
+    one piece is one token. `event` is one of the run that the answer comes out of; such a piece says nothing else.
     """
 
     which: int
@@ -187,6 +187,7 @@ class Spoken:
     finish: FinishReason | None = None
     usage: Usage | None = None
     event: Event | None = None
+    drawn: TokenEvent | None = None
 
 
 # ---------------------------------------------------------------------------------------------- decisions

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from plural.models.base import load_base
+from plural.models.export import write_huggingface
 from plural.specialists.peft_files import read_adapter
 from plural.types import Decision, Option
 from tests.models import tiny
@@ -74,8 +75,8 @@ def test_metrics_count_the_aborted_as_failures(script):
     assert found.satisfaction == pytest.approx(((1 - 1 / 36) + (1 - 9 / 36)) / 4)
 
 
-def test_other_engines_get_our_weights(script, base, tmp_path):
-    script("export").write_huggingface(base, tmp_path / "again")
+def test_other_engines_get_our_weights(base, tmp_path):
+    write_huggingface(base, tmp_path / "again")
     again = load_base(tmp_path / "again")
     assert replace(again.config, rope_scaling={}) == replace(base.config, rope_scaling={})
     for mine, theirs in zip(base.decoder.weights.layers, again.decoder.weights.layers, strict=True):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environments that benchmarks/serving.py runs other engines in: install.sh UV DIR [UV OPTIONS FOR TORCH].
+# Makes the environments that benchmarks/serving.py runs other engines in, and that slow tests need: install.sh UV DIR [UV OPTIONS FOR TORCH].
 # One that fails leaves the others as they are. llama.cpp is compiled for this machine, which takes a while.
 set -uo pipefail
 uv=$1 dir=$2
@@ -37,6 +37,7 @@ llamacpp() {
 }
 
 python_engine peft "$@" || failed+=(peft)
+python_engine s3 || failed+=(s3)
 # What vLLM reads pictures and sound with comes built for CUDA from the registry, and stops beside a torch for CPUs.
 python_engine vllm "$@" && "$uv" pip uninstall -q --python "$dir/vllm/bin/python" torchvision torchaudio torchcodec || failed+=(vllm)
 llamacpp || failed+=(llamacpp)

@@ -15,6 +15,7 @@ from plural.doors.terminal import (
     JOURNAL,
     BaseOption,
     DtypeOption,
+    EngineOption,
     JournalOption,
     JsonOption,
     LibraryOption,
@@ -53,11 +54,12 @@ def ask(
     ] = None,
     memory: MemoryOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = None,
     journal: JournalOption = JOURNAL,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the network: it picks the specialists, calls tools and answers, and shows how."""
-    with open_network(base, library, memory=memory, dtype=dtype, journal=journal) as network:
+    with open_network(base, library, memory=memory, dtype=dtype, engine=engine, journal=journal) as network:
         for question in questions:
             request = sys.stdin.read().strip() if question == "-" else question
             if not as_json:
@@ -71,11 +73,12 @@ def chat(
     to: Annotated[str | None, typer.Option(help="Talk to this specialist (or 'base', or a:0.7+b:0.3) only.")] = None,
     memory: MemoryOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = None,
     journal: JournalOption = JOURNAL,
     as_json: JsonOption = False,
 ) -> None:
     """Talk to the network; it keeps the conversation. An empty line or Ctrl-D ends it."""
-    with open_network(base, library, memory=memory, dtype=dtype, journal=journal) as network:
+    with open_network(base, library, memory=memory, dtype=dtype, engine=engine, journal=journal) as network:
         conversation = network.conversation(to=to)
         interactive = sys.stdin.isatty()
         if interactive and not as_json:

@@ -17,6 +17,7 @@ from plural.doors.terminal import (
     JOURNAL,
     BaseOption,
     DtypeOption,
+    EngineOption,
     JournalOption,
     JsonOption,
     LibraryOption,
@@ -64,6 +65,7 @@ def draft(
     library: LibraryOption = None,
     memory: MemoryOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draft a team and its plan for a task, and show both. `plural run` lets it work."""
@@ -83,7 +85,7 @@ def draft(
         "sizes": Sizes(**given),
         "may_lack": not settle,
     }
-    with open_network(base, library, memory=memory, dtype=dtype) as network:
+    with open_network(base, library, memory=memory, dtype=dtype, engine=engine) as network:
         made = _drafted(network, task, how, as_json)
         if isinstance(made, Missing):
             _have_trained(made, examples, base, library, as_json)
@@ -111,6 +113,7 @@ def run(
     library: LibraryOption = None,
     memory: MemoryOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = None,
     journal: JournalOption = JOURNAL,
     as_json: JsonOption = False,
 ) -> None:
@@ -118,7 +121,7 @@ def run(
     from plural.teams.drafting import read_team
     from plural.wiring import drafting
 
-    with open_network(base, library, memory=memory, dtype=dtype, journal=journal) as network:
+    with open_network(base, library, memory=memory, dtype=dtype, engine=engine, journal=journal) as network:
         staff = drafting.staff_of(network, by)
         made = read_team(team, staff.specialists, staff.tools)
         if not as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plural.doors.terminal import BaseOption, DtypeOption, LibraryOption, MemoryOption, err, open_network
+from plural.doors.terminal import BaseOption, DtypeOption, EngineOption, LibraryOption, MemoryOption, err, open_network
 
 
 def mcp(
@@ -19,13 +19,14 @@ def mcp(
     library: LibraryOption = None,
     memory: MemoryOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = None,
 ) -> None:
     """Serve the network and its specialists as tools over MCP, for other programs' agents."""
     from plural import __version__
     from plural.serve.mcp import mcp_server, serve_http, serve_stdio
     from plural.wiring.offers import offered
 
-    with open_network(base, library, memory=memory, dtype=dtype) as network:
+    with open_network(base, library, memory=memory, dtype=dtype, engine=engine) as network:
         server = mcp_server("plural", __version__, lambda: offered(network))
         if port is None:
             asyncio.run(serve_stdio(server))

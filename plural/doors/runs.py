@@ -17,6 +17,7 @@ from plural.doors.terminal import (
     JOURNAL,
     BaseOption,
     DtypeOption,
+    EngineOption,
     JournalOption,
     JsonOption,
     LibraryOption,
@@ -79,6 +80,7 @@ def resume(
     library: LibraryOption = None,
     memory: MemoryOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run that was interrupted, failed or waits for an answer. Nothing finished is done again."""
@@ -88,7 +90,7 @@ def resume(
         found = opened.find(run).id
         if answer is not None:
             opened.answer(found, answer)
-    with open_network(base, library, memory=memory, dtype=dtype, journal=journal) as network:
+    with open_network(base, library, memory=memory, dtype=dtype, engine=engine, journal=journal) as network:
         show(drafting.resume(network, found, by), as_json)
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from plural.doors.terminal import (
     BaseOption,
     DtypeOption,
+    EngineOption,
     JsonOption,
     LibraryOption,
     MemoryOption,
@@ -65,6 +66,7 @@ def serve(
     library: LibraryOption = None,
     memory: MemoryOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put the network on the wire: OpenAI-compatible HTTP, for any client that takes a base URL."""
@@ -84,7 +86,7 @@ def serve(
             studio = ("; the studio is at ", (address, "bold"))
             err.print(Text.assemble("Plural listens on ", (f"{address}/v1", "bold"), *studio, ". Ctrl-C ends it."))
 
-    with open_network(base, library, memory=memory, dtype=dtype) as network:
+    with open_network(base, library, memory=memory, dtype=dtype, engine=engine) as network:
         serving.serve(network, order, told)
 
 

@@ -34,6 +34,10 @@ MemoryOption = Annotated[str | None, typer.Option(help="What the process may hol
 DtypeOption = Annotated[
     str | None, typer.Option(help="How the engine holds the base's linears; auto: the smallest that rounds none.")
 ]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(help="Who computes: plural (default), vllm:http://host:port, or vllm, which is then started."),
+]
 JOURNAL = "~/.local/share/plural/journal.db"
 JournalOption = Annotated[
     str,

@@ -25,6 +25,7 @@ from plural.engine.grammar import GrammarCompiler
 from plural.engine.kernels.choice import best_kernels
 from plural.engine.kernels.interface import AdapterWeights, Kernels, Packed, Result
 from plural.engine.kernels.pages import Pages, Parcel, held_bytes, page_bytes
+from plural.engine.mailbox import Mailbox
 from plural.engine.page_pool import PagePool
 from plural.engine.queue import WaitingQueue
 from plural.engine.request import EmbedJob, GenerateJob, Job, PromptJob, Request, ScoreJob, Sink, mixture, share
@@ -220,7 +221,7 @@ class Engine:
         pool can never hold, what loading its adapter raised, NumericError, MachineError or EngineStopped. Leaving the
         iterator, by `aclose`, cancellation or garbage collection, ends the request.
         """
-        box = _Mailbox()
+        box = Mailbox()
         job = await self._generate_job(request, box.put)
         begun = job.forced(self.tokenizer.eos_ids)
         whole = job.done = _is_whole(begun)
@@ -243,7 +244,7 @@ class Engine:
         the last one, which they write on."""
         if n < 1:
             raise SettingsError(f"n is {n}; it must be at least 1.")
-        box = _Mailbox()
+        box = Mailbox()
         jobs = [await self._generate_job(_nth(request, which), box.tagged(which)) for which in range(n)]
         begun = [job.forced(self.tokenizer.eos_ids) for job in jobs]
         for job, events in zip(jobs, begun, strict=True):
@@ -281,7 +282,7 @@ class Engine:
         longest = max(map(len, answers))
         self._check_prompt(prompt, longest)
         self._check_pool(len(prompt) + longest)
-        boxes = [_Mailbox() for _ in options]
+        boxes = [Mailbox() for _ in options]
         ends = self.tokenizer.eos_ids
         leaves = [ScoreJob(prompt, answer, ends, adapters, box.put) for answer, box in zip(answers, boxes, strict=True)]
         first = share(leaves, len(prompt))
@@ -298,12 +299,25 @@ class Engine:
         )
         return Decision(ranked[0].value, ranked[0].probability, tuple(ranked), "logits")
 
+    async def score(self, tokens: Sequence[int], adapter: AdapterRef | Mixture | None = None) -> list[float]:
+        """The log-probability of every token but the first, given those before it. Raises what `generate` raises."""
+        self._check_prompt(tokens, 0)
+        self._check_pool(len(tokens))
+        box = Mailbox()
+        job = ScoreJob(tokens[:1], tokens[1:], self.tokenizer.eos_ids, mixture(adapter), box.put)
+        self._submit(job)
+        try:
+            await box.get()
+        finally:
+            self._cancel([job])
+        return [job.logprobs[position] for position in range(len(tokens) - 1)]
+
     async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Of every prompt the mean of the base's final states over its tokens, at unit norm."""
         for prompt in prompts:
             self._check_prompt(prompt, 0)
             self._check_pool(len(prompt))
-        boxes = [_Mailbox() for _ in prompts]
+        boxes = [Mailbox() for _ in prompts]
         jobs = [EmbedJob(prompt, box.put) for prompt, box in zip(prompts, boxes, strict=True)]
         self._submit(*jobs)
         try:
@@ -472,33 +486,6 @@ class Engine:
                 f"The request needs room for {tokens + 1} tokens, the KV pool has {room}.",
                 hint="Ask for fewer tokens or raise kv_tokens.",
             )
-
-
-class _Mailbox:
-    """Results for one caller, put in by the engine's thread, taken out on the caller's event loop."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[object] = asyncio.Queue()
-
-    def put(self, item: object) -> bool:
-        """False when the caller's loop is closed, so that nobody is left to tell."""
-        try:
-            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
-        except RuntimeError:
-            return False
-        return True
-
-    def tagged(self, tag: int) -> Sink:
-        """Puts (tag, item) in, and errors as they are."""
-        return lambda item: self.put(item if isinstance(item, BaseException) else (tag, item))
-
-    async def get(self) -> object:
-        """The next result. Raises it if it is an error."""
-        item = await self._items.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
 
 
 def _is_wanted(job: Job) -> bool:

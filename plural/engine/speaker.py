@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from plural.engine.engine import Engine
+from plural.engine.interface import TokenEngine
 from plural.engine.request import Request, mixture
 from plural.errors import PromptError
 from plural.models.base import Base
@@ -27,7 +27,7 @@ LONG = 16_384
 class Speaker:
     """An adapter or none, its instructions, its output grammar. See ChatPlural, which has the same fields."""
 
-    engine: Engine
+    engine: TokenEngine
     base: Base
     name: str
     adapter: AdapterRef | Mixture | None = None
@@ -48,10 +48,15 @@ class Speaker:
                 text = splitters[which].add(event)
                 logprob = self.logprob(event) if event.top_logprobs else None
                 if event.finish is None:
-                    yield Spoken(which, text, (), logprob)
+                    yield Spoken(which, text, (), logprob, drawn=event)
                     continue
                 rest, made = splitters[which].finish()
-                yield Spoken(which, text + rest, made, logprob, "tool_calls" if made else event.finish, event.usage)
+                finish = "tool_calls" if made else event.finish
+                yield Spoken(which, text + rest, made, logprob, finish, event.usage, drawn=event)
+
+    async def score(self, tokens: Sequence[int]) -> list[float]:
+        """The log-probability of every token but the first, given those before it."""
+        return await self.engine.score(tokens, self.worn(tokens))
 
     def request(self, asked: Asked) -> tuple[Request, bool]:
         """What the engine is asked, and whether its answer may be tool calls."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,8 @@ Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 
 
 class LoadBody(Strict):
-    """vLLM's. `lora_path` is a directory within the library's folder, absolute or relative to it."""
+    """vLLM's. `lora_path` is a directory within the library's folder, absolute or relative to it, or within the cache's
+    `adapters`."""
 
     lora_name: Name
     lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
@@ -45,7 +46,7 @@ def admin_routes(service: Service) -> APIRouter:
 
     @router.post("/v1/load_lora_adapter", response_class=PlainTextResponse)
     async def load_lora_adapter(body: LoadBody) -> PlainTextResponse:
-        path = guarded(backend.library.root, body.lora_path)
+        path = guarded(backend.shelves, body.lora_path)
         await backend.lend(body.lora_name, path, replace=body.load_inplace)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
@@ -111,15 +112,15 @@ def _known(service: Service, name: str) -> list[Specialist]:
         raise WireError(404, str(error), code="model_not_found", param="name") from error
 
 
-def guarded(root: Path, given: str) -> Path:
-    """A directory within the library's folder, links followed. Raises WireError for any other, saying no more."""
-    home = root.resolve()
-    try:
-        path = (home / given).resolve()
-        inside = path.is_relative_to(home) and path != home and path.is_dir()
-        inside = inside and all(file.resolve().is_relative_to(home) for file in path.iterdir())
-    except (OSError, ValueError, RuntimeError):
-        inside = False
-    if not inside:
-        raise WireError(400, "lora_path is no directory within the library's folder.", param="lora_path")
-    return path
+def guarded(roots: Sequence[Path], given: str) -> Path:
+    """A directory within one of the folders, links followed. Raises WireError for any other, saying no more."""
+    for root in roots:
+        home = root.resolve()
+        try:
+            path = (home / given).resolve()
+            inside = path.is_relative_to(home) and path != home and path.is_dir()
+            if inside and all(file.resolve().is_relative_to(home) for file in path.iterdir()):
+                return path
+        except (OSError, ValueError, RuntimeError):
+            continue
+    raise WireError(400, "lora_path is no directory within the library's folder.", param="lora_path")

@@ -69,6 +69,11 @@ class Backend(Protocol):
     context: int
     max_tokens: int
 
+    @property
+    def shelves(self) -> Sequence[Path]:
+        """An adapter may be lent from folders under these."""
+        ...
+
     def models(self) -> Sequence[Model]:
         """Every id that can be asked, but for mixtures and versions."""
         ...
@@ -81,6 +86,13 @@ class Backend(Protocol):
         """A specialist, one of its versions ("cron@2"), a mixture ("cron:0.7+home:0.3"), the base or the network.
 
         Raises SpecialistError for an id that nobody has.
+        """
+        ...
+
+    async def score(self, name: str, texts: Sequence[str | Sequence[int]]) -> list[Sequence[tuple[int, float | None]]]:
+        """Of each text its tokens, each with its log-probability given those before it; the first one has none.
+
+        Raises SpecialistError for an id that nobody has, SettingsError for one that has no tokens of its own.
         """
         ...
 

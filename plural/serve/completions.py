@@ -35,6 +35,10 @@ class CompletionBody(Drawing):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     structured_outputs: StructuredOutputs | None = None
     user: Annotated[str, Field(max_length=128)] | None = None
+    # vLLM's, for engines behind this server: tokens as ids, and how probable the prompt's own are.
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    prompt_logprobs: Literal[0] | None = None
     # What they say is so, and nothing else can be.
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
@@ -44,7 +48,11 @@ class CompletionBody(Drawing):
     def asked(self, default_tokens: int) -> list[Asked]:
         if self.stream_options is not None and not self.stream:
             raise WireError(400, "stream_options needs stream: true.", param="stream_options")
-        logprobs = 0 if self.logprobs is None else max(1, self.logprobs)
+        if self.prompt_logprobs is not None and self.stream:
+            raise WireError(400, "prompt_logprobs are not streamed.", param="prompt_logprobs")
+        # A token's own text is found among the most probable ones; its id needs none of them.
+        least = 0 if self.return_tokens_as_token_ids else 1
+        logprobs = 0 if self.logprobs is None else max(least, self.logprobs)
         return [
             Asked(
                 text=prompt,
@@ -87,7 +95,11 @@ def completion_routes(service: Service) -> APIRouter:
         async with aclosing(speech):
             async for piece in speech:
                 choices.setdefault(piece.which, []).append(piece)
-        made = [_choice(which, choices[which], body.logprobs) for which in sorted(choices)]
+        made = [_choice(which, choices[which], body) for which in sorted(choices)]
+        if body.prompt_logprobs is not None:
+            for which, row in enumerate(await service.backend.score(body.model, body.prompts())):
+                for choice in made[which * (body.n or 1) : (which + 1) * (body.n or 1)]:
+                    choice["prompt_logprobs"] = [_prompt_logprob(token, value) for token, value in row]
         return JSONResponse(head | {"choices": made, "usage": usage_json(visit.usage)})
 
     return router
@@ -100,8 +112,8 @@ async def _chunks(
     written: dict[int, int] = {}
     async with aclosing(speech):
         async for piece in speech:
-            if piece.text or piece.finish or piece.logprob:
-                choice = _choice(piece.which, [piece], body.logprobs, written.get(piece.which, 0))
+            if piece.text or piece.finish or piece.logprob or body.return_token_ids:
+                choice = _choice(piece.which, [piece], body, written.get(piece.which, 0))
                 written[piece.which] = written.get(piece.which, 0) + len(piece.text)
                 yield f'{begin}"choices": [{json.dumps(choice)}]}}\n\n'.encode()
     if body.stream_options is not None and body.stream_options.include_usage:
@@ -110,25 +122,50 @@ async def _chunks(
     yield DONE
 
 
-def _choice(which: int, pieces: list[Spoken], logprobs: int | None, offset: int = 0) -> dict[str, Any]:
+def _choice(which: int, pieces: list[Spoken], body: CompletionBody, offset: int = 0) -> dict[str, Any]:
+    ids = [piece.drawn.token_id for piece in pieces if piece.drawn is not None]
     return {
         "index": which,
         "text": "".join(piece.text for piece in pieces),
-        "logprobs": None if logprobs is None else _logprobs(pieces, logprobs, offset),
+        "logprobs": None if body.logprobs is None else _logprobs(pieces, body, offset),
         "finish_reason": pieces[-1].finish,
+        **({"token_ids": ids} if body.return_token_ids else {}),
     }
 
 
-def _logprobs(pieces: list[Spoken], top: int, offset: int) -> dict[str, Any]:
+def _logprobs(pieces: list[Spoken], body: CompletionBody, offset: int) -> dict[str, Any]:
     """The older form, in columns. `text_offset` is where in the answer a token's text begins."""
+    top = body.logprobs or 0
     made: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [] if top else None, "text_offset": []}
     for piece in pieces:
-        if piece.logprob is not None:
-            made["tokens"].append(piece.logprob["token"])
-            made["token_logprobs"].append(piece.logprob["logprob"])
+        if (told := _told(piece, top, by_id=bool(body.return_tokens_as_token_ids))) is not None:
+            token, logprob, best = told
+            made["tokens"].append(token)
+            made["token_logprobs"].append(logprob)
             made["text_offset"].append(offset)
             if top:
-                best = piece.logprob["top_logprobs"][:top]
-                made["top_logprobs"].append({one["token"]: one["logprob"] for one in best})
+                made["top_logprobs"].append(best)
         offset += len(piece.text)
     return made
+
+
+def _told(piece: Spoken, top: int, *, by_id: bool) -> tuple[str, float, dict[str, float]] | None:
+    """A token, its log-probability, and the most probable ones."""
+    if by_id:
+        drawn = piece.drawn
+        if drawn is None:
+            return None
+        best = {_named(token): value for token, value in drawn.top_logprobs[:top]}
+        return _named(drawn.token_id), drawn.logprob, best
+    if piece.logprob is None:
+        return None
+    shown = {one["token"]: one["logprob"] for one in piece.logprob["top_logprobs"][:top]}
+    return piece.logprob["token"], piece.logprob["logprob"], shown
+
+
+def _named(token: int) -> str:
+    return f"token_id:{token}"
+
+
+def _prompt_logprob(token: int, value: float | None) -> dict[str, Any] | None:
+    return None if value is None else {str(token): {"logprob": value}}

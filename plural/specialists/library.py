@@ -35,7 +35,7 @@ _VERSIONS = ".versions"
 # Of the versions that a name does not stand for, the latest are kept; and every one for an hour, because requests that
 # were sent to it finish on it.
 KEPT = 5
-_KEPT_SECONDS = 3600.0
+KEPT_SECONDS = 3600.0
 _LOOKS = 3  # a reader that comes between a writer's two renames looks again
 _FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, HELDOUT_FILE, SHOTS_FILE, TRAINED_FILE)
 
@@ -75,6 +75,15 @@ class Library:
             yield
         finally:
             self._unnamed = {digest: one for digest, one in self._unnamed.items() if digest != specialist.digest}
+
+    @property
+    def where(self) -> str:
+        """The place that is written to, for messages."""
+        return str(self.root)
+
+    def owns(self, name: str) -> bool:
+        """Is the name taken in the place that is written to?"""
+        return (self.root / check_name(name)).exists()
 
     @property
     def lent(self) -> tuple[str, ...]:
@@ -167,14 +176,14 @@ class Library:
         than expected, or a card that is not of this adapter; StorageError if it cannot be written, and then the library
         is what it was.
         """
-        card = _staged(staged, name)
+        card = staged_card(staged, name)
         with self._writing(f"{name!r} could not be written to {self.root}"):
             current = self._current(name)
             if self._place(name) is not None and not replace:
                 raise SpecialistError(
                     f"There is a specialist {name!r} in {self.root}.", hint="Replace it, or choose another name."
                 )
-            _expect(current, expected, name)
+            expect(current, expected, name)
             copied = self._copy(staged, self._promoted(card, current, warning, self._next_version(name)))
             try:
                 self._show(copied, name)
@@ -187,7 +196,7 @@ class Library:
 
         Raises what `publish` raises, but for a name that is taken.
         """
-        card = _staged(staged, name)
+        card = staged_card(staged, name)
         with self._writing(f"A version of {name!r} could not be written to {self.root}"):
             copied = self._copy(staged, card.model_copy(update={"version": self._next_version(name)}))
             try:
@@ -198,8 +207,13 @@ class Library:
     def promote(self, name: str, version: int, *, expected: str | None = None, warning: str = "") -> Specialist:
         """Lets `name` stand for one of the versions that are kept. Raises what `publish` and `get` raise."""
         with self._writing(f"Version {version} of {name!r} could not be promoted in {self.root}"):
-            chosen, current = self._version(name, str(version)), self._current(name)
-            _expect(current, expected, name)
+            current = self._current(check_name(name))
+            expect(current, expected, name)
+            own = (*([current] if current else []), *self._kept(name))
+            chosen = next((one for one in own if one.card.version == version), None)
+            if chosen is None:
+                self._version(name, str(version))  # says which there are
+                raise self._not_own(name)
             if current is None or chosen.path != current.path:
                 chosen.verify()
                 card = self._promoted(chosen.card, current, warning, version)
@@ -367,7 +381,7 @@ class Library:
     def _forget_old(self, folder: Path) -> None:
         """All but the latest versions of one name, and the one that a rollback would go to."""
         latest = sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
-        spare = [one for one in latest[KEPT:] if time.time() - one.stat().st_mtime > _KEPT_SECONDS]
+        spare = [one for one in latest[KEPT:] if time.time() - one.stat().st_mtime > KEPT_SECONDS]
         if not spare:
             return
         current = self._current(folder.name)
@@ -437,7 +451,7 @@ class Library:
         return card.model_copy(update={"version": version, "promotion": promotion})
 
 
-def _staged(staged: Path, name: str) -> Card:
+def staged_card(staged: Path, name: str) -> Card:
     """The card of what is to be published, under its new name. Raises SpecialistError if it is not of its adapter."""
     check_name(name)
     card = Card.read(staged).model_copy(update={"name": name, "promotion": None})
@@ -452,7 +466,7 @@ def _readable(folder: Path) -> Specialist | None:
         return None
 
 
-def _expect(current: Specialist | None, expected: str | None, name: str) -> None:
+def expect(current: Specialist | None, expected: str | None, name: str) -> None:
     actual = current.digest if current else ""
     if expected is not None and actual != expected:
         raise SpecialistError(

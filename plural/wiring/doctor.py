@@ -129,6 +129,8 @@ def _library(settings: Settings) -> Iterator[Finding]:
 
 def _folders(settings: Settings) -> Iterator[Finding]:
     for what, path in (("library", settings.library), ("cache", settings.cache)):
+        if isinstance(path, str):
+            continue  # a URL; whether it can be read was seen above
         where = settings.resolve(path)
         standing = next(parent for parent in (where, *where.parents) if parent.exists())
         if not os.access(standing, os.W_OK):

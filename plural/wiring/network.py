@@ -28,8 +28,8 @@ from plural.wiring.tracing import traced
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-    from plural.engine import Engine
     from plural.engine.chat import ChatPlural
+    from plural.engine.interface import TokenEngine
     from plural.models.base import Base
     from plural.teams.journal import Journal
 
@@ -63,7 +63,9 @@ class Answer(str):
 class Network:
     """Base, library and router over one engine. Open it with `Network.open()`, close it or use it in a `with`."""
 
-    def __init__(self, base: Base, library: Library, engine: Engine, settings: Settings, progress: Progress) -> None:
+    def __init__(
+        self, base: Base, library: Library, engine: TokenEngine, settings: Settings, progress: Progress
+    ) -> None:
         self.base_model = base
         self.library = library
         self.engine = engine
@@ -71,6 +73,7 @@ class Network:
         self._progress = progress
         self._routed: tuple[Path, Router] | None = None
         self._journal: Journal | None = None
+        self._after = contextlib.ExitStack()
 
     @classmethod
     def open(
@@ -85,21 +88,17 @@ class Network:
 
         Raises BaseModelError when no base model is found or it cannot be read.
         """
-        from plural.engine import Engine, EngineSettings
         from plural.models.base import load_base
+        from plural.wiring.engines import open_engine
 
         chosen = read_settings(base=base, library=library, **settings)
         loaded = load_base(chosen.base, cache_dir=chosen.resolve(chosen.cache), device=chosen.device, progress=progress)
         library_ = shelf(chosen)
-        shape = loaded.shape
-        engine = Engine(
-            loaded.decoder,
-            loaded.tokenizer,
-            lambda digest: library_.load(digest, shape),
-            EngineSettings(**chosen.model_dump(include={"threads", "dtype", "max_running", "memory"})),
-            packed=chosen.resolve(chosen.cache) / "packed" / f"{_label(loaded.digest)}-{chosen.dtype}.safetensors",
-        )
-        return cls(loaded, library_, engine, chosen, progress)
+        packed = chosen.resolve(chosen.cache) / "packed" / f"{_label(loaded.digest)}-{chosen.dtype}.safetensors"
+        engine, after = open_engine(loaded, library_, chosen, packed, lambda what: progress(what, 0.0))
+        network = cls(loaded, library_, engine, chosen, progress)
+        network._after = after
+        return network
 
     def over(self, library: Library) -> Network:
         """The same base and engine with another view of its library, for comparison. Close only the first one."""
@@ -113,6 +112,7 @@ class Network:
 
     def close(self) -> None:
         self.engine.close()
+        self._after.close()
         if self._journal is not None:
             self._journal.close()
 

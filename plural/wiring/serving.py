@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plural.errors import SettingsError, SpecialistError, unknown_name
-from plural.protocols import Speaker
 from plural.serve import Keyring, Model, Server, ServeSettings, Store
 from plural.serve.backend import Lesson, News
 from plural.serve.keys import SCOPES, Key, make_key, read_keys, write_keys
@@ -19,11 +20,15 @@ from plural.serve.run import check_exposure, run
 from plural.specialists import Card, Specialist, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
 from plural.types import Asked, Routed, RunFinished, Sampling, Spoken, TextDelta
+from plural.wiring.engines import adapter_store
 from plural.wiring.network import BASE, MIXED, WEIGHT, Network
 from plural.wiring.publishing import promote_if_not_worse
 from plural.wiring.school import read_school
 from plural.wiring.stages import Stage
 from plural.wiring.training import train_school
+
+if TYPE_CHECKING:
+    from plural.engine.speaker import Speaker as TokenSpeaker
 
 # The model id under which the router chooses who answers.
 NETWORK = "network"
@@ -52,11 +57,15 @@ def serve(network: Network, order: ServeOrder, told: Callable[[str], None]) -> N
     """Puts the network on the wire until a signal; `told` gets the address. Raises MachineError if it cannot listen."""
     folder = (order.settings.data or DATA_FOLDER).expanduser().absolute()
     store = Store(folder / "records.sqlite")
-    try:
+    with contextlib.ExitStack() as after:
+        after.callback(store.close)
         server = Server(ServedNetwork(network), order.settings, order.keys, store, folder / "files")
+        if network.settings.adopts:
+            from plural.teams.journal import Adopter
+
+            adopter = Adopter(network.journal, lambda orphan: deque(network.resume(orphan), maxlen=0))
+            after.callback(adopter.close, order.settings.drain)
         run(server, order.settings, told)
-    finally:
-        store.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------- keys
@@ -100,6 +109,7 @@ class ServedNetwork:
         self.digest = network.base_model.digest
         self.context = network.base_model.context
         self.max_tokens = network.settings.max_tokens
+        self.shelves = (self.library.root, adapter_store(network.settings).root)
         self._pinned: dict[str, str] = {}
         self._publishing = asyncio.Lock()
 
@@ -118,7 +128,7 @@ class ServedNetwork:
             return Model(name, created, "", "A mixture of specialists.", parent=BASE)
         return _model(self._specialist(name), name)
 
-    def speaker(self, name: str) -> Speaker:
+    def speaker(self, name: str) -> TokenSpeaker | NetworkSpeaker:
         if name == NETWORK:
             return NetworkSpeaker(self.network)
         if name == BASE:
@@ -126,6 +136,17 @@ class ServedNetwork:
         if MIXED in name or WEIGHT in name:
             return self.network.mixed(name).speaker
         return self.network.model(self._specialist(name)).speaker
+
+    async def score(self, name: str, texts: Sequence[str | Sequence[int]]) -> list[Sequence[tuple[int, float | None]]]:
+        speaker = self.speaker(name)
+        if isinstance(speaker, NetworkSpeaker):
+            raise SettingsError(
+                f"The model {name!r} has no tokens.", hint="Name a specialist or the base as the model."
+            )
+        encode = self.network.base_model.tokenizer.encode
+        read = [encode(text) if isinstance(text, str) else list(text) for text in texts]
+        scores = await asyncio.gather(*(speaker.score(tokens) for tokens in read))
+        return [list(zip(tokens, [None, *row], strict=True)) for tokens, row in zip(read, scores, strict=True)]
 
     async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[list[list[float]], int]:
         encode = self.network.base_model.tokenizer.encode

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from plural.errors import SettingsError
@@ -23,7 +25,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PLURAL_", frozen=True, extra="forbid")
 
     base: Path | None = Field(default=None, description="Model directory or GGUF file; none is the embedded SmolLM2.")
-    library: Path = Field(default=Path("~/.local/share/plural/library"), description="Your specialists.")
+    library: Path | str = Field(
+        default=Path("~/.local/share/plural/library"),
+        description="Your specialists: a folder, or a URL that fsspec knows, as s3://bucket/library.",
+    )
     cache: Path = Field(
         default=Path("~/.cache/plural"), description="Prepared bases and read examples; can be deleted."
     )
@@ -31,6 +36,17 @@ class Settings(BaseSettings):
         default=Path("~/.local/share/plural/memory.sqlite"), description="Facts and results that agents keep for good."
     )
     starter: bool = Field(default=True, description="Whether the starter library stands under yours.")
+    engine: str = Field(
+        default="plural",
+        description="Who computes: plural (this process), vllm:http://host:port (any server with OpenAI's completions "
+        "and vLLM's adapter admin), or vllm (one is started).",
+    )
+    engine_key: SecretStr | None = Field(default=None, description="The API key of an engine behind HTTP.")
+    engine_slots: int | None = Field(
+        default=None,
+        ge=1,
+        description="Adapters that an engine behind HTTP keeps at once; none is what it says, else 8.",
+    )
     device: str = Field(default="cpu", description="Where the base lives: cpu, cuda, cuda:1.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine; none is one a core.")
     dtype: Literal["auto", "fp32", "bf16", "int8", "q4"] = Field(
@@ -45,12 +61,29 @@ class Settings(BaseSettings):
     journal: str | Path | None = Field(
         default=None, description="Where runs are written: an SQLite file or a database's URL; none is nowhere."
     )
+    adopt: bool | None = Field(
+        default=None,
+        description="Whether plural serve goes on with runs of the journal whose process died; none is whether the "
+        "journal is a database's URL.",
+    )
     traces: bool = Field(
         default=False,
         description="Whether runs are traced by OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says where spans go.",
     )
     max_tokens: int = Field(default=256, ge=1, description="New tokens of one answer at most.")
     max_steps: int = Field(default=6, ge=1, description="Steps of one plan at most.")
+
+    @property
+    def adopts(self) -> bool:
+        return self.adopt if self.adopt is not None else "://" in str(self.journal or "")
+
+    @field_validator("library")
+    @classmethod
+    def _place(cls, place: Path | str) -> Path | str:
+        """A URL stays a text. In a Path, which the command line makes of it, its slashes have been folded."""
+        text = re.sub(r"^([a-z][a-z0-9+.-]+):/(?!/)", r"\1://", str(place))
+        text = re.sub(r"^file://(?!/)", "file:///", text)
+        return text if "://" in text else Path(place)
 
     def resolve(self, path: Path) -> Path:
         return path.expanduser().absolute()
@@ -72,10 +105,17 @@ def read_settings(**given: Any) -> Settings:
 
 
 def shelf(settings: Settings) -> Library:
-    return Library(settings.resolve(settings.library), starter=[STARTER] if settings.starter else [])
+    """The library that they name. Raises SettingsError for a URL that cannot be opened."""
+    starter = [STARTER] if settings.starter else []
+    if isinstance(settings.library, Path):
+        return Library(settings.resolve(settings.library), starter=starter)
+    from plural.specialists.shared import SharedLibrary
+
+    name = hashlib.sha256(settings.library.encode()).hexdigest()[:32]
+    return SharedLibrary(settings.library, settings.resolve(settings.cache) / "libraries" / name, starter=starter)
 
 
-def open_library(root: Path | None = None) -> Library:
+def open_library(root: Path | str | None = None) -> Library:
     """The specialists on disk, without base or engine: yours, and the starter library under them."""
     return shelf(read_settings(library=root))
 

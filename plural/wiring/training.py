@@ -284,10 +284,10 @@ def _score_and_publish(
 
 
 def _check_name_is_free(order: TrainOrder, school: School, settings: Settings) -> None:
-    path = settings.resolve(settings.library) / order.name
-    if path.exists() and not school.replace:
+    library = shelf(settings)
+    if library.owns(order.name) and not school.replace:
         raise SpecialistError(
-            f"There is a specialist {order.name!r} in {path.parent}.", hint="Use --replace, or choose another name."
+            f"There is a specialist {order.name!r} in {library.where}.", hint="Use --replace, or choose another name."
         )
 
 

@@ -6,11 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plural.teams.journal.adopting import Adopter
     from plural.teams.journal.running import begin, replay, resume
     from plural.teams.journal.store import Journal, RunInfo
     from plural.teams.journal.tape import shown
 
 _HOMES = {
+    "Adopter": "adopting",
     "Journal": "store",
     "RunInfo": "store",
     "begin": "running",
@@ -19,7 +21,7 @@ _HOMES = {
     "shown": "tape",
 }
 
-__all__ = ["Journal", "RunInfo", "begin", "replay", "resume", "shown"]
+__all__ = ["Adopter", "Journal", "RunInfo", "begin", "replay", "resume", "shown"]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ from plural.agents.effects import through
 from plural.agents.loop import ChatRunnable, Equipment
 from plural.agents.marks import MARKS, marks_of
 from plural.agents.tools import call_tool
+from plural.errors import EngineStopped, RunError, StorageError
 from plural.teams.journal.entries import Kept, ToolBegun
 from plural.teams.journal.tape import ModelCallKnown, Tape, digest, raised
 from plural.types import Question, TextDelta, ToolCall, ToolReturned
@@ -132,6 +133,8 @@ class RecordedModel(Runnable[LanguageModelInput, AIMessage]):
                         texts.append(text)
                         tape.said(seat.path, TextDelta(seat.step, seat.agent, text))
                 yield said
+        except (EngineStopped, RunError, StorageError):
+            raise  # of this process, not of the model: the call is made again
         except Exception as error:
             tape.model_failed(seat.path, call, error)
             raise

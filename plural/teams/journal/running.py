@@ -16,7 +16,7 @@ from plural.agents.agent import Agent
 from plural.agents.asking import approved
 from plural.agents.effects import through
 from plural.agents.loop import ChatRunnable
-from plural.errors import RunError, StorageError
+from plural.errors import EngineStopped, RunError, StorageError
 from plural.teams.journal.entries import Entry, RunStarted
 from plural.teams.journal.owner import LEASE_S
 from plural.teams.journal.recorder import Recorder
@@ -124,7 +124,8 @@ async def _worked(
         log.settle("waiting")
         yield waiting.question
     except Exception as error:
-        if not isinstance(error, RunError):  # which says that this run cannot go on here, not how it ended
+        # These say that the run cannot go on here, not how it ended.
+        if not isinstance(error, RunError | EngineStopped | StorageError):
             tape.failed(error)
             log.settle("failed")
         raise

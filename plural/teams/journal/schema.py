@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, func, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from plural.errors import RunError, SettingsError, StorageError
+from plural.teams.journal.reaching import persistently
 from plural.teams.journal.tables import VERSION
 
 _WAIT_S = 10.0  # for another writer of the same file
@@ -45,7 +46,7 @@ def open_database(where: Path | str) -> Engine:
         event.listen(engine, "connect", _prepare)
     try:
         with sound(named(engine)):
-            _migrate(engine)
+            persistently(named(engine), lambda: _migrate(engine))
     except BaseException:
         engine.dispose()
         raise
@@ -81,7 +82,18 @@ def _options(url: str) -> dict[str, Any]:
     if url.startswith("sqlite"):
         wait = {"timeout": _WAIT_S, "check_same_thread": False}
         return {"poolclass": QueuePool, "max_overflow": -1, "connect_args": wait}
-    return {"max_overflow": -1, "pool_pre_ping": True}
+    # A machine that vanished says nothing: what it held is noticed within half a minute.
+    quick = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+    libpq = make_url(url).drivername in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2")
+    return {"max_overflow": -1, "pool_pre_ping": True, "connect_args": quick if libpq else {}}
+
+
+def clock(connection: Connection) -> Any:
+    """The time in seconds since 1970, by the clock that all who use this database share: an SQL expression, or, of a
+    file, which one machine has, this machine's."""
+    if connection.dialect.name == "sqlite":
+        return time.time()
+    return func.extract("epoch", func.clock_timestamp() if connection.dialect.name == "postgresql" else func.now())
 
 
 def _prepare(connection: Any, _record: Any) -> None:

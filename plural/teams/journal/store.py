@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from plural.errors import RunError
+from plural.errors import EngineStopped, RunError, StorageError
 from plural.teams.journal import entries as noted
 from plural.teams.journal.entries import Answered, Entry, Noted, Resumed, RunStarted
 from plural.teams.journal.owner import LEASE_S, is_gone, new_owner
-from plural.teams.journal.schema import firm, named, open_database, sound
+from plural.teams.journal.reaching import persistently
+from plural.teams.journal.schema import clock, firm, named, open_database, sound
 from plural.teams.journal.tables import entries, runs
 from plural.types import Question
 
@@ -38,6 +39,14 @@ class RunInfo:
     entries: int
     parent: str | None = None
     forked_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A run, and the owner that it had."""
+
+    run: str
+    owner: str
 
 
 _own = entries.c.run == runs.c.id
@@ -77,13 +86,28 @@ class Journal:
     def runs(self) -> list[RunInfo]:
         """Newest first."""
         with self._reading() as connection:
-            return [_info(row) for row in connection.execute(_INFO.order_by(runs.c.started.desc()))]
+            now = _now(connection)
+            return [_info(row, now) for row in connection.execute(_INFO.order_by(runs.c.started.desc()))]
+
+    def orphans(self) -> list[Orphan]:
+        """The runs whose owner died without letting go of them, oldest first. A run that somebody stopped is none."""
+        with self._reading() as connection:
+            now = _now(connection)
+            held = select(runs.c.id, runs.c.owner, runs.c.owned_until).where(
+                runs.c.status == "running", runs.c.owner.is_not(None)
+            )
+            return [
+                Orphan(row.id, row.owner)
+                for row in connection.execute(held.order_by(runs.c.started))
+                if row.owned_until < now or is_gone(row.owner)
+            ]
 
     def find(self, name: str) -> RunInfo:
         """The run of this id, or of the only id that begins so. Raises RunError."""
         with self._reading() as connection:
             query = _INFO.where(runs.c.id.startswith(name, autoescape=True)).limit(_NAMED)
-            found = [_info(row) for row in connection.execute(query)]
+            now = _now(connection)
+            found = [_info(row, now) for row in connection.execute(query)]
         exact = [run for run in found if run.id == name]
         if name and len(exact or found) == 1:
             return (exact or found)[0]
@@ -162,24 +186,32 @@ class Journal:
             RunError: there is no such run, or another process works on it.
         """
         owner = new_owner()
-        with sound(self.name), self._engine.connect() as connection:
+        with self._reading() as connection:
             with connection.begin():
                 _take(connection, run, owner)
                 known = list(_entries(connection, run))
             log = Log(connection, run, owner, known, self.name)
             try:
                 yield log
-            finally:
+            except EngineStopped:
+                log.leave()
+                raise
+            except StorageError:
+                log.abandon()  # nobody can be told; it is free when the lease ends
+                raise
+            except BaseException:
                 log.close()
+                raise
+            log.close()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with sound(self.name), self._engine.connect() as connection:
+        with sound(self.name), persistently(self.name, self._engine.connect) as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        with sound(self.name), self._engine.begin() as connection:
+        with self._reading() as connection, connection.begin():
             yield connection
 
 
@@ -205,20 +237,30 @@ class Log:
         with self._lock, sound(self._where):
             if self._closed:
                 raise RunError(f"Run {self.run} is not worked on any more.", hint="Resume it.")
+            row = _row(self.run, self._next, path, what)
             if firmly:
                 firm(self._connection, True)
             try:
-                with self._connection.begin():
-                    _write(self._connection, self.run, self._next, path, what)
-            except IntegrityError as error:
-                raise RunError(
-                    f"Run {self.run} was taken over by another process.", hint="This one had said nothing for too long."
-                ) from error
+                persistently(self._where, lambda: self._write(row))
             finally:
                 if firmly:
                     firm(self._connection, False)
             self._next += 1
             return self._next - 1
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        """May be tried again after a connection broke, when nobody knows whether it had worked."""
+        try:
+            with self._connection.begin():
+                self._connection.execute(_INSERT, row)
+        except IntegrityError as error:
+            mine = and_(*(entries.c[name] == value for name, value in row.items()))
+            with self._connection.begin():
+                if self._connection.execute(select(entries.c.seq).where(mine)).first() is not None:
+                    return
+            raise RunError(
+                f"Run {self.run} was taken over by another process.", hint="This one had said nothing for too long."
+            ) from error
 
     def resumed(self) -> None:
         """The first thing that a later owner writes; it keeps the earlier one from writing."""
@@ -227,7 +269,7 @@ class Log:
 
     def keep(self) -> None:
         """Moves the end of the ownership on."""
-        self._update(owned_until=time.time() + LEASE_S)
+        self._update(owned_until=clock(self._connection) + LEASE_S)
 
     def settle(self, status: Status) -> None:
         """What the run is from now on, when this log is closed."""
@@ -237,15 +279,29 @@ class Log:
         self._update(owner=None, owned_until=0.0, **({"status": self._status} if self._status else {}))
         self._closed = True
 
+    def leave(self) -> None:
+        """Closes the log as if its owner had died: another process may go on at once."""
+        self._update(owned_until=0.0)
+        self._closed = True
+
+    def abandon(self) -> None:
+        """Closes the log without a word."""
+        self._closed = True
+
     def _update(self, **values: Any) -> None:
         mine = update(runs).where(runs.c.id == self.run, runs.c.owner == self.owner)
-        with self._lock, sound(self._where), self._connection.begin():
-            self._connection.execute(mine.values(values))
+
+        def write() -> None:
+            with self._connection.begin():
+                self._connection.execute(mine.values(values))
+
+        with self._lock, sound(self._where):
+            persistently(self._where, write)
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
 def _take(connection: Connection, run: str, owner: str) -> None:
-    now = time.time()
+    now = clock(connection)
     free = or_(runs.c.owner.is_(None), runs.c.owned_until < now)
     holder = connection.execute(select(runs.c.owner, runs.c.owned_until).where(runs.c.id == run)).one_or_none()
     if holder is None:
@@ -258,8 +314,8 @@ def _take(connection: Connection, run: str, owner: str) -> None:
     if taken.rowcount != 1:
         host, pid, *_ = (holder.owner or "another - -").split()
         raise RunError(
-            f"Run {run} is worked on by process {pid} on {host}.",
-            hint=f"If that is dead, try again in {max(holder.owned_until - now, 0):.0f} s.",
+            f"Run {run} is worked on by process {pid} on {host.partition(':')[0]}.",
+            hint=f"If that is dead, try again in {max(holder.owned_until - _now(connection), 0):.0f} s.",
         )
 
 
@@ -274,9 +330,16 @@ def _new(connection: Connection, *, title: str, parent: str | None = None, forke
 
 
 def _write(connection: Connection, run: str, seq: int, path: str, what: Noted) -> None:
+    connection.execute(_INSERT, _row(run, seq, path, what))
+
+
+def _row(run: str, seq: int, path: str, what: Noted) -> Mapping[str, Any]:
     kind, body = noted.written(what)
-    row = {"run": run, "seq": seq, "at": time.time(), "kind": kind, "path": path, "body": body}
-    connection.execute(_INSERT, row)
+    return {"run": run, "seq": seq, "at": time.time(), "kind": kind, "path": path, "body": body}
+
+
+def _now(connection: Connection) -> float:
+    return float(connection.execute(select(clock(connection))).scalar_one())
 
 
 def _entries(connection: Connection, run: str) -> Iterator[Entry]:
@@ -294,9 +357,9 @@ def _entries(connection: Connection, run: str) -> Iterator[Entry]:
             yield Entry(row.seq, row.at, row.path, noted.read(row.kind, row.body))
 
 
-def _info(row: Any) -> RunInfo:
+def _info(row: Any, now: float) -> RunInfo:
     status = row.status
-    if status == "running" and (row.owner is None or is_gone(row.owner) or row.owned_until < time.time()):
+    if status == "running" and (row.owner is None or is_gone(row.owner) or row.owned_until < now):
         status = "interrupted"
     changed = row.changed or row.started
     return RunInfo(row.id, status, row.title, row.started, changed, row.count or 0, row.parent, row.forked_at)

@@ -69,13 +69,21 @@ def agent(folder: Path) -> Agent:
     return Agent("worker", ScriptedModel([next_words] * (len(TURNS) + 1)), tools=[count, insert, look])
 
 
-def prepare(folder: Path) -> str:
+def where(folder: Path) -> Path | str:
+    """The journal: a file, unless another file names a database."""
+    named = folder / "journal.url"
+    return named.read_text() if named.exists() else folder / "journal.db"
+
+
+def prepare(folder: Path, database: str | None = None) -> str:
     """An empty world and a run that nobody has begun."""
+    if database is not None:
+        (folder / "journal.url").write_text(database)
     with sqlite3.connect(folder / "world.db") as database:
         database.execute("CREATE TABLE world (row INTEGER)")
     database.close()
     (folder / "counter.txt").touch()
-    with Journal(folder / "journal.db") as journal:
+    with Journal(where(folder)) as journal:
         return journal.create("Go.")
 
 
@@ -94,7 +102,7 @@ def work(folder: Path, run: str) -> None:
     """Goes on with the run; the answer, if it comes to one, lies in a file."""
 
     async def go() -> None:
-        with Journal(folder / "journal.db") as journal:
+        with Journal(where(folder)) as journal:
             async for event in resume(journal, run, agent(folder)):
                 if isinstance(event, RunFinished):
                     (folder / "answer.txt").write_text(event.answer)

@@ -25,12 +25,11 @@ from plural.teams.journal import Journal, begin, replay, resume
 from plural.testing import ScriptedModel, calling
 from plural.types import Event, Question, RunFinished, StepFinished, TextDelta, ToolCall, ToolReturned
 
-POSTGRES = os.environ.get("PLURAL_TEST_POSTGRES")  # as postgresql+psycopg://postgres@localhost/test
 
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.skipif(not POSTGRES, reason="no server"))])
+@pytest.fixture(params=["sqlite", "postgres"])
 def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journal]:
-    with Journal(tmp_path / "journal.db" if request.param == "sqlite" else str(POSTGRES)) as journal:
+    sqlite = request.param == "sqlite"
+    with Journal(tmp_path / "journal.db" if sqlite else request.getfixturevalue("postgres").url) as journal:
         yield journal
 
 

@@ -19,6 +19,7 @@ from plural.teams.journal import Journal, replay
 from plural.teams.journal.entries import Answered
 from plural.types import Question, RunFinished
 from tests.teams.journal import killable
+from tests.teams.journal.postgres import Postgres
 
 
 class Processes:
@@ -73,10 +74,12 @@ def folder_in(path: Path, seed: int) -> Path:
     return folder
 
 
-def suffer(processes: Processes, folder: Path, seed: int, longest: float, expected: str) -> None:
+def suffer(
+    processes: Processes, folder: Path, seed: int, longest: float, expected: str, database: str | None = None
+) -> None:
     chance = random.Random(seed)
-    run = killable.prepare(folder)
-    with Journal(folder / "journal.db") as journal:
+    run = killable.prepare(folder, database)
+    with Journal(killable.where(folder)) as journal:
         kills = [chance.uniform(0, longest) for _ in range(chance.randint(1, 3))]
         while journal.find(run).status != "finished":
             processes.killed_after(folder, run, kills.pop() if kills else None)
@@ -118,3 +121,20 @@ def test_killed_at_two_hundred_moments(
     answer, seconds = undisturbed
     for seed in range(first, first + 25):
         suffer(processes, folder_in(tmp_path, seed), seed, seconds, answer)
+
+
+def test_killed_on_postgres(
+    processes: Processes, undisturbed: tuple[str, float], tmp_path: Path, postgres: Postgres
+) -> None:
+    answer, seconds = undisturbed
+    for seed in range(2):
+        suffer(processes, folder_in(tmp_path, seed), seed, 2 * seconds, answer, postgres.url)
+
+
+@pytest.mark.slow
+def test_killed_on_postgres_at_a_hundred_moments(
+    processes: Processes, undisturbed: tuple[str, float], tmp_path: Path, postgres: Postgres
+) -> None:
+    answer, seconds = undisturbed
+    for seed in range(100, 200):
+        suffer(processes, folder_in(tmp_path, seed), seed, 2 * seconds, answer, postgres.url)
