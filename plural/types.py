@@ -295,12 +295,14 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A person has to answer before the run goes on. `call`: a tool call of which nobody knows whether it was done."""
+    """A person has to answer before the run goes on. `kind` says what for: "approval" of a `call` that was not made yet,
+    "outcome" of one of which nobody knows whether it was done, or an "answer" to what an agent or a team asks."""
 
     step: int
     agent: str
     text: str
     call: ToolCall | None = None
+    kind: Literal["answer", "approval", "outcome"] = "answer"
 
 
 @dataclass(frozen=True, slots=True)

@@ -347,7 +347,7 @@ def test_a_newer_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
         database.execute("UPDATE alembic_version SET version_num = '0999'")
     database.close()
     before = path.read_bytes()
-    with pytest.raises(RunError, match="has schema 0999; this Plural knows 0001"):
+    with pytest.raises(RunError, match="has schema 0999; this Plural knows 0002"):
         Journal(path)
     assert path.read_bytes() == before
 
