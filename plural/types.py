@@ -295,8 +295,8 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A person has to answer before the run goes on. `kind` says what for: "approval" of a `call` that was not made yet,
-    "outcome" of one of which nobody knows whether it was done, or an "answer" to what an agent or a team asks."""
+    """A person has to answer before the run goes on: with an "approval" of a `call` that was not made yet, with the
+    "outcome" of one of which nobody knows whether it was done, or with an "answer" to what is asked."""
 
     step: int
     agent: str

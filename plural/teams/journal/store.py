@@ -147,9 +147,7 @@ class Journal:
             _write(connection, run, 0, "", started)
         return run
 
-    def fork(
-        self, run: str, at: int, target: Mapping[str, Any] | None = None, *, client: str | None = None
-    ) -> str:
+    def fork(self, run: str, at: int, target: Mapping[str, Any] | None = None, *, client: str | None = None) -> str:
         """A new run that begins as this one did up to entry `at`; nothing is copied. `target` is added to what the run
         says of itself up to there.
 
