@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, aclosing
-from typing import cast
+from typing import Any, cast
 
 from plural.errors import PluralError, RunError
 from plural.serve.backend import Runner, RunOrder
@@ -165,17 +165,23 @@ class Runs:
 
     # -------------------------------------------------------------------------------------------------- listening
     async def events(self, info: RunInfo, after: int) -> AsyncGenerator[bytes, None]:
-        """What happens in a run from entry `after` on, until it is over; while it waits for a person, so does this."""
+        """The same as server-sent events."""
+        async for line in self.lines(info, after):
+            yield KEEP_ALIVE if line is None else sse(line)
+
+    async def lines(self, info: RunInfo, after: int) -> AsyncGenerator[dict[str, Any] | None, None]:
+        """What happens in a run after entry `after`, until it is over; while it waits for a person, so does this. None
+        is a sign of life."""
         if self._watchers >= _WATCHERS * self._service.gate.most:
             raise WireError(429, "Too many listen already.", code="rate_limit_exceeded", again=5)
         self._watchers += 1
         try:
-            async for event in self._listen(info, after):
-                yield event
+            async for line in self._listen(info, after):
+                yield line
         finally:
             self._watchers -= 1
 
-    async def _listen(self, info: RunInfo, after: int) -> AsyncIterator[bytes]:
+    async def _listen(self, info: RunInfo, after: int) -> AsyncIterator[dict[str, Any] | None]:
         teller, told, said = Teller(), -1, time.monotonic()
         while not self._service.draining:
             bell = self._bell
@@ -185,13 +191,13 @@ class Runs:
                 line = teller.tell(entry)
                 if line is not None and entry.seq > after:
                     said = time.monotonic()
-                    yield sse(line)
+                    yield line
             if self._is_still(now):
                 yield end(now.status)
                 return
             if time.monotonic() - said > _ALIVE_S:
                 said = time.monotonic()
-                yield KEEP_ALIVE
+                yield None
             await _rung(bell)
 
     def _is_still(self, info: RunInfo) -> bool:
@@ -207,7 +213,7 @@ class Runs:
                 await asyncio.sleep(min(60.0, max(0.0, entry.at - before.at) / speed))
             before = entry
             yield sse({"seq": entry.seq, "at": entry.at, **event_to_json(cast(Event, entry.what))})
-        yield end(info.status)
+        yield sse(end(info.status))
 
     # -------------------------------------------------------------------------------------------------- working
     def _work_on(self, run: str, client: str | None, place: ExitStack | None) -> None:

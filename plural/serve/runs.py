@@ -211,6 +211,8 @@ def _mine(runs: Runs, id: str, request: Request) -> RunInfo:
 
 def _asked(runs: Runs, info: RunInfo, number: int | None) -> tuple[int, Question]:
     """The question that is meant. Raises WireError."""
+    if runs.status(info) in OVER:
+        raise WireError(409, f"The run is {info.status}: resume it first.", code="nothing_asked", param="question")
     asked = open_questions(runs.journal.entries(info.id))
     meant = [one for one in asked if number in (None, one[0])]
     if len(meant) == 1:
