@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -161,14 +161,13 @@ class Tasks(RequestHandler):  # type: ignore[misc]  # the sdk's types are genera
             RunOrder(context.tenant or "network", (Said("user", text),), None, about, client_of(key))
         )
 
-    async def _until_it_stops(self, info: RunInfo, after: int) -> AsyncGenerator[dict[str, Any], None]:
+    async def _until_it_stops(self, info: RunInfo, after: int) -> AsyncGenerator[Mapping[str, Any], None]:
         """What happens until the run is over or asks a person."""
         async for line in self._runs.lines(info, after):
-            if line is None:
-                continue
-            yield line
-            if line["event"] == "Question" and self._runs.journal.find(info.id).status == "waiting":
+            if line is not None and line["event"] == "waits":
                 return
+            if line is not None:
+                yield line
 
     async def _updates(self, info: RunInfo, after: int) -> AsyncGenerator[Any, None]:
         task = self._task(info)

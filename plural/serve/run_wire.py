@@ -79,6 +79,10 @@ def sse(line: Mapping[str, Any]) -> bytes:
     return f"{number}event: {line['event']}\ndata: {json.dumps(line, default=str)}\n\n".encode()
 
 
+# Nothing more will come until somebody answers.
+WAITS: Mapping[str, Any] = {"event": "waits"}
+
+
 def end(status: str) -> dict[str, Any]:
     """Nothing more will come while the run is so."""
     return {"event": "end", "status": status}

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from typing import Any, cast
 
 from plural.errors import PluralError, RunError
 from plural.serve.backend import Runner, RunOrder
 from plural.serve.errors import WireError
-from plural.serve.run_wire import KEEP_ALIVE, Teller, end, model_of, run_of, sse
+from plural.serve.run_wire import KEEP_ALIVE, WAITS, Teller, end, model_of, run_of, sse
 from plural.serve.service import Service
 from plural.teams.journal import Journal, RunInfo, open_questions, shown, shown_entries
 from plural.teams.journal.entries import Entry
@@ -115,9 +115,10 @@ class Runs:
 
     def status(self, info: RunInfo) -> str:
         """As the journal says, but for one that is in hand here, if only just."""
-        if info.id in self._tasks and info.status not in ("finished", "waiting"):
-            return "queued" if info.id in self._waiting else "running"
-        return info.status
+        if info.id in self._waiting:
+            return "queued"
+        begun = info.id in self._tasks and info.status not in ("finished", "waiting")
+        return "running" if begun else info.status
 
     def of(self, id: str, clients: Sequence[str | None]) -> RunInfo:
         """The run, if one of these clients began it. Raises WireError 404."""
@@ -169,7 +170,7 @@ class Runs:
         async for line in self.lines(info, after):
             yield KEEP_ALIVE if line is None else sse(line)
 
-    async def lines(self, info: RunInfo, after: int) -> AsyncGenerator[dict[str, Any] | None, None]:
+    async def lines(self, info: RunInfo, after: int) -> AsyncGenerator[Mapping[str, Any] | None, None]:
         """What happens in a run after entry `after`, until it is over; while it waits for a person, so does this. None
         is a sign of life."""
         if self._watchers >= _WATCHERS * self._service.gate.most:
@@ -181,8 +182,8 @@ class Runs:
         finally:
             self._watchers -= 1
 
-    async def _listen(self, info: RunInfo, after: int) -> AsyncIterator[dict[str, Any] | None]:
-        teller, told, said = Teller(), -1, time.monotonic()
+    async def _listen(self, info: RunInfo, after: int) -> AsyncIterator[Mapping[str, Any] | None]:
+        teller, told, said, waited = Teller(), -1, time.monotonic(), False
         while not self._service.draining:
             bell = self._bell
             now = self.journal.find(info.id)
@@ -195,6 +196,10 @@ class Runs:
             if self._is_still(now):
                 yield end(now.status)
                 return
+            waits = now.status == "waiting" and now.id not in self._tasks
+            if waits and not waited:
+                yield WAITS
+            waited = waits
             if time.monotonic() - said > _ALIVE_S:
                 said = time.monotonic()
                 yield None

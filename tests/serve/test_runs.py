@@ -184,6 +184,7 @@ def test_a_person_is_part_of_a_team_and_the_stream_waits_with_it(client: Client)
     events = list(parsed(seen))
     assert [event["answer"] for event in events if event["event"] == "Answered"] == ["green"]
     assert events[-1] == {"event": "end", "status": "finished"}
+    assert kinds(events).count("waits") == 1
     assert client.until(run)["answer"] == "green"
 
 
@@ -368,7 +369,7 @@ def test_a_run_that_takes_too_long_is_cancelled(tmp_path: Path) -> None:
     network = tiny_network(tmp_path / "home", journal=tmp_path / "journal.db")
     with (
         served(network, offers=desk(network, tmp_path), run_timeout=0.2) as running,
-        Client(base_url=running.url) as client,
+        Client(base_url=running.url, timeout=30) as client,
     ):
         run = client.until(client.begin("slow"))
         assert run["status"] == "cancelled"
@@ -443,7 +444,7 @@ def test_what_was_under_way_goes_on_when_the_server_starts_again(tmp_path: Path)
 
 def test_without_a_journal_there_are_no_runs(tmp_path: Path) -> None:
     network = tiny_network(tmp_path)
-    with served(network) as running, Client(base_url=running.url) as client:
+    with served(network) as running, Client(base_url=running.url, timeout=30) as client:
         for path in ("/v1/runs", "/v1/teams"):
             assert client.get(path).json()["error"]["code"] == "no_journal"
     network.close()

@@ -31,22 +31,29 @@ class Owner:
     """Starts the server, kills it, and answers what its runs ask as a person does who looks at the world."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.url = folder, ""
-        self.process: subprocess.Popen[str] | None = None
+        self.folder, self.url, self.pid = folder, "", 0
+        command = [sys.executable, "-m", killable_server.__name__]
+        self._starter = subprocess.Popen(
+            command, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        assert self._starter.stdin
+        assert self._starter.stdout
+        self._orders, self._told = self._starter.stdin, self._starter.stdout
 
     def start(self) -> None:
-        command = [sys.executable, "-m", killable_server.__name__, str(self.folder)]
-        self.process = subprocess.Popen(
-            command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert self.process.stdout
-        self.url = self.process.stdout.readline().strip()
-        assert self.url, "the server did not start"
+        self._orders.write(f"{self.folder}\n")
+        self.url, pid = self._told.readline().split()
+        self.pid = int(pid)
 
     def kill(self) -> None:
-        assert self.process
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        os.kill(self.pid, signal.SIGKILL)
+        assert int(self._told.readline()) == -signal.SIGKILL
+
+    def close(self) -> None:
+        self.kill()
+        self._orders.close()
+        self._told.close()
+        self._starter.wait()
 
     def begin(self, name: str) -> str:
         answer = httpx.post(f"{self.url}/v1/runs", json={"model": "ledgers", "input": f"book for {name}"}, timeout=60)
@@ -130,7 +137,7 @@ def suffer(folder: Path, *, seed: int, kills: int, each: int) -> tuple[int, int]
         assert {run["status"] for run in runs} == {"finished"}
         check_answers(owner, known)
     finally:
-        owner.kill()
+        owner.close()
     lines = Counter(world(folder))
     wanted = [f"{name} {who} {part}" for name in names for who in ("first", "second") for part in "ab"]
     assert lines == Counter(wanted), "every effect is there once"

@@ -33,7 +33,7 @@ export async function watch(id, signal) {
       for await (const event of stream(path(id, `events?after=${last}`), { signal })) {
         if (signal.aborted) return;
         heard(event);
-        if (["Question", "Answered", "Resumed", "end"].includes(event.event)) await read(id);
+        if (["waits", "Answered", "Resumed", "end"].includes(event.event)) await read(id);
         changed();
       }
     } catch (error) {
@@ -54,7 +54,7 @@ const read = (id) =>
 
 function heard(event) {
   const { running } = state;
-  if (event.event === "end") return;
+  if (event.seq === undefined) return; // what it says of the run itself is read
   const void_ = new Set(event.event === "Retracted" ? event.entries : (event.retracted ?? []));
   if (void_.size) running.events = running.events.filter((one) => !void_.has(one.seq));
   if (event.event !== "Retracted") running.events = [...running.events, event];
