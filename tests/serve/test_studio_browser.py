@@ -182,7 +182,7 @@ def expect_status(page: Any, status: str) -> None:
 def test_a_run_asks_for_approval_goes_on_and_is_looked_at_again(opened: Callable[..., Any], running: Running) -> None:
     page = opened("runs")
     begin(page, "Pay 23", "payer")
-    asks = page.get_by_role("region", name="May it?")
+    asks = page.get_by_role("region", name="May this call be made?")
     expect(asks).to_contain_text("payer wants to call pay")
     expect_status(page, "waiting")
     shot(page, "run-asks")
@@ -227,7 +227,7 @@ def test_a_person_answers_by_keyboard_and_a_run_is_cancelled_and_gone_on_with(op
     expect_status(page, "cancelled")
     page.get_by_role("button", name="Resume").click()
     expect_status(page, "running")
-    expect(page.get_by_role("list", name="Timeline")).to_contain_text("gone on with after a stop")
+    expect(page.get_by_role("list", name="Timeline")).to_contain_text("gone on with")
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("link", name="← Runs").click()
     listed = page.get_by_role("list", name="Runs, newest first").get_by_role("listitem")

@@ -97,7 +97,7 @@ async function resumed(id) {
 }
 
 const KINDS = {
-  approval: "May it?",
+  approval: "May this call be made?",
   outcome: "Was it done?",
   answer: "You are asked",
 };
@@ -205,7 +205,7 @@ function Timeline({ events, from }) {
   return html`<ol class="timeline" aria-label="Timeline">${list.map((event, index) => html`<li
     key=${event.seq} class="${hueOf(whoIn(event))} ${event.event}" ref=${index === list.length - 1 ? newest : null}>
     <span class="at">${(event.at - from).toFixed(2)}</span><i class="dot"></i>
-    <div><b>${whoIn(event)}</b> <small>${NAMES[event.event] ?? event.event}</small>
+    <div><b>${whoIn(event)}</b> <small>${event.with ? "from here on" : (NAMES[event.event] ?? event.event)}</small>
       <${Told} event=${event} /></div>
   </li>`)}</ol>`;
 }
@@ -213,7 +213,7 @@ function Timeline({ events, from }) {
 const whoIn = (event) => event.agent ?? event.by ?? (event.event === "Routed" ? event.decision.value : "");
 
 const NAMES = {
-  RunStarted: "begun", Resumed: "gone on with after a stop", Routed: "was chosen", Planned: "the plan", Decided: "decided",
+  RunStarted: "begun", Resumed: "gone on with", Routed: "was chosen", Planned: "the plan", Decided: "decided",
   StepStarted: "begins", TextDelta: "says", ToolCalled: "calls", ToolReturned: "gets", StepFinished: "is done",
   Question: "asks a person", Answered: "a person answered", RunFinished: "finished", RunFailed: "failed",
   Cancelled: "cancelled", LimitReached: "reached a limit", HandedOff: "hands over",
