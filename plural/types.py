@@ -296,12 +296,14 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A person has to answer before the run goes on. `call`: a tool call of which nobody knows whether it was done."""
+    """A person has to answer before the run goes on: with an "approval" of a `call` that was not made yet, with the
+    "outcome" of one of which nobody knows whether it was done, or with an "answer" to what is asked."""
 
     step: int
     agent: str
     text: str
     call: ToolCall | None = None
+    kind: Literal["answer", "approval", "outcome"] = "answer"
 
 
 @dataclass(frozen=True, slots=True)

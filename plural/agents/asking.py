@@ -49,4 +49,4 @@ def verdict(said: str) -> Verdict:
 def _question(paused: Paused, call: ToolCall) -> Question:
     given = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
     text = f"May I call {call.name}({given})? Say approve, deny: why, or other arguments as JSON."
-    return Question(paused.step, paused.agent, text, call)
+    return Question(paused.step, paused.agent, text, call, "approval")

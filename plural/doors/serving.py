@@ -62,6 +62,24 @@ def serve(
         Path | None,
         typer.Option(help="Folder of stored answers and uploaded files. Default: ~/.local/share/plural/server."),
     ] = None,
+    offer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:NAME",
+            help="An agent or a team of yours, served under its name, or a tool that teams may use; or a function "
+            "that makes them of the network.",
+        ),
+    ] = None,
+    run_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that a run may be worked on. Default: 3600.")
+    ] = None,
+    journal: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PLURAL_JOURNAL",
+            help="Where runs are written: an SQLite file, a database's URL, or none. Default: journal.db in --data.",
+        ),
+    ] = None,
     base: BaseOption = None,
     library: LibraryOption = None,
     memory: MemoryOption = None,
@@ -76,6 +94,7 @@ def serve(
         "host": host, "port": port, "api_key": api_key, "keys": keys, "hosts": tuple(allow_host or ()) or None,
         "origins": tuple(allow_origin or ()) or None, "tls_cert": tls_cert, "tls_key": tls_key,
         "max_inside": max_inside, "max_per_key": max_per_key, "timeout": timeout, "drain": drain, "data": data,
+        "run_timeout": run_timeout,
     }  # fmt: skip
     order = serving.read_order(given)  # what is wrong is said before the base is read
 
@@ -86,8 +105,9 @@ def serve(
             studio = ("; the studio is at ", (address, "bold"))
             err.print(Text.assemble("Plural listens on ", (f"{address}/v1", "bold"), *studio, ". Ctrl-C ends it."))
 
-    with open_network(base, library, memory=memory, dtype=dtype, engine=engine) as network:
-        serving.serve(network, order, told)
+    where = order.journal(journal)
+    with open_network(base, library, memory=memory, dtype=dtype, engine=engine, journal=where) as network:
+        serving.serve(network, order, told, offers=offer or ())
 
 
 def add_key(

@@ -43,6 +43,11 @@ class Gate:
             if not self._of_key[key]:
                 del self._of_key[key]
 
+    def has_room(self, key: str) -> bool:
+        """For one answer more."""
+        mine = self.each is None or self._of_key[key] < self.each
+        return self.inside < self.most and mine
+
     def _check(self, answers: int, inside: int, most: int, who: str) -> None:
         if answers > most:
             raise WireError(400, f"{answers} answers were asked for; at most {most} are worked on at once.", param="n")

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from plural.errors import PluralError
+from plural.serve.a2a import a2a_routes
 from plural.serve.admin import admin_routes, library_routes
 from plural.serve.admission import Gate
 from plural.serve.backend import Backend
@@ -32,10 +33,13 @@ from plural.serve.metrics import Metrics
 from plural.serve.models import model_routes, state_routes
 from plural.serve.page import page_routes
 from plural.serve.responses import response_routes
+from plural.serve.running import Runs
+from plural.serve.runs import run_control_routes, run_routes
 from plural.serve.service import Service
 from plural.serve.settings import ServeSettings
 from plural.serve.store import Store
 from plural.serve.stored import stored_routes
+from plural.serve.teams import team_admin_routes, team_routes
 
 # What any route may answer beside its own; schemas of refusals for those who read /openapi.json.
 _REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -51,8 +55,12 @@ class Server:
         gate = Gate(settings.max_inside, settings.max_per_key)
         metrics = Metrics(backend.stats, gate)
         self.service = Service(backend, settings, gate, metrics, store)
-        self.jobs = Jobs(backend, store)
-        self.api = _api([*routes(self.service), *training_routes(self.service, uploads, self.jobs)], self.jobs)
+        self.jobs, self.runs = Jobs(backend, store), Runs(self.service)
+        working = [run_routes(self.runs), run_control_routes(self.runs)]
+        teams = [team_routes(self.service, self.runs), team_admin_routes(self.runs)]
+        agents = [a2a_routes(self.service, self.runs)]
+        training = training_routes(self.service, uploads, self.jobs)
+        self.api = _api([*routes(self.service), *training, *working, *teams, *agents], self.jobs, self.runs)
         app: ASGIApp = Keeper(self.api, settings, keys)
         if settings.origins:
             app = CORSMiddleware(
@@ -84,11 +92,13 @@ def training_routes(service: Service, uploads: Path, jobs: Jobs) -> list[APIRout
     return [file_routes(service, uploads), fine_tuning_routes(service, uploads, jobs)]
 
 
-def _api(routers: list[APIRouter], jobs: Jobs) -> FastAPI:
+def _api(routers: list[APIRouter], jobs: Jobs, runs: Runs) -> FastAPI:
     @asynccontextmanager
     async def living(_: FastAPI) -> AsyncIterator[None]:
         jobs.resume()
+        runs.recover()
         yield
+        await runs.stop()
         await jobs.stop()
 
     # No pages of documentation: they would load scripts from elsewhere.

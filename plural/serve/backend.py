@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from plural.protocols import Speaker
 from plural.specialists import Library
+from plural.teams.drafting import Draft, Missing
+from plural.teams.journal import Journal
+from plural.types import Event, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,56 @@ class News:
     facts: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class RunOrder:
+    """What shall be worked on, and by whom: a model id, or a `team` of the client's own. `client` is its key's id."""
+
+    model: str
+    messages: tuple[Message, ...]
+    team: Draft | None
+    metadata: Mapping[str, str]
+    client: str | None
+
+
+class Runner(Protocol):
+    """Runs in a journal, and the teams that are kept for them."""
+
+    journal: Journal
+
+    def enter(self, order: RunOrder) -> str:
+        """A new run, which nobody works on yet.
+
+        Raises SpecialistError for a model id that nobody has, another UserError for what cannot be worked on.
+        """
+        ...
+
+    def resume(self, run: str) -> AsyncIterator[Event]:
+        """All of a run's events, those from before first. Raises RunError for one that cannot be gone on with here."""
+        ...
+
+    def check_speaker(self, name: str) -> None:
+        """Raises SpecialistError for a name that cannot go on with a fork."""
+        ...
+
+    def teams(self) -> Mapping[str, Draft]: ...
+
+    def save_team(self, name: str, team: Draft) -> None:
+        """Raises PlanError for one that cannot be carried out here."""
+        ...
+
+    def drop_team(self, name: str) -> None:
+        """Raises SpecialistError for a name that no team has."""
+        ...
+
+    async def draft(self, task: str, *, by: str, settle: bool) -> Draft | Missing: ...
+
+
 class Backend(Protocol):
     """Everything is called on the server's event loop; what may take long is awaited."""
 
     library: Library
+    # None where no journal is kept.
+    runner: Runner | None
     # The base: its model id, name and digest, the tokens of one sequence at most, and of one answer by default.
     base_id: str
     base_name: str

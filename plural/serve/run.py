@@ -78,7 +78,7 @@ class Listener(uvicorn.Server):
     def drain(self) -> None:
         """Takes no more requests and ends when those under way have; a second call does not wait for them."""
         self._service.draining = True
-        self.force_exit = self.should_exit
+        self.force_exit = self._service.hurried = self.should_exit
         self.should_exit = True
 
 

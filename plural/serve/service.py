@@ -31,6 +31,7 @@ class Service:
     metrics: Metrics
     store: Store
     draining: bool = False
+    hurried: bool = False  # it shall not wait for what is under way
 
     def speaker(self, name: str, visit: Visit) -> Speaker:
         """Raises WireError 404 for a model that is not there."""

@@ -31,6 +31,9 @@ class ServeSettings(BaseSettings):
     max_inside: int = Field(default=128, ge=1, description="Answers worked on or waiting; the next one gets a 429.")
     max_per_key: int | None = Field(default=None, ge=1, description="The same for each API key.")
     timeout: float = Field(default=600.0, gt=0, description="Seconds that a whole answer may take.")
+    run_timeout: float = Field(
+        default=3600.0, gt=0, description="Seconds that a run may be worked on before it is cancelled."
+    )
     drain: int = Field(default=30, ge=0, description="Seconds that answers under way get after SIGTERM.")
     body_limit: int = Field(default=4 << 20, ge=1024, description="Bytes of a request's body.")
     upload_limit: int = Field(default=256 << 20, ge=1024, description="Bytes of an uploaded file.")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import Runnable
 
-from plural.agents import toolbox
 from plural.errors import RunError, SettingsError
-from plural.teams.drafting import Draft, Missing, Sizes, Staff, Ways, draft, draft_by_specialist, team_of
+from plural.teams.drafting import Draft, Missing, Sizes, Staff, Ways, check, draft, draft_by_specialist, team_of
 from plural.types import Decided, Decision, Event, Planned, Routed, RunFinished
 from plural.wiring.network import BASE, Network
 from plural.wiring.runs import EventStream
@@ -42,7 +41,7 @@ def staff_of(network: Network, by: str = PLANNER) -> Staff:
         return await router.route(task, network.base) if router else Decision(BASE, 1.0)
 
     general = network.base if by in (PLANNER, BASE) else _model(by)
-    return Staff(general, purposes, network.agent, toolbox.TOOLS, route)
+    return Staff(general, purposes, network.agent, network.tools, route)
 
 
 async def drafted(
@@ -70,27 +69,43 @@ async def drafted(
 def run(network: Network, made: Draft, task: str | None = None, *, by: str = PLANNER) -> EventStream:
     """The team works on the draft's task, or another one; in the journal, if the network has one. What it comes to is
     remembered for later drafts, unless the draft does without memory."""
+    if network.settings.journal is not None:
+        return resume(network, enter(network, made, task, by=by), by)
     team = team_of(made, staff_of(network, by))
     asked = task or made.task
-    if network.settings.journal is None:
-        events = traced(network.settings, _KIND, lambda told: aiter(team.events(asked, told)))
-        return EventStream(_remembered(network, made, asked, events))
-    from plural.teams import journal as journals
+    events = traced(network.settings, _KIND, lambda told: aiter(team.events(asked, told)))
+    return EventStream(_remembered(network, made, asked, events))
 
+
+def enter(
+    network: Network,
+    made: Draft,
+    task: str | None = None,
+    *,
+    by: str = PLANNER,
+    about: Mapping[str, Any] | None = None,
+    client: str | None = None,
+) -> str:
+    """A new run of the team in the journal, which nobody works on yet. `about` is kept with it.
+
+    Raises:
+        PlanError: the draft cannot be carried out by this network.
+    """
+    check(made, staff_of(network, by))
+    asked = task or made.task
     target = {
         "kind": _KIND,
         "task": asked,
         "draft": made.model_dump(mode="json"),
         "base": network.base_model.digest,
         "by": by,
+        **(about or {}),
     }
-    name = network.journal.create(asked, target, title=asked)
-    events = traced(network.settings, _KIND, lambda told: journals.resume(network.journal, name, team, told))
-    return EventStream(_remembered(network, made, asked, events), name)
+    return network.journal.create(asked, target, title=asked, client=client)
 
 
-def resume(network: Network, name: str, by: str | None = None) -> EventStream:
-    """Goes on with a run of the network, or of a team.
+def resume(network: Network, name: str, by: str | None = None, *, remember: bool = True) -> EventStream:
+    """Goes on with a run of the network, or of a team. `remember` says whether what it comes to is kept for drafts.
 
     Raises:
         RunError: it was begun on another base, or with a chat model that `by` does not name.
@@ -107,13 +122,13 @@ def resume(network: Network, name: str, by: str | None = None) -> EventStream:
         raise RunError(f"Run {found} was begun by {target['by']}.", hint=f"Give --by {target['by']}.")
     made = Draft.model_validate(target["draft"])
     team: Team = team_of(made, staff_of(network, target["by"]))
-    instead = network.specialist(target["with"]) if "with" in target else None
+    instead = network.agent(target["with"]).model if "with" in target else None
 
     def work(told: RunnableConfig | None) -> AsyncIterator[Event]:
         return journals.resume(network.journal, found, team, told, instead=instead)
 
     events = traced(network.settings, _KIND, work)
-    return EventStream(_remembered(network, made, target["task"], events), found)
+    return EventStream(_remembered(network, made, target["task"], events) if remember else events, found)
 
 
 async def _remembered(network: Network, made: Draft, task: str, events: AsyncIterator[Event]) -> AsyncIterator[Event]:

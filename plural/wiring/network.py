@@ -27,6 +27,7 @@ from plural.wiring.tracing import traced
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
+    from langchain_core.tools import BaseTool
 
     from plural.engine.chat import ChatPlural
     from plural.engine.interface import TokenEngine
@@ -70,6 +71,8 @@ class Network:
         self.library = library
         self.engine = engine
         self.settings = settings
+        # By the names that cards and teams use; who opens the network may add to them.
+        self.tools: dict[str, BaseTool] = dict(toolbox.TOOLS)
         self._progress = progress
         self._routed: tuple[Path, Router] | None = None
         self._journal: Journal | None = None
@@ -159,7 +162,7 @@ class Network:
         if MIXED in name or WEIGHT in name:
             return Agent(name, model=self.mixed(name))
         card = self.library.get(name).card
-        tools = [toolbox.TOOLS[tool] for tool in card.tools]
+        tools = [self.tools[tool] for tool in card.tools]
         return Agent(name, model=self.specialist(name), tools=tools, description=card.purpose)
 
     def memory(self) -> LongTerm:
@@ -193,7 +196,7 @@ class Network:
             RunError: there is no such run, or this network did not begin it.
             SettingsError: the network has no journal.
         """
-        return runs.resume(self.journal, self.work, self.base_model.digest, run, self.specialist)
+        return runs.resume(self.journal, self.work, self.base_model.digest, run, lambda name: self.agent(name).model)
 
     @property
     def journal(self) -> Journal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,22 +47,35 @@ class _Asked:
             yield event
 
 
-def begin(
-    journal: Journal, work: Work, base: str, request: str, *, to: str | None, history: Sequence[Message]
-) -> EventStream:
-    """A new run. `base` is the digest of the base that works on it."""
-    from plural.teams import journal as journals
-
+def enter(
+    journal: Journal,
+    base: str,
+    request: str,
+    *,
+    to: str | None,
+    history: Sequence[Message],
+    about: Mapping[str, Any] | None = None,
+    client: str | None = None,
+) -> str:
+    """A new run, which nobody works on yet. `base` is the digest of the base that shall; `about` is kept with it."""
     if not request.strip():
         raise PromptError("The request is empty.", hint="Say what you want.")
     said = [{"role": message.role, "content": message.content} for message in history]
-    target = {"kind": _KIND, "to": to, "base": base}
-    run = journal.create({"request": request, "history": said}, target, title=request)
+    target = {"kind": _KIND, "to": to, "base": base, **(about or {})}
+    return journal.create({"request": request, "history": said}, target, title=request, client=client)
+
+
+def begin(
+    journal: Journal, work: Work, base: str, request: str, *, to: str | None, history: Sequence[Message]
+) -> EventStream:
+    from plural.teams import journal as journals
+
+    run = enter(journal, base, request, to=to, history=history)
     return EventStream(journals.resume(journal, run, _Asked(work, to)), run)
 
 
-def resume(journal: Journal, work: Work, base: str, run: str, specialist: Callable[[str], ChatRunnable]) -> EventStream:
-    """Goes on with a run. `specialist` gives the model of the one that a fork is to go on with.
+def resume(journal: Journal, work: Work, base: str, run: str, model: Callable[[str], ChatRunnable]) -> EventStream:
+    """Goes on with a run. `model` gives that of the one that a fork is to go on with.
 
     Raises:
         RunError: there is no such run, or it was begun by something else or on another base.
@@ -78,5 +91,5 @@ def resume(journal: Journal, work: Work, base: str, run: str, specialist: Callab
         )
     if target["base"] != base:
         raise RunError(f"Run {found} was begun on another base.", hint="Give that one with --base.")
-    instead = specialist(target["with"]) if "with" in target else None
+    instead = model(target["with"]) if "with" in target else None
     return EventStream(journals.resume(journal, found, _Asked(work, target["to"]), instead=instead), found)

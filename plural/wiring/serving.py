@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plural.errors import SettingsError, SpecialistError, unknown_name
+from plural.agents import Agent
+from plural.errors import SettingsError, SpecialistError, StorageError, unknown_name
 from plural.serve import Keyring, Model, Server, ServeSettings, Store
-from plural.serve.backend import Lesson, News
+from plural.serve.backend import Lesson, News, Runner
 from plural.serve.keys import SCOPES, Key, make_key, read_keys, write_keys
 from plural.serve.run import check_exposure, run
 from plural.specialists import Card, Specialist, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
-from plural.types import Asked, Routed, RunFinished, Sampling, Spoken, TextDelta
+from plural.teams import Team
 from plural.wiring.engines import adapter_store
 from plural.wiring.network import BASE, MIXED, WEIGHT, Network
+from plural.wiring.offers import Offers, read_offers
 from plural.wiring.publishing import promote_if_not_worse
 from plural.wiring.school import read_school
+from plural.wiring.serving_runs import TEAM, ServedRuns
+from plural.wiring.speakers import NETWORK, NetworkSpeaker, WorkerSpeaker
 from plural.wiring.stages import Stage
 from plural.wiring.training import train_school
 
 if TYPE_CHECKING:
     from plural.engine.speaker import Speaker as TokenSpeaker
 
-# The model id under which the router chooses who answers.
-NETWORK = "network"
 KEYS_FILE = Path("~/.local/share/plural/keys.json")
 DATA_FOLDER = Path("~/.local/share/plural/server")
 
@@ -43,6 +42,27 @@ class ServeOrder:
     settings: ServeSettings
     keys: Keyring
 
+    @property
+    def folder(self) -> Path:
+        """Where the server keeps what clients left with it."""
+        return (self.settings.data or DATA_FOLDER).expanduser().absolute()
+
+    def journal(self, given: str | None) -> str:
+        """Where runs are written: where it is said, else beside the rest. A new file is its owner's alone.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        if given is not None:
+            return given
+        path = self.folder / "journal.db"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise StorageError(f"{path} could not be made: {error.strerror}.", hint="Choose another --data.") from error
+        return str(path)
+
 
 def read_order(given: Mapping[str, Any]) -> ServeOrder:
     """`given` are fields of ServeSettings, None is not given. Raises SettingsError for options that cannot be."""
@@ -53,19 +73,21 @@ def read_order(given: Mapping[str, Any]) -> ServeOrder:
     return ServeOrder(settings, keys)
 
 
-def serve(network: Network, order: ServeOrder, told: Callable[[str], None]) -> None:
-    """Puts the network on the wire until a signal; `told` gets the address. Raises MachineError if it cannot listen."""
-    folder = (order.settings.data or DATA_FOLDER).expanduser().absolute()
-    store = Store(folder / "records.sqlite")
-    with contextlib.ExitStack() as after:
-        after.callback(store.close)
-        server = Server(ServedNetwork(network), order.settings, order.keys, store, folder / "files")
-        if network.settings.adopts:
-            from plural.teams.journal import Adopter
+def serve(network: Network, order: ServeOrder, told: Callable[[str], None], *, offers: Sequence[str] = ()) -> None:
+    """Puts the network on the wire until a signal; `told` gets the address. `offers` are MODULE:NAMEs.
 
-            adopter = Adopter(network.journal, lambda orphan: deque(network.resume(orphan), maxlen=0))
-            after.callback(adopter.close, order.settings.drain)
+    Raises:
+        SettingsError: something that is offered is not there, or cannot be.
+        MachineError: it cannot listen.
+    """
+    folder = order.folder
+    store = Store(folder / "records.sqlite")
+    try:
+        served = ServedNetwork(network, read_offers(network, offers), folder / "teams")
+        server = Server(served, order.settings, order.keys, store, folder / "files")
         run(server, order.settings, told)
+    finally:
+        store.close()
 
 
 # ---------------------------------------------------------------------------------------------------------------- keys
@@ -101,8 +123,13 @@ def _keys_file(given: Path | None) -> Path:
 class ServedNetwork:
     """A `Backend`."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    def __init__(self, network: Network, offers: Offers = Offers(), teams: Path | None = None) -> None:
+        """`teams` is the folder of saved ones; without it, and without the network's journal, there are no runs."""
+        self.network, self.offers = network, offers
+        network.tools |= offers.tools
+        journaled = teams is not None and network.settings.journal is not None
+        self._runs = ServedRuns(network, offers, teams) if journaled and teams else None
+        self.runner: Runner | None = self._runs
         self.library = network.library
         self.base_id = BASE
         self.base_name = network.base_model.name
@@ -115,7 +142,8 @@ class ServedNetwork:
 
     # ------------------------------------------------------------------------------------------------------- models
     def models(self) -> Sequence[Model]:
-        return [self.model(NETWORK), self.model(BASE), *map(_model, self.network.mine())]
+        added = [*self.offers.workers, *(TEAM + name for name in (self.runner.teams() if self.runner else ()))]
+        return [*map(self.model, (NETWORK, BASE)), *map(_model, self.network.mine()), *map(self.model, added)]
 
     def model(self, name: str) -> Model:
         created = int(self.network.base_model.source.stat().st_mtime)
@@ -123,14 +151,18 @@ class ServedNetwork:
             return Model(NETWORK, created, "", "The router chooses who answers.", parent=BASE)
         if name == BASE:
             return Model(BASE, created, self.digest, "The base itself.")
+        if worker := self._worker(name):
+            return Model(name, created, "", worker.description, parent=BASE)
         if MIXED in name or WEIGHT in name:
             self.network.mixed(name)
             return Model(name, created, "", "A mixture of specialists.", parent=BASE)
         return _model(self._specialist(name), name)
 
-    def speaker(self, name: str) -> TokenSpeaker | NetworkSpeaker:
+    def speaker(self, name: str) -> TokenSpeaker | NetworkSpeaker | WorkerSpeaker:
         if name == NETWORK:
             return NetworkSpeaker(self.network)
+        if worker := self._worker(name):
+            return WorkerSpeaker(worker, self.max_tokens)
         if name == BASE:
             return self.network.base.speaker
         if MIXED in name or WEIGHT in name:
@@ -139,7 +171,7 @@ class ServedNetwork:
 
     async def score(self, name: str, texts: Sequence[str | Sequence[int]]) -> list[Sequence[tuple[int, float | None]]]:
         speaker = self.speaker(name)
-        if isinstance(speaker, NetworkSpeaker):
+        if isinstance(speaker, NetworkSpeaker | WorkerSpeaker):
             raise SettingsError(
                 f"The model {name!r} has no tokens.", hint="Name a specialist or the base as the model."
             )
@@ -220,6 +252,12 @@ class ServedNetwork:
         return (_news(stage) for stage in train_school(school, self.network))
 
     # ------------------------------------------------------------------------------------------------------- inside
+    def _worker(self, name: str) -> Agent | Team | None:
+        """Raises SpecialistError for the id of a team that is not there."""
+        if name in self.offers.workers:
+            return self.offers.workers[name]
+        return self._runs.team(name) if self._runs else None
+
     def _specialist(self, name: str) -> Specialist:
         """Raises SpecialistError for one that is not there, or is another base's."""
         found = self.library.get(name)
@@ -253,58 +291,6 @@ class ServedNetwork:
                 stages.append(next(work))
             except StopIteration as end:
                 return stages, end.value
-
-
-class NetworkSpeaker:
-    """The whole network as one model: it takes a conversation and no options.
-
-    What a single agent without tools says is shown as it comes; of all other runs only the answer is, when it is whole.
-    Every event of the run is told beside that.
-    """
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-
-    async def speak(self, asked: Asked) -> AsyncGenerator[Spoken, None]:
-        self._check(asked)
-        conversation = self._network.conversation()
-        conversation.messages = list(asked.messages[:-1])
-        live = False
-        async with aclosing(conversation.astream(asked.messages[-1].content)) as events:
-            async for event in events:
-                yield Spoken(0, "", event=event)
-                match event:
-                    case Routed(step=0):
-                        live = self._speaks_once(event.decision.value)
-                    case TextDelta() if live:
-                        yield Spoken(0, event.text)
-                    case RunFinished():
-                        yield Spoken(0, "" if live else event.answer, finish="stop", usage=event.usage)
-
-    def _speaks_once(self, name: str) -> bool:
-        if name == BASE:
-            return True
-        card = self._network.library.get(name).card
-        return card.kind == "skill" and not card.tools
-
-    def _check(self, asked: Asked) -> None:
-        default = Asked(asked.messages, sampling=Sampling(max_tokens=self._network.settings.max_tokens))
-        differ = [one.name for one in fields(Asked) if getattr(asked, one.name) != getattr(default, one.name)]
-        if "sampling" in differ:
-            differ.remove("sampling")
-            mine, theirs = default.sampling, asked.sampling
-            differ += [one.name for one in fields(Sampling) if getattr(mine, one.name) != getattr(theirs, one.name)]
-        if differ or not asked.messages:
-            named = ", ".join(differ) or "a prompt without messages"
-            raise SettingsError(
-                f"The model {NETWORK!r} does not support {named}.", hint="Name a specialist or the base as the model."
-            )
-        last = asked.messages[-1]
-        if last.role != "user" or any(one.role == "tool" or one.tool_calls for one in asked.messages):
-            raise SettingsError(
-                f"The model {NETWORK!r} reads a conversation that ends with the user, without tools.",
-                hint="Name a specialist or the base as the model.",
-            )
 
 
 def _news(stage: Stage) -> News:

@@ -61,21 +61,12 @@ class Settings(BaseSettings):
     journal: str | Path | None = Field(
         default=None, description="Where runs are written: an SQLite file or a database's URL; none is nowhere."
     )
-    adopt: bool | None = Field(
-        default=None,
-        description="Whether plural serve goes on with runs of the journal whose process died; none is whether the "
-        "journal is a database's URL.",
-    )
     traces: bool = Field(
         default=False,
         description="Whether runs are traced by OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says where spans go.",
     )
     max_tokens: int = Field(default=256, ge=1, description="New tokens of one answer at most.")
     max_steps: int = Field(default=6, ge=1, description="Steps of one plan at most.")
-
-    @property
-    def adopts(self) -> bool:
-        return self.adopt if self.adopt is not None else "://" in str(self.journal or "")
 
     @field_validator("library")
     @classmethod

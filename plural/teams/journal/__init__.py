@@ -6,22 +6,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plural.teams.journal.adopting import Adopter
-    from plural.teams.journal.running import begin, replay, resume
-    from plural.teams.journal.store import Journal, RunInfo
-    from plural.teams.journal.tape import shown
+    from plural.teams.journal.running import begin, input_to_json, replay, resume
+    from plural.teams.journal.store import Journal, RunInfo, open_questions
+    from plural.teams.journal.tape import is_shown, shown, shown_entries
 
 _HOMES = {
-    "Adopter": "adopting",
     "Journal": "store",
     "RunInfo": "store",
     "begin": "running",
+    "input_to_json": "running",
+    "is_shown": "tape",
+    "open_questions": "store",
     "replay": "running",
     "resume": "running",
     "shown": "tape",
+    "shown_entries": "tape",
 }
 
-__all__ = ["Adopter", "Journal", "RunInfo", "begin", "replay", "resume", "shown"]
+__all__ = [
+    "Journal",
+    "RunInfo",
+    "begin",
+    "input_to_json",
+    "is_shown",
+    "open_questions",
+    "replay",
+    "resume",
+    "shown",
+    "shown_entries",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -104,8 +104,25 @@ class RunFailed:
     fatal: tuple[tuple[str, int], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody ended the run before it was finished."""
+
+    why: str
+
+
 Noted: TypeAlias = (
-    Event | RunStarted | Resumed | ModelCalled | ModelReturned | ModelFailed | ToolBegun | Kept | Answered | RunFailed
+    Event
+    | RunStarted
+    | Resumed
+    | ModelCalled
+    | ModelReturned
+    | ModelFailed
+    | ToolBegun
+    | Kept
+    | Answered
+    | RunFailed
+    | Cancelled
 )
 
 _KINDS: dict[str, type] = {
@@ -113,7 +130,7 @@ _KINDS: dict[str, type] = {
     for kind in (
         Routed, Planned, Decided, StepStarted, TextDelta, ToolCalled, ToolReturned, StepFinished, Question, RunFinished,
         LimitReached, HandedOff, Paused,
-        RunStarted, Resumed, ModelCalled, ModelReturned, ModelFailed, ToolBegun, Kept, Answered, RunFailed,
+        RunStarted, Resumed, ModelCalled, ModelReturned, ModelFailed, ToolBegun, Kept, Answered, RunFailed, Cancelled,
     )
 }  # fmt: skip
 

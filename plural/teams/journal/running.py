@@ -38,7 +38,7 @@ async def begin(
     journal: Journal, worker: Works, input: Any, config: RunnableConfig | None = None
 ) -> AsyncIterator[Event]:
     """A new run: each event is written, then yielded. `input` is a text, messages, or what JSON can say."""
-    run = journal.create(_written(input))
+    run = journal.create(input_to_json(input))
     async for event in resume(journal, run, worker, config):
         yield event
 
@@ -170,8 +170,8 @@ async def _kept(log: Log) -> AsyncIterator[None]:
 _MESSAGES = "__messages"
 
 
-def _written(input: Any) -> Any:
-    """The input as JSON."""
+def input_to_json(input: Any) -> Any:
+    """What a run is given, as `Journal.create` takes it: messages in LangChain's form, all else as it is."""
     if isinstance(input, BaseMessage):
         input = [input]
     if isinstance(input, Sequence) and input and all(isinstance(each, BaseMessage) for each in input):

@@ -6,30 +6,31 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from plural.errors import EngineStopped, RunError, StorageError
 from plural.teams.journal import entries as noted
-from plural.teams.journal.entries import Answered, Entry, Noted, Resumed, RunStarted
+from plural.teams.journal.entries import Answered, Cancelled, Entry, Noted, Resumed, RunStarted
 from plural.teams.journal.owner import LEASE_S, is_gone, new_owner
 from plural.teams.journal.reaching import persistently
 from plural.teams.journal.schema import clock, firm, named, open_database, sound
 from plural.teams.journal.tables import entries, runs
-from plural.types import Question
+from plural.types import Question, RunFinished
 
-Status = Literal["running", "waiting", "finished", "failed", "interrupted"]
+Status = Literal["running", "waiting", "finished", "failed", "cancelled", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """One run, in a list. "interrupted": it was running, and who ran it is gone. `entries` counts its own only."""
+    """One run, in a list. "interrupted": it was running, and who ran it is gone. `entries` counts its own only.
+    `client` is the API key's id by which it was begun over HTTP."""
 
     id: str
     status: Status
@@ -39,14 +40,7 @@ class RunInfo:
     entries: int
     parent: str | None = None
     forked_at: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """A run, and the owner that it had."""
-
-    run: str
-    owner: str
+    client: str | None = None
 
 
 _own = entries.c.run == runs.c.id
@@ -83,24 +77,34 @@ class Journal:
         self.close()
 
     # ------------------------------------------------------------------------------------------------------ reading
-    def runs(self) -> list[RunInfo]:
-        """Newest first."""
+    def runs(
+        self,
+        *,
+        clients: Collection[str | None] | None = None,
+        after: RunInfo | None = None,
+        limit: int | None = None,
+    ) -> list[RunInfo]:
+        """Newest first: those that these `clients` began, if they are given; those older than `after`."""
+        query = _INFO.order_by(runs.c.started.desc(), runs.c.id.desc()).limit(limit)
+        if clients is not None:
+            unowned = [runs.c.client.is_(None)] if None in clients else []
+            query = query.where(or_(runs.c.client.in_([one for one in clients if one is not None]), *unowned))
+        if after is not None:
+            same = and_(runs.c.started == after.started, runs.c.id < after.id)
+            query = query.where(or_(runs.c.started < after.started, same))
         with self._reading() as connection:
             now = _now(connection)
-            return [_info(row, now) for row in connection.execute(_INFO.order_by(runs.c.started.desc()))]
+            return [_info(row, now) for row in connection.execute(query)]
 
-    def orphans(self) -> list[Orphan]:
-        """The runs whose owner died without letting go of them, oldest first. A run that somebody stopped is none."""
+    def interrupted(self, *, killed: bool = False) -> list[RunInfo]:
+        """Unfinished runs that nobody works on, oldest first; with `killed` only those whose worker said no word."""
+        query = _INFO.where(runs.c.status == "running").order_by(runs.c.started)
+        if killed:
+            query = query.where(runs.c.owner.is_not(None))
         with self._reading() as connection:
             now = _now(connection)
-            held = select(runs.c.id, runs.c.owner, runs.c.owned_until).where(
-                runs.c.status == "running", runs.c.owner.is_not(None)
-            )
-            return [
-                Orphan(row.id, row.owner)
-                for row in connection.execute(held.order_by(runs.c.started))
-                if row.owned_until < now or is_gone(row.owner)
-            ]
+            found = [_info(row, now) for row in connection.execute(query)]
+        return [run for run in found if run.status == "interrupted"]
 
     def find(self, name: str) -> RunInfo:
         """The run of this id, or of the only id that begins so. Raises RunError."""
@@ -115,18 +119,22 @@ class Journal:
             raise RunError(f"Several runs begin with {name!r}.", hint=f"As {', '.join(run.id for run in found)}.")
         raise RunError(f"There is no run {name!r} in {self.name}.", hint="`plural runs` lists them.")
 
-    def entries(self, run: str) -> Iterator[Entry]:
-        """Everything that is known of a run, in order; of a fork also what it began with."""
+    def entries(self, run: str, *, after: int = -1) -> Iterator[Entry]:
+        """Everything that is known of a run, in order; of a fork also what it began with. `after` leaves out what is
+        known up to that number."""
         with self._reading() as connection:
-            yield from _entries(connection, run)
+            yield from _entries(connection, run, entries.c.seq > after)
 
     def target(self, run: str) -> Mapping[str, Any]:
         """What the run says of who works on it."""
-        said = [entry.what.target for entry in self.entries(run) if isinstance(entry.what, RunStarted)]
-        return said[-1]
+        with self._reading() as connection:
+            *_, last = _entries(connection, run, entries.c.kind == RunStarted.__name__)
+        return cast(RunStarted, last.what).target
 
     # ------------------------------------------------------------------------------------------------------ writing
-    def create(self, input: Any, target: Mapping[str, Any] | None = None, *, title: str = "") -> str:
+    def create(
+        self, input: Any, target: Mapping[str, Any] | None = None, *, title: str = "", client: str | None = None
+    ) -> str:
         """A new run, which nobody works on yet. `input` and `target` are written as JSON.
 
         Raises:
@@ -139,13 +147,13 @@ class Journal:
                 f"What the run is given has no JSON form: {error}.", hint="Give texts or messages."
             ) from error
         with self._writing() as connection:
-            run = _new(connection, title=title or _title(input))
+            run = _new(connection, title=title or _title(input), client=client)
             _write(connection, run, 0, "", started)
         return run
 
-    def fork(self, run: str, at: int, target: Mapping[str, Any] | None = None) -> str:
+    def fork(self, run: str, at: int, target: Mapping[str, Any] | None = None, *, client: str | None = None) -> str:
         """A new run that begins as this one did up to entry `at`; nothing is copied. `target` is added to what the run
-        says of itself.
+        says of itself up to there.
 
         Raises:
             RunError: there is no such run, or no such entry.
@@ -158,25 +166,38 @@ class Journal:
                     f"Run {origin.id} has no entry {at}.",
                     hint=f"Its entries are 0 to {len(known) - 1}: `plural show-run`.",
                 )
-            forked = _new(connection, title=origin.title, parent=origin.id, forked_at=at)
+            forked = _new(connection, title=origin.title, parent=origin.id, forked_at=at, client=client)
             if target:
-                first = cast(RunStarted, known[0].what)
-                _write(connection, forked, at + 1, "", RunStarted({**first.target, **target}, first.input))
+                begun = [entry.what for entry in known[: at + 1] if isinstance(entry.what, RunStarted)][-1]
+                _write(connection, forked, at + 1, "", RunStarted({**begun.target, **target}, begun.input))
         return forked
 
-    def answer(self, run: str, answer: str) -> Question:
-        """Answers the first open question of a run that waits for a person.
+    def answer(self, run: str, answer: str, *, question: int | None = None) -> Question:
+        """Answers a question of a run that waits for a person: the one in this entry, or the first that is open.
 
         Raises:
-            RunError: it asks nothing, or somebody works on it.
+            RunError: it does not ask that, or somebody works on it.
         """
         with self.owned(self.find(run).id) as log:
-            answered = {entry.what.question for entry in log.entries if isinstance(entry.what, Answered)}
-            for entry in log.entries:
-                if isinstance(entry.what, Question) and entry.seq not in answered:
-                    log.append(Answered(entry.seq, answer))
-                    return entry.what
-        raise RunError(f"Run {run} asks nothing.", hint="Resume it without an answer.")
+            for seq, asked in open_questions(log.entries):
+                if question in (None, seq):
+                    log.append(Answered(seq, answer))
+                    return asked
+        asks = "asks nothing" if question is None else f"asks nothing in entry {question}"
+        raise RunError(f"Run {run} {asks}.", hint="Resume it without an answer.")
+
+    def cancel(self, run: str, why: str) -> None:
+        """Ends a run that nobody works on. It may still be resumed or forked.
+
+        Raises:
+            RunError: it is finished, or somebody works on it.
+        """
+        with self.owned(self.find(run).id) as log:
+            if any(isinstance(entry.what, RunFinished) for entry in log.entries):
+                log.settle("finished")
+                raise RunError(f"Run {run} is finished.", hint="There is nothing to cancel.")
+            log.append(Cancelled(why))
+            log.settle("cancelled")
 
     @contextmanager
     def owned(self, run: str) -> Iterator[Log]:
@@ -319,13 +340,9 @@ def _take(connection: Connection, run: str, owner: str) -> None:
         )
 
 
-def _new(connection: Connection, *, title: str, parent: str | None = None, forked_at: int | None = None) -> str:
+def _new(connection: Connection, **values: Any) -> str:
     run = uuid.uuid4().hex[:12]
-    connection.execute(
-        insert(runs).values(
-            id=run, parent=parent, forked_at=forked_at, status="running", title=title, started=time.time()
-        )
-    )
+    connection.execute(insert(runs).values(id=run, status="running", started=time.time(), **values))
     return run
 
 
@@ -342,7 +359,14 @@ def _now(connection: Connection) -> float:
     return float(connection.execute(select(clock(connection))).scalar_one())
 
 
-def _entries(connection: Connection, run: str) -> Iterator[Entry]:
+def open_questions(known: Iterable[Entry]) -> list[tuple[int, Question]]:
+    """What a person has not answered yet, with the entries' numbers."""
+    asked = {entry.seq: entry.what for entry in known if isinstance(entry.what, Question | Answered)}
+    answered = {what.question for what in asked.values() if isinstance(what, Answered)}
+    return [(seq, what) for seq, what in asked.items() if isinstance(what, Question) and seq not in answered]
+
+
+def _entries(connection: Connection, run: str, wanted: ColumnElement[bool] = true()) -> Iterator[Entry]:
     """The entries of the runs that this one was forked from, each up to where it was left, then its own."""
     parts: list[tuple[str, int | None]] = [(run, None)]
     while True:
@@ -351,7 +375,7 @@ def _entries(connection: Connection, run: str) -> Iterator[Entry]:
             break
         parts.insert(0, (origin.parent, origin.forked_at))
     for index, (part, _) in enumerate(parts):
-        query = select(entries).where(entries.c.run == part).order_by(entries.c.seq)
+        query = select(entries).where(entries.c.run == part, wanted).order_by(entries.c.seq)
         ends = [left_at for _, left_at in parts[index:] if left_at is not None]
         for row in connection.execute(query.where(entries.c.seq <= min(ends)) if ends else query):
             yield Entry(row.seq, row.at, row.path, noted.read(row.kind, row.body))
@@ -362,7 +386,8 @@ def _info(row: Any, now: float) -> RunInfo:
     if status == "running" and (row.owner is None or is_gone(row.owner) or row.owned_until < now):
         status = "interrupted"
     changed = row.changed or row.started
-    return RunInfo(row.id, status, row.title, row.started, changed, row.count or 0, row.parent, row.forked_at)
+    count = row.count or 0
+    return RunInfo(row.id, status, row.title, row.started, changed, count, row.parent, row.forked_at, row.client)
 
 
 def _title(input: Any) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, Integer, MetaData, String, Table, Text
 
-VERSION = "0001"  # of the newest migration
+VERSION = "0002"  # of the newest migration
 
 metadata = MetaData()
 
 # `parent` and `forked_at`: a fork reads its parent's entries up to there and adds its own.
+# `client` is who asked for the run through a server, by its API key's id; NULL is the owner of the machine.
 # `owner` may write until `owned_until`, which it moves on while it lives.
 runs = Table(
     "runs",
@@ -21,6 +22,7 @@ runs = Table(
     Column("started", Float, nullable=False),
     Column("owner", Text),
     Column("owned_until", Float, nullable=False, server_default="0"),
+    Column("client", String(32)),
 )
 
 # One run's entries have one writer; the key keeps a second one out.

@@ -196,7 +196,7 @@ class Tape:
                 begun = tool.begun
                 given = ", ".join(f"{name}={value!r}" for name, value in begun.call.arguments.items())
                 text = f"{begun.call.name}({given}) was interrupted. Was it done? Say done, repeat, or its result."
-                self._ask(path, Question(begun.step, begun.agent, text, begun.call))
+                self._ask(path, Question(begun.step, begun.agent, text, begun.call, "outcome"))
                 tool.state = "asked"
         return [question for _, question in self._questions.values()]
 
@@ -338,11 +338,18 @@ def is_shown(entry: Entry) -> bool:
 def shown(entries: Iterable[Entry]) -> Iterator[Event]:
     """The run as it was shown, without what was said in calls that were then made again, what was asked and is
     answered, and results that were then changed around their tools."""
+    for entry in shown_entries(entries):
+        assert isinstance(entry.what, Event)  # nothing else is shown
+        yield entry.what
+
+
+def shown_entries(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The same, with the entries' numbers and times."""
     known = list(entries)
     void = _void(known) | {entry.what.question for entry in known if isinstance(entry.what, Answered)} | _changed(known)
     for entry in known:
         if isinstance(entry.what, Event) and is_shown(entry) and entry.seq not in void:
-            yield entry.what
+            yield entry
 
 
 def _void(entries: Iterable[Entry]) -> set[int]:

@@ -14,7 +14,7 @@ import pytest
 
 from plural.agents import Agent, tool
 from plural.errors import EngineStopped, RunError, StorageError
-from plural.teams.journal import Adopter, Journal, resume
+from plural.teams.journal import Journal, resume
 from plural.teams.journal import reaching as reaching_
 from plural.teams.journal import store as store_
 from plural.testing import ScriptedModel, calling
@@ -84,10 +84,10 @@ def test_another_machines_lease_is_waited_for(shared: Journal) -> None:
     with pytest.raises(RunError, match="is worked on by process 7 on elsewhere"):
         asyncio.run(finish(shared, run, World()))
     assert shared.find(run).status == "running"
-    assert shared.orphans() == []
+    assert shared.interrupted(killed=True) == []
     time.sleep(0.5)
     assert shared.find(run).status == "interrupted"
-    assert [orphan.run for orphan in shared.orphans()] == [run]
+    assert [one.id for one in shared.interrupted(killed=True)] == [run]
     assert asyncio.run(finish(shared, run, World())) == ANSWER
 
 
@@ -102,7 +102,7 @@ def test_a_wrong_clock_takes_no_run_and_loses_none(
     monkeypatch.setattr(time, "time", lambda: real() + skew)
     with pytest.raises(RunError, match=r"try again in (19|20) s"):
         asyncio.run(finish(shared, alive, World()))
-    assert [orphan.run for orphan in shared.orphans()] == [dead]
+    assert [one.id for one in shared.interrupted(killed=True)] == [dead]
     assert asyncio.run(finish(shared, dead, World())) == ANSWER
     # What this one owns is owned by the database's clock, too.
     with shared.owned(shared.create("Go.")) as log:
@@ -171,33 +171,25 @@ def orphaned(journal: Journal, count: int) -> list[str]:
 
 
 def test_orphans_are_gone_on_with_once(journal: Journal) -> None:
+    """However many look for them at the same time. A run that somebody stopped is none."""
     worlds = {run: World() for run in orphaned(journal, 6)}
     stopped = journal.create("Somebody stopped this one.")
+    finished: list[str] = []
 
-    def go_on(run: str) -> None:
-        asyncio.run(finish(journal, run, worlds[run]))
+    def look() -> None:
+        for orphan in journal.interrupted(killed=True):
+            with contextlib.suppress(RunError):  # another one has it
+                asyncio.run(finish(journal, orphan.id, worlds[orphan.id]))
+                finished.append(orphan.id)
 
-    adopters = [Adopter(journal, go_on, every=0.02) for _ in range(3)]
-    until(lambda: all(journal.find(run).status == "finished" for run in worlds))
-    for adopter in adopters:
-        adopter.close()
+    looking = [Thread(target=look) for _ in range(3)]
+    for one in looking:
+        one.start()
+    for one in looking:
+        one.join()
+    assert set(finished) == set(worlds)
     assert all(world.bought == ["tea", "milk", "salt"] for world in worlds.values())
     assert journal.find(stopped).status == "interrupted"
-
-
-def test_what_cannot_be_done_here_is_tried_once(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
-    orphaned(journal, 1)
-    tried: list[str] = []
-
-    def refuse(run: str) -> None:
-        tried.append(run)
-        raise RunError(f"Run {run} was begun on another base.")
-
-    adopter = Adopter(journal, refuse, every=0.01)
-    until(lambda: bool(tried))
-    time.sleep(0.1)
-    adopter.close()
-    assert len(tried) == 1
 
 
 async def test_a_run_whose_engine_was_closed_is_left_to_others(journal: Journal) -> None:
@@ -208,7 +200,7 @@ async def test_a_run_whose_engine_was_closed_is_left_to_others(journal: Journal)
 
     with pytest.raises(EngineStopped):
         [event async for event in resume(journal, run, Agent("buyer", ScriptedModel([fail])))]
-    assert [orphan.run for orphan in journal.orphans()] == [run]
+    assert [one.id for one in journal.interrupted(killed=True)] == [run]
     assert await finish(journal, run, World()) == ANSWER
 
 
