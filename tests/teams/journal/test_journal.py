@@ -29,7 +29,7 @@ from plural.types import Event, Question, RunFinished, StepFinished, TextDelta, 
 @pytest.fixture(params=["sqlite", "postgres"])
 def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journal]:
     sqlite = request.param == "sqlite"
-    with Journal(tmp_path / "journal.db" if sqlite else request.getfixturevalue("postgres").url) as journal:
+    with Journal(tmp_path / "journal.db" if sqlite else request.getfixturevalue("postgres").new()) as journal:
         yield journal
 
 
