@@ -77,6 +77,12 @@ class Settings(BaseSettings):
     def adopts(self) -> bool:
         return self.adopt if self.adopt is not None else "://" in str(self.journal or "")
 
+    @field_validator("journal")
+    @classmethod
+    def _nowhere(cls, journal: str | Path | None) -> str | Path | None:
+        """As the command line says it, and the environment, where it has to win over a file that is set otherwise."""
+        return None if str(journal) == "none" else journal
+
     @field_validator("library")
     @classmethod
     def _place(cls, place: Path | str) -> Path | str:
