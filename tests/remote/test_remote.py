@@ -460,10 +460,29 @@ async def test_a_deadline(pretend: Any) -> None:
         await drawn(engine, Request((1, 2), Sampling(), deadline=0.3))
 
 
-async def test_no_prompt_logprobs_no_choices(pretend: Any) -> None:
-    _, engine = pretend({"/v1/completions": (200, '{"choices": [{"index": 0, "text": ""}, {"index": 1, "text": ""}]}')})
-    with pytest.raises(SettingsError, match="choices have no probabilities"):
+def following(values: dict[int, float]) -> str:
+    top = ", ".join(f'"token_id:{token}": {value}' for token, value in values.items())
+    return f'{{"choices": [{{"index": 0, "text": "", "logprobs": {{"top_logprobs": [{{{top}}}]}}}}]}}'
+
+
+async def test_vllm_is_asked_how_each_option_goes_on(running: Running, pretend: Any) -> None:
+    tokenizer = running.network.base_model.tokenizer
+    (yes,), (no,) = tokenizer.encode("y"), tokenizer.encode("n")
+    values = {yes: -1.0, no: -2.0, **dict.fromkeys(tokenizer.eos_ids, -3.0)}
+    server, engine = pretend({"/v1/completions": (200, following(values))})
+    decision = await engine.choose((1, 2), ["y", "n"])
+    assert decision.probability == pytest.approx(1 / (1 + np.exp(-1.0)))
+    asked = {tuple(body["prompt"]): body["logprob_token_ids"] for body in map(json.loads, server.bodies[1:])}
+    ends = sorted(tokenizer.eos_ids)
+    assert asked == {(1, 2): sorted((yes, no)), (1, 2, yes): ends, (1, 2, no): ends}
+
+
+async def test_no_logprobs_no_choices(pretend: Any) -> None:
+    _, engine = pretend({"/v1/completions": (200, following({7: -1.0}))})
+    with pytest.raises(SettingsError, match="so choices have none"):
         await engine.choose((1, 2), ["a", "b"])
+    with pytest.raises(SettingsError, match="so choices have none"):
+        await engine.score((1, 2))
 
 
 def test_another_base(running: Running, pretend: Any) -> None:
