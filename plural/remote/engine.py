@@ -300,8 +300,8 @@ class RemoteEngine:
         return await self._awaited(ask())
 
     async def _followed(self, rows: Sequence[Sequence[int]], start: int, digest: str | None) -> list[list[float]]:
-        """The same from `start` on, 0 before it: after each beginning it is asked about the tokens that go on from there.
-        vLLM 0.32 on a CPU dies of prompt_logprobs when it may have adapters."""
+        """The same from `start` on, 0 before it: after each beginning it is asked about the tokens that go on from
+        there. vLLM 0.32 on a CPU dies of prompt_logprobs when it may have adapters."""
         wanted: dict[tuple[int, ...], set[int]] = {}
         for row in rows:
             for at in range(start, len(row)):
