@@ -60,10 +60,9 @@ def open_network(
     """Opens the network, with a progress bar for whatever takes longer than a moment, and closes it."""
     from plural.wiring.network import Network
 
-    where = None if journal == "none" else journal
     with (
         bars() as report,
-        Network.open(base=base, library=library, progress=report, journal=where, **settings) as network,
+        Network.open(base=base, library=library, progress=report, journal=journal, **settings) as network,
     ):
         report("", 1.0)
         yield network

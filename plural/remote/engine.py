@@ -28,7 +28,7 @@ from plural.errors import (
     SpecialistError,
 )
 from plural.remote import asking
-from plural.remote.hearing import Hearing
+from plural.remote.hearing import Hearing, token_id
 from plural.remote.http import HttpServer, Refusal
 from plural.remote.settings import SLOTS, EngineAddress
 from plural.remote.slots import Slots
@@ -112,7 +112,7 @@ class RemoteEngine:
     async def choose(
         self, prompt: Sequence[int], options: Sequence[str], adapter: AdapterRef | Mixture | None = None
     ) -> Decision[str]:
-        """As Engine.choose, exact: from the log-probabilities of prompts that end with each option and end of turn."""
+        """As Engine.choose, exact: from the log-probabilities of each option's tokens and of end of turn."""
         if not options or len(set(options)) != len(options) or not all(options):
             raise GrammarError(f"Options must be non-empty and differ from each other, got {list(options)!r}.")
         tokenizer = self._base.tokenizer
@@ -122,7 +122,8 @@ class RemoteEngine:
         answers = [tokenizer.encode(option) for option in options]
         rows = [[*prompt, *answer, end] for answer in answers for end in ends]
         self._check_prompt(max(rows, key=len), 0)
-        scores = await self._scored(rows, await self._worn(adapter))
+        digest = await self._worn(adapter)
+        scores = await (self._followed(rows, len(prompt), digest) if self.is_vllm else self._scored(rows, digest))
         sums = [math.fsum(row[len(prompt) - 1 :]) for row in scores]
         weights = [
             math.fsum(math.exp(one - max(sums)) for one in sums[at : at + len(ends)])
@@ -137,7 +138,8 @@ class RemoteEngine:
 
     async def score(self, tokens: Sequence[int], adapter: AdapterRef | Mixture | None = None) -> list[float]:
         self._check_prompt(tokens, 0)
-        (scores,) = await self._scored([tokens], await self._worn(adapter))
+        digest = await self._worn(adapter)
+        (scores,) = await (self._followed([tokens], 1, digest) if self.is_vllm else self._scored([tokens], digest))
         return scores
 
     async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -295,11 +297,63 @@ class RemoteEngine:
                 told = [await self._prompt_logprobs(part, name or self._model, digest) for part in parts]
                 return [row for part in told for row in part]
 
-        work = self._submit(ask())
+        return await self._awaited(ask())
+
+    async def _followed(self, rows: Sequence[Sequence[int]], start: int, digest: str | None) -> list[list[float]]:
+        """The same from `start` on, 0 before it: after each beginning it is asked about the tokens that go on from
+        there. vLLM 0.32 on a CPU dies of prompt_logprobs when it may have adapters."""
+        wanted: dict[tuple[int, ...], set[int]] = {}
+        for row in rows:
+            for at in range(start, len(row)):
+                wanted.setdefault(tuple(row[:at]), set()).add(row[at])
+
+        async def ask() -> list[Mapping[int, float]]:
+            async with self._slots.held(digest) as name:
+                asked = (self._next(*one, name or self._model, digest) for one in wanted.items())
+                return await asyncio.gather(*asked)
+
+        told = dict(zip(wanted, await self._awaited(ask()), strict=True))
+        return [[0.0] * (start - 1) + [told[tuple(row[:at])][row[at]] for at in range(start, len(row))] for row in rows]
+
+    async def _next(
+        self, prompt: tuple[int, ...], tokens: set[int], model: str, digest: str | None
+    ) -> Mapping[int, float]:
+        """The log-probability of each of these tokens after the prompt."""
+        body = {
+            "model": model, "prompt": list(prompt), "max_tokens": 1, "temperature": 0, "logprobs": 0,
+            "logprob_token_ids": sorted(tokens), "return_tokens_as_token_ids": True,
+        }  # fmt: skip
+        said = await self._posted(body, digest)
+        column = (said["choices"][0].get("logprobs") or {}).get("top_logprobs") or [{}]
+        found = {token_id(name): value for name, value in column[0].items()}
+        if not tokens <= found.keys():
+            raise SettingsError(
+                f"The engine at {self.url} gives no log-probabilities of given tokens, so choices have none.",
+                hint="It must be a vLLM that has logprob_token_ids.",
+            )
+        self._computed += len(prompt)
+        return found
+
+    async def _posted(self, body: Mapping[str, Any], digest: str | None) -> Any:
+        """An adapter that the server has dropped is loaded again, once."""
         try:
-            return await asyncio.wrap_future(work)
+            try:
+                return await self._server.post("/v1/completions", body)
+            except Refusal as refusal:
+                if digest is None or refusal.status != 404:
+                    raise
+                await self._slots.again(digest)
+                return await self._server.post("/v1/completions", body)
+        except Refusal as refusal:
+            raise self._worded(refusal) from refusal
+
+    async def _awaited(self, work: Coroutine[Any, Any, T]) -> T:
+        """What comes of work on the own loop."""
+        running = self._submit(work)
+        try:
+            return await asyncio.wrap_future(running)
         except asyncio.CancelledError:
-            if self._closed and work.cancelled():
+            if self._closed and running.cancelled():
                 raise EngineStopped("The engine was closed.") from None
             raise
 
@@ -313,16 +367,7 @@ class RemoteEngine:
             "temperature": 0,
             "prompt_logprobs": 0,
         }
-        try:
-            try:
-                said = await self._server.post("/v1/completions", body)
-            except Refusal as refusal:
-                if digest is None or refusal.status != 404:
-                    raise
-                await self._slots.again(digest)
-                said = await self._server.post("/v1/completions", body)
-        except Refusal as refusal:
-            raise self._worded(refusal) from refusal
+        said = await self._posted(body, digest)
         self._computed += sum(map(len, rows))
         choices = sorted(said["choices"], key=lambda choice: choice["index"])
         if len(choices) != len(rows) or not all(choice.get("prompt_logprobs") for choice in choices):

@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     max_tokens: int = Field(default=256, ge=1, description="New tokens of one answer at most.")
     max_steps: int = Field(default=6, ge=1, description="Steps of one plan at most.")
 
+    @field_validator("journal")
+    @classmethod
+    def _nowhere(cls, journal: str | Path | None) -> str | Path | None:
+        """As the command line says it, and the environment, where it has to win over a file that is set otherwise."""
+        return None if str(journal) == "none" else journal
+
     @field_validator("library")
     @classmethod
     def _place(cls, place: Path | str) -> Path | str:

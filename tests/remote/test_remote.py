@@ -32,6 +32,7 @@ from plural.errors import (
 )
 from plural.remote import EngineAddress, RemoteEngine, read_address
 from plural.remote.asking import structured
+from plural.specialists import Card, adapter_digest, invoked_at
 from plural.types import AdapterRef, Grammar, Sampling, TokenEvent
 from plural.wiring.engines import LibraryShelf, adapter_store
 from plural.wiring.network import Network
@@ -459,10 +460,29 @@ async def test_a_deadline(pretend: Any) -> None:
         await drawn(engine, Request((1, 2), Sampling(), deadline=0.3))
 
 
-async def test_no_prompt_logprobs_no_choices(pretend: Any) -> None:
-    _, engine = pretend({"/v1/completions": (200, '{"choices": [{"index": 0, "text": ""}, {"index": 1, "text": ""}]}')})
-    with pytest.raises(SettingsError, match="choices have no probabilities"):
+def following(values: dict[int, float]) -> str:
+    top = ", ".join(f'"token_id:{token}": {value}' for token, value in values.items())
+    return f'{{"choices": [{{"index": 0, "text": "", "logprobs": {{"top_logprobs": [{{{top}}}]}}}}]}}'
+
+
+async def test_vllm_is_asked_how_each_option_goes_on(running: Running, pretend: Any) -> None:
+    tokenizer = running.network.base_model.tokenizer
+    (yes,), (no,) = tokenizer.encode("y"), tokenizer.encode("n")
+    values = {yes: -1.0, no: -2.0, **dict.fromkeys(tokenizer.eos_ids, -3.0)}
+    server, engine = pretend({"/v1/completions": (200, following(values))})
+    decision = await engine.choose((1, 2), ["y", "n"])
+    assert decision.probability == pytest.approx(1 / (1 + np.exp(-1.0)))
+    asked = {tuple(body["prompt"]): body["logprob_token_ids"] for body in map(json.loads, server.bodies[1:])}
+    ends = sorted(tokenizer.eos_ids)
+    assert asked == {(1, 2): sorted((yes, no)), (1, 2, yes): ends, (1, 2, no): ends}
+
+
+async def test_no_logprobs_no_choices(pretend: Any) -> None:
+    _, engine = pretend({"/v1/completions": (200, following({7: -1.0}))})
+    with pytest.raises(SettingsError, match="so choices have none"):
         await engine.choose((1, 2), ["a", "b"])
+    with pytest.raises(SettingsError, match="so choices have none"):
+        await engine.score((1, 2))
 
 
 def test_another_base(running: Running, pretend: Any) -> None:
@@ -527,3 +547,25 @@ def test_the_combined_adapter_is_the_sum(running: Running, tmp_path: Path) -> No
             for weights, scale in members
         )  # fmt: skip
         np.testing.assert_allclose(made.config.scale_of(layer, module) * (b @ a), expected, rtol=1e-4, atol=1e-5)
+
+
+async def test_an_activated_adapter_acts_from_its_invocation_on(running: Running, engine: RemoteEngine) -> None:
+    """Our own server has such adapters, so they are served there as they are here."""
+    network = running.network
+    base = network.base_model
+    invocation = tuple(base.tokenizer.encode("??"))
+    folder = network.settings.cache / "activated"
+    stage_specialist(folder, base, seed=9, name="activated")
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"alora_invocation_tokens": list(invocation)}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    card = Card.read(folder).model_copy(update={"digest": adapter_digest(folder), "invocation": invocation})
+    (folder / "specialist.json").write_text(card.to_json())
+    network.library.publish(folder, name="activated", replace=False)
+    asked = prompt(running, "Is this a question?? Well, say something.")
+    at = invoked_at(asked, invocation)
+    assert at
+    request = Request(asked, Sampling(max_tokens=8, logprobs=2), AdapterRef(card.digest, offset=at))
+    theirs = await drawn(engine, request)
+    assert same(await drawn(network.engine, request), theirs)
+    plain = await drawn(network.engine, dataclasses.replace(request, adapter=None))
+    assert [event.logprob for event in plain] != pytest.approx([event.logprob for event in theirs], abs=1e-3)

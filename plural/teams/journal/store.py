@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -218,7 +218,7 @@ class Journal:
                 log.leave()
                 raise
             except StorageError:
-                log.abandon()  # nobody can be told; it is free when the lease ends
+                log.abandon(tell=connection.dialect.name == "sqlite")
                 raise
             except BaseException:
                 log.close()
@@ -305,8 +305,12 @@ class Log:
         self._update(owned_until=0.0)
         self._closed = True
 
-    def abandon(self) -> None:
-        """Closes the log without a word."""
+    def abandon(self, *, tell: bool) -> None:
+        """Closes the log after a failure. A server that is away is not waited for once more: the run is free when the
+        lease is over."""
+        if tell:
+            with suppress(StorageError):
+                self.close()
         self._closed = True
 
     def _update(self, **values: Any) -> None:
