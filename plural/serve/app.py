@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from plural.errors import PluralError
+from plural.serve.a2a import a2a_routes
 from plural.serve.admin import admin_routes, library_routes
 from plural.serve.admission import Gate
 from plural.serve.backend import Backend
@@ -57,8 +58,9 @@ class Server:
         self.jobs, self.runs = Jobs(backend, store), Runs(self.service)
         working = [run_routes(self.runs), run_control_routes(self.runs)]
         teams = [team_routes(self.service, self.runs), team_admin_routes(self.runs)]
+        agents = [a2a_routes(self.service, self.runs)]
         training = training_routes(self.service, uploads, self.jobs)
-        self.api = _api([*routes(self.service), *training, *working, *teams], self.jobs, self.runs)
+        self.api = _api([*routes(self.service), *training, *working, *teams, *agents], self.jobs, self.runs)
         app: ASGIApp = Keeper(self.api, settings, keys)
         if settings.origins:
             app = CORSMiddleware(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,6 @@ class Teller:
         # Texts of each model call that is not known to be whole, by the call and by its path.
         self._said: dict[tuple[str, int], list[int]] = {}
         self._last: dict[str, list[int]] = {}
-        self.lines: defaultdict[type, int] = defaultdict(int)
 
     def tell(self, entry: Entry) -> dict[str, Any] | None:
         """None for what only the journal needs. `Retracted` names texts that were said in a call that is made again."""
@@ -77,12 +75,17 @@ def error_json(failed: RunFailed) -> dict[str, str]:
 
 def sse(line: Mapping[str, Any]) -> bytes:
     """The entry's number is the event's id, so that a client that comes again says what it has."""
-    return f"id: {line['seq']}\nevent: {line['event']}\ndata: {json.dumps(line, default=str)}\n\n".encode()
+    number = f"id: {line['seq']}\n" if "seq" in line else ""
+    return f"{number}event: {line['event']}\ndata: {json.dumps(line, default=str)}\n\n".encode()
 
 
-def end(status: str) -> bytes:
+# Nothing more will come until somebody answers.
+WAITS: Mapping[str, Any] = {"event": "waits"}
+
+
+def end(status: str) -> dict[str, Any]:
     """Nothing more will come while the run is so."""
-    return f"event: end\ndata: {json.dumps({'event': 'end', 'status': status})}\n\n".encode()
+    return {"event": "end", "status": status}
 
 
 def question_json(seq: int, question: Question) -> dict[str, Any]:

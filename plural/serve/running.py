@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing
-from typing import cast
+from typing import Any, cast
 
 from plural.errors import PluralError, RunError
 from plural.serve.backend import Runner, RunOrder
 from plural.serve.errors import WireError
-from plural.serve.run_wire import KEEP_ALIVE, Teller, end, model_of, run_of, sse
+from plural.serve.run_wire import KEEP_ALIVE, WAITS, Teller, end, model_of, run_of, sse
 from plural.serve.service import Service
 from plural.teams.journal import Journal, RunInfo, open_questions, shown, shown_entries
 from plural.teams.journal.entries import Entry
@@ -103,6 +103,9 @@ class Runs:
 
     async def cancel(self, info: RunInfo, why: str) -> None:
         """Raises RunError for a run that is over, or that another process works on."""
+        await asyncio.shield(self._cancel(info, why))  # who asks for it may leave meanwhile
+
+    async def _cancel(self, info: RunInfo, why: str) -> None:
         self._cancelling.add(info.id)
         try:
             if task := self._tasks.get(info.id):
@@ -115,9 +118,10 @@ class Runs:
 
     def status(self, info: RunInfo) -> str:
         """As the journal says, but for one that is in hand here, if only just."""
-        if info.id in self._tasks and info.status not in ("finished", "waiting"):
-            return "queued" if info.id in self._waiting else "running"
-        return info.status
+        if info.id in self._waiting:
+            return "queued"
+        begun = info.id in self._tasks and info.status not in ("finished", "waiting")
+        return "running" if begun else info.status
 
     def of(self, id: str, clients: Sequence[str | None]) -> RunInfo:
         """The run, if one of these clients began it. Raises WireError 404."""
@@ -142,7 +146,7 @@ class Runs:
         """Lets the runs under way come to their ends for a while; what is left is gone on with at the next start."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        until = time.monotonic() + self._service.settings.drain
+        until = min(self._service.until, time.monotonic() + self._service.settings.drain)
         queued = [self._tasks[run] for run in self._waiting]
         while self._tasks and time.monotonic() < until and not self._service.hurried:
             for task in queued:
@@ -165,18 +169,26 @@ class Runs:
 
     # -------------------------------------------------------------------------------------------------- listening
     async def events(self, info: RunInfo, after: int) -> AsyncGenerator[bytes, None]:
-        """What happens in a run from entry `after` on, until it is over; while it waits for a person, so does this."""
+        """The same as server-sent events."""
+        async with aclosing(self.lines(info, after)) as lines:
+            async for line in lines:
+                yield KEEP_ALIVE if line is None else sse(line)
+
+    async def lines(self, info: RunInfo, after: int) -> AsyncGenerator[Mapping[str, Any] | None, None]:
+        """What happens in a run after entry `after`, until it is over; while it waits for a person, so does this. None
+        is a sign of life; the first one comes at once."""
         if self._watchers >= _WATCHERS * self._service.gate.most:
             raise WireError(429, "Too many listen already.", code="rate_limit_exceeded", again=5)
         self._watchers += 1
         try:
-            async for event in self._listen(info, after):
-                yield event
+            yield None
+            async for line in self._listen(info, after):
+                yield line
         finally:
             self._watchers -= 1
 
-    async def _listen(self, info: RunInfo, after: int) -> AsyncIterator[bytes]:
-        teller, told, said = Teller(), -1, time.monotonic()
+    async def _listen(self, info: RunInfo, after: int) -> AsyncIterator[Mapping[str, Any] | None]:
+        teller, told, said, waited = Teller(), -1, time.monotonic(), False
         while not self._service.draining:
             bell = self._bell
             now = self.journal.find(info.id)
@@ -185,13 +197,17 @@ class Runs:
                 line = teller.tell(entry)
                 if line is not None and entry.seq > after:
                     said = time.monotonic()
-                    yield sse(line)
+                    yield line
             if self._is_still(now):
                 yield end(now.status)
                 return
+            waits = now.status == "waiting" and now.id not in self._tasks
+            if waits and not waited:
+                yield WAITS
+            waited = waits
             if time.monotonic() - said > _ALIVE_S:
                 said = time.monotonic()
-                yield KEEP_ALIVE
+                yield None
             await _rung(bell)
 
     def _is_still(self, info: RunInfo) -> bool:
@@ -207,7 +223,7 @@ class Runs:
                 await asyncio.sleep(min(60.0, max(0.0, entry.at - before.at) / speed))
             before = entry
             yield sse({"seq": entry.seq, "at": entry.at, **event_to_json(cast(Event, entry.what))})
-        yield end(info.status)
+        yield sse(end(info.status))
 
     # -------------------------------------------------------------------------------------------------- working
     def _work_on(self, run: str, client: str | None, place: ExitStack | None) -> None:
@@ -227,12 +243,7 @@ class Runs:
             if place is None:
                 await self._room(run, client or NOBODY, room)
             try:
-                async with asyncio.timeout(self._service.settings.run_timeout) as limit:
-                    await self._drive(run)
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                self.journal.cancel(run, f"It took longer than {self._service.settings.run_timeout:g} seconds.")
+                await self._drive_in_time(run)
             except RunError as error:  # somebody else works on it, or this server cannot
                 self._left_alone.add(run)
                 _FAULTS.warning("run %s is left alone: %s", run, error)
@@ -249,6 +260,16 @@ class Runs:
             room.enter_context(self._service.gate.place(client))
         finally:
             self._waiting.discard(run)
+
+    async def _drive_in_time(self, run: str) -> None:
+        seconds = self._service.settings.run_timeout
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                await self._drive(run)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self.journal.cancel(run, f"It took longer than {seconds:g} seconds.")
 
     async def _drive(self, run: str) -> None:
         known = sum(1 for _ in shown(self.journal.entries(run)))  # counted when it happened

@@ -89,12 +89,10 @@ def run_routes(runs: Runs) -> APIRouter:
 
     @router.post("", responses=STREAMED)
     async def create_run(body: RunBody, request: Request) -> Response:
-        visit = visit_of(request)
         try:
-            info = runs.start(body.order(client_of(visit.key)))
+            info = runs.start(body.order(client_of(visit_of(request).key)))
         except SpecialistError as error:
             raise WireError(404, str(error), code="model_not_found", param="model") from error
-        visit.model = body.model or "team"
         if body.stream:
             return await event_stream(runs.events(info, -1))
         return JSONResponse(shown(runs, info))
@@ -211,6 +209,8 @@ def _mine(runs: Runs, id: str, request: Request) -> RunInfo:
 
 def _asked(runs: Runs, info: RunInfo, number: int | None) -> tuple[int, Question]:
     """The question that is meant. Raises WireError."""
+    if runs.status(info) in OVER:
+        raise WireError(409, f"The run is {info.status}: resume it first.", code="nothing_asked", param="question")
     asked = open_questions(runs.journal.entries(info.id))
     meant = [one for one in asked if number in (None, one[0])]
     if len(meant) == 1:

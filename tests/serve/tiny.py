@@ -19,6 +19,7 @@ from plural.serve import Keyring, Server, ServeSettings, Store
 from plural.serve.run import Listener
 from plural.specialists import AdapterConfig, AdapterWeights, Card, Library, adapter_digest, write_adapter
 from plural.wiring.network import Network
+from plural.wiring.offers import Offers
 from plural.wiring.serving import ServedNetwork
 from plural.wiring.settings import Settings
 from tests.engine.tiny import CONFIG, tiny_decoder
@@ -87,11 +88,18 @@ class Running:
 
 @contextmanager
 def served(
-    network: Network, *, key: str | None = None, keys: Path | None = None, records: Path | None = None, **settings: Any
+    network: Network,
+    *,
+    key: str | None = None,
+    keys: Path | None = None,
+    records: Path | None = None,
+    offers: Offers = Offers(),
+    **settings: Any,
 ) -> Iterator[Running]:
     store = Store(records)
-    chosen = ServeSettings(port=0, drain=5, **settings)
-    server = Server(ServedNetwork(network), chosen, Keyring(key, keys), store, network.settings.cache / "uploads")
+    chosen = ServeSettings(**{"port": 0, "drain": 5} | settings)
+    backend = ServedNetwork(network, offers, network.settings.cache / "teams")
+    server = Server(backend, chosen, Keyring(key, keys), store, network.settings.cache / "uploads")
     address: list[str] = []
     listening = threading.Event()
 
@@ -102,7 +110,7 @@ def served(
     listener = Listener(server, chosen, told)
     thread = threading.Thread(target=listener.run, daemon=True)
     thread.start()
-    assert listening.wait(30)
+    assert listening.wait(120)
     try:
         yield Running(address[0], network, server, listener)
     finally:

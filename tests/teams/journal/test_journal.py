@@ -20,9 +20,9 @@ from langchain_core.tools import BaseTool
 
 from plural.agents import Agent, Budget, mark, tool
 from plural.errors import LimitError, RunError, SettingsError, StorageError
-from plural.teams.journal import Journal, begin, replay, resume
+from plural.teams.journal import Journal, begin, open_questions, replay, resume
 from plural.testing import ScriptedModel, calling
-from plural.types import Event, Question, RunFinished, StepFinished, TextDelta, ToolReturned
+from plural.types import Event, Question, RunFinished, StepFinished, TextDelta, ToolReturned, Usage
 
 POSTGRES = os.environ.get("PLURAL_TEST_POSTGRES")  # as postgresql+psycopg://postgres@localhost/test
 
@@ -434,3 +434,44 @@ def test_another_program_that_holds_the_file_is_waited_for_and_named(
         holder.execute("ROLLBACK")
         holder.close()
         journal.create("Go.")
+
+
+def test_a_cancelled_run_is_left_alone_until_somebody_resumes_it(journal: Journal) -> None:
+    run = journal.create("Go.", client="ann")
+    assert [one.id for one in journal.interrupted()] == [run]
+    journal.cancel(run, "Enough.")
+    assert journal.find(run).status == "cancelled"
+    assert journal.interrupted() == []
+    with journal.owned(run) as log:
+        log.append(RunFinished("done", Usage(), 0.0))
+    with pytest.raises(RunError, match="is finished"):
+        journal.cancel(run, "Too late.")
+
+
+def test_runs_are_listed_by_client_and_page(journal: Journal) -> None:
+    mine = [journal.create(f"{number}", client="ann") for number in range(4)]
+    nobodys = journal.create("at a terminal")
+    journal.create("another's", client="bob")
+    assert [run.id for run in journal.runs(clients=["ann"])] == mine[::-1]
+    assert [run.id for run in journal.runs(clients=["ann", None])] == [nobodys, *mine[::-1]]
+    first = journal.runs(clients=["ann"], limit=3)
+    assert [run.id for run in journal.runs(clients=["ann"], after=first[-1])] == mine[:1]
+
+
+def test_a_question_is_answered_by_its_number(journal: Journal) -> None:
+    run = journal.create("Go.")
+    with journal.owned(run) as log:
+        first, second = (log.append(Question(0, "a", text)) for text in ("one?", "two?"))
+    assert journal.answer(run, "b", question=second).text == "two?"
+    with pytest.raises(RunError, match=f"asks nothing in entry {second}"):
+        journal.answer(run, "c", question=second)
+    assert [seq for seq, _ in open_questions(journal.entries(run))] == [first]
+    assert journal.answer(run, "a").text == "one?"
+
+
+def test_a_fork_of_a_fork_keeps_who_speaks(journal: Journal) -> None:
+    run = journal.create("Go.", {"kind": "x"})
+    fork = journal.fork(run, 0, {"with": "judge"})
+    again = journal.fork(fork, 1, {"more": 1})
+    assert journal.target(again) == {"kind": "x", "with": "judge", "more": 1}
+    assert journal.target(journal.fork(fork, 0)) == {"kind": "x"}
