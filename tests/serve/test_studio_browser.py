@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.serve.desk import desk, world
 from tests.serve.tiny import Running, served, tiny_network
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
@@ -38,8 +39,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     home = tmp_path_factory.mktemp("home")
-    network = tiny_network(home, max_tokens=8)
-    with served(network, records=home / "records.sqlite") as running:
+    network = tiny_network(home, max_tokens=8, journal=home / "journal.db")
+    with served(network, records=home / "records.sqlite", offers=desk(network, home)) as running:
         yield running
     network.engine.check()
     network.close()
@@ -168,6 +169,90 @@ def test_a_specialist_is_trained_from_a_dropped_file_and_tried(opened: Callable[
     shot(page, "card")
 
 
+def begin(page: Any, what: str, model: str) -> None:
+    page.get_by_label("What is to be done").fill(what)
+    page.get_by_label("By").select_option(model)
+    page.get_by_role("button", name="Start").click()
+
+
+def expect_status(page: Any, status: str) -> None:
+    expect(page.get_by_role("status").filter(has=page.locator("em"))).to_have_text(status)
+
+
+def test_a_run_asks_for_approval_goes_on_and_is_looked_at_again(opened: Callable[..., Any], running: Running) -> None:
+    page = opened("runs")
+    begin(page, "Pay 23", "payer")
+    asks = page.get_by_role("region", name="May this call be made?")
+    expect(asks).to_contain_text("payer wants to call pay")
+    expect_status(page, "waiting")
+    shot(page, "run-asks")
+    page.reload()
+    asks.get_by_label("Arguments").fill('{"amount": 24')
+    asks.get_by_role("button", name="Approve").click()
+    expect(asks.get_by_role("alert")).to_have_text("The arguments are no JSON.")
+    asks.get_by_label("Arguments").fill('{"amount": 24}')
+    asks.get_by_role("button", name="Approve").click()
+    expect_status(page, "finished")
+    expect(page.locator(".outcome")).to_have_text("It came to this: paid 24")
+    home = running.network.settings.journal.parent
+    assert [line for line in world(home) if line in ("paid 23", "paid 24")] == ["paid 24"]
+    timeline = page.get_by_role("list", name="Timeline")
+    whole = timeline.get_by_role("listitem").count()
+    slider = page.get_by_label("Look again")
+    slider.focus()
+    page.keyboard.press("Home")
+    expect(timeline.get_by_role("listitem")).to_have_count(1)
+    expect(page.locator(".outcome")).to_have_count(0)
+    page.keyboard.press("ArrowRight")
+    expect(timeline).to_contain_text("begins")
+    shot(page, "run-slider")
+    page.get_by_role("button", name="Play").click()
+    expect(timeline.get_by_role("listitem")).to_have_count(whole)
+    shot(page, "run-finished")
+
+
+def test_a_person_answers_by_keyboard_and_a_run_is_cancelled_and_gone_on_with(opened: Callable[..., Any]) -> None:
+    page = opened("runs")
+    begin(page, "Paint the door", "talkers")
+    asks = page.get_by_role("region", name="You are asked")
+    expect(asks).to_contain_text("Which colour?")
+    asks.get_by_label("Your answer").fill("green")
+    page.keyboard.press("Enter")
+    expect_status(page, "finished")
+    expect(page.locator(".outcome")).to_have_text("green")
+    page.get_by_role("link", name="← Runs").click()
+    begin(page, "Wait a while", "slow")
+    expect(page.get_by_role("list", name="Timeline")).to_contain_text("wait(seconds=600)")
+    page.get_by_role("button", name="Cancel").click()
+    expect_status(page, "cancelled")
+    page.get_by_role("button", name="Resume").click()
+    expect_status(page, "running")
+    expect(page.get_by_role("list", name="Timeline")).to_contain_text("gone on with")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("link", name="← Runs").click()
+    listed = page.get_by_role("list", name="Runs, newest first").get_by_role("listitem")
+    expect(listed.first).to_contain_text("Wait a while")
+    expect(listed.first).to_contain_text("cancelled")
+    shot(page, "runs")
+
+
+def test_a_run_is_forked_at_an_event_with_another_specialist(opened: Callable[..., Any]) -> None:
+    page = opened("runs")
+    begin(page, "is this fair", "clerk")
+    expect_status(page, "finished")
+    page.get_by_label("Look again").focus()
+    for key in ("Home", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    expect(page.locator("output")).to_contain_text("StepStarted")
+    page.get_by_label("Who goes on").select_option("judge")
+    page.get_by_role("button", name="Fork").click()
+    expect(page.get_by_role("link", name=re.compile("forked at"))).to_be_visible()
+    expect_status(page, "finished")
+    expect(page.locator(".outcome")).to_have_text(re.compile("^(yes|no)$"))
+    expect(page.locator("main")).to_contain_text("gone on with by judge")
+    shot(page, "run-forked")
+
+
 def test_a_refusal_is_told(browser: Any, running: Running, tmp_path: Path) -> None:
     file = tmp_path / "judge.jsonl"
     file.write_text("\n".join(map(json.dumps, ROWS)))
@@ -210,10 +295,14 @@ def test_every_view_is_accessible_and_fits(opened: Callable[..., Any], viewport:
     page = opened(color_scheme=scheme, viewport=viewport)
     ask(page, "who is right", "network")
     answer_of(page, "network")
-    for view in ("ask", "library", "library/judge", "library/base", "train", "gauges"):
+    page.evaluate("location.hash = 'runs'")
+    begin(page, "Pay 3", "payer")
+    expect_status(page, "waiting")
+    run = page.evaluate("location.hash.slice(1)")
+    for view in ("ask", "runs", run, "library", "library/judge", "library/base", "train", "gauges"):
         page.evaluate("view => { location.hash = view }", view)
         expect(page.locator("main h1").first).to_be_attached()
         found = axe.run(page)
         assert found.violations_count == 0, f"{view}: {found.generate_report()}"
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], view
-        shot(page, f"{view.replace('/', '-')}-{scheme}-{viewport['width']}")
+        shot(page, f"{view.replace(run, 'run').replace('/', '-')}-{scheme}-{viewport['width']}")

@@ -14,8 +14,8 @@ export class ApiError extends Error {
 export const keep = (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY));
 
 /** Raises ApiError for what the server refuses. `json` or `form` is the body. */
-async function request(path, { method, json, form, signal } = {}) {
-  const headers = {};
+async function request(path, { method, json, form, signal, headers: more } = {}) {
+  const headers = { ...more };
   const key = sessionStorage.getItem(KEY);
   if (key) headers.Authorization = `Bearer ${key}`;
   if (json) headers["Content-Type"] = "application/json";
@@ -45,7 +45,8 @@ export async function* stream(path, options) {
       const events = (kept + value).split("\n\n");
       kept = events.pop();
       for (const event of events) {
-        const data = event.replace(/^data: /, "");
+        const data = event.split("\n").find((line) => line.startsWith("data: "))?.slice(6);
+        if (data === undefined) continue; // a sign of life
         if (data === "[DONE]") return;
         yield JSON.parse(data);
       }

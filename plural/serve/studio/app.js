@@ -1,4 +1,4 @@
-// The page: its head, the picture, and one of four views beside it.
+// The page: its head, the picture, and one of the views beside it.
 
 import { html, render, useEffect, useRef, useState } from "./vendor/preact.js";
 import { keep } from "./api.js";
@@ -6,10 +6,11 @@ import { Ask } from "./ask.js";
 import { Gauges, Pulse } from "./gauges.js";
 import { Library } from "./library.js";
 import { Picture, told } from "./picture.js";
+import { Runs } from "./runs.js";
 import { changed, listen, readGauges, refresh, state } from "./store.js";
 import { Train } from "./train.js";
 
-const VIEWS = { ask: ["Ask", Ask], library: ["Library", Library], train: ["Train", Train], gauges: ["Gauges", Gauges] };
+const VIEWS = { ask: ["Ask", Ask], runs: ["Runs", Runs], library: ["Library", Library], train: ["Train", Train], gauges: ["Gauges", Gauges] };
 const THEME = "plural-theme";
 const THEMES = { "": "as the system", light: "light", dark: "dark" };
 const GAUGES = 2000; // milliseconds between two readings

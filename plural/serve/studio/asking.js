@@ -1,6 +1,7 @@
 // A question, its answers as they come in, and what the events of a run add up to.
 
 import { stream } from "./api.js";
+import { isOver, shownOf } from "./running.js";
 import { BASE, NETWORK, changed, readGauges, state } from "./store.js";
 
 /** An answer under way. `events` are the run's, each with the milliseconds since it was asked in `at`. */
@@ -94,6 +95,7 @@ export function fold(events) {
       const made = step.calls.find((one) => one.id === event.call.id && one.result === null);
       Object.assign(made ?? {}, { result: event.result, failed: event.failed });
     },
+    Question: (event) => Object.assign(stepOf(event.step), { agent: event.agent, status: "asking" }),
     StepFinished: (event) =>
       Object.assign(stepOf(event.step), { agent: event.agent, ended: event, status: event.failed ? "failed" : "done" }),
     RunFinished: (event) => void (run.finished = event),
@@ -105,9 +107,13 @@ export function fold(events) {
 /** What the picture shows of the newest question, or of the run that is looked at again: who is lit and how, how
  *  probable each one was, and who works for whom. */
 export function lights() {
-  const { replay } = state;
+  const { replay, running, view } = state;
   const answers = replay ? [replay.answer] : (state.turns.at(-1)?.answers ?? []);
   const shown = { lit: new Map(), shares: new Map(), links: [], steps: new Map(), tools: new Set() };
+  if (view[0] === "runs") {
+    if (running.run && view[1]) show(fold(shownOf(running)), !isOver(running.run) || running.upto !== null, shown);
+    return shown;
+  }
   for (const answer of answers) {
     if (answer.model !== NETWORK) {
       shown.lit.set(answer.model, isOpen(answer) ? (answer.text ? "speaking" : "working") : "done");

@@ -15,6 +15,8 @@ export const state = {
   turns: [], // questions and their answers, see asking.js
   replay: null, // {answer, upto}: a run that is looked at again, as far as the slider is
   draft: { text: "", model: NETWORK, beside: false },
+  models: [], // every id that can be asked
+  running: { list: null, run: null, events: [], upto: null, problem: "" }, // see running.js
   training: { file: null, job: null, events: [], jobs: [] }, // see training.js
   readings: [], // of the gauges, newest last, see read()
   flashes: new Map(), // name -> until when
@@ -54,7 +56,8 @@ export const refresh = () =>
   trying(async () => {
     const [models, library] = await Promise.all([call("/v1/models"), call("/v1/library")]);
     state.base = models.data.find((model) => model.id === BASE);
-    const mine = new Set(models.data.map((model) => model.id));
+    state.models = models.data.map((model) => model.id);
+    const mine = new Set(state.models);
     state.cards = library.data.filter((card) => mine.has(card.name));
     state.locked = false;
   });
