@@ -77,6 +77,8 @@ class Listener(uvicorn.Server):
 
     def drain(self) -> None:
         """Takes no more requests and ends when those under way have; a second call does not wait for them."""
+        if not self._service.draining:
+            self._service.until = time.monotonic() + (self.config.timeout_graceful_shutdown or 0)
         self._service.draining = True
         self.force_exit = self._service.hurried = self.should_exit
         self.should_exit = True

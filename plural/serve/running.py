@@ -103,6 +103,9 @@ class Runs:
 
     async def cancel(self, info: RunInfo, why: str) -> None:
         """Raises RunError for a run that is over, or that another process works on."""
+        await asyncio.shield(self._cancel(info, why))  # who asks for it may leave meanwhile
+
+    async def _cancel(self, info: RunInfo, why: str) -> None:
         self._cancelling.add(info.id)
         try:
             if task := self._tasks.get(info.id):
@@ -143,7 +146,7 @@ class Runs:
         """Lets the runs under way come to their ends for a while; what is left is gone on with at the next start."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        until = time.monotonic() + self._service.settings.drain
+        until = min(self._service.until, time.monotonic() + self._service.settings.drain)
         queued = [self._tasks[run] for run in self._waiting]
         while self._tasks and time.monotonic() < until and not self._service.hurried:
             for task in queued:
@@ -167,16 +170,18 @@ class Runs:
     # -------------------------------------------------------------------------------------------------- listening
     async def events(self, info: RunInfo, after: int) -> AsyncGenerator[bytes, None]:
         """The same as server-sent events."""
-        async for line in self.lines(info, after):
-            yield KEEP_ALIVE if line is None else sse(line)
+        async with aclosing(self.lines(info, after)) as lines:
+            async for line in lines:
+                yield KEEP_ALIVE if line is None else sse(line)
 
     async def lines(self, info: RunInfo, after: int) -> AsyncGenerator[Mapping[str, Any] | None, None]:
         """What happens in a run after entry `after`, until it is over; while it waits for a person, so does this. None
-        is a sign of life."""
+        is a sign of life; the first one comes at once."""
         if self._watchers >= _WATCHERS * self._service.gate.most:
             raise WireError(429, "Too many listen already.", code="rate_limit_exceeded", again=5)
         self._watchers += 1
         try:
+            yield None
             async for line in self._listen(info, after):
                 yield line
         finally:
@@ -238,12 +243,7 @@ class Runs:
             if place is None:
                 await self._room(run, client or NOBODY, room)
             try:
-                async with asyncio.timeout(self._service.settings.run_timeout) as limit:
-                    await self._drive(run)
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                self.journal.cancel(run, f"It took longer than {self._service.settings.run_timeout:g} seconds.")
+                await self._drive_in_time(run)
             except RunError as error:  # somebody else works on it, or this server cannot
                 self._left_alone.add(run)
                 _FAULTS.warning("run %s is left alone: %s", run, error)
@@ -260,6 +260,16 @@ class Runs:
             room.enter_context(self._service.gate.place(client))
         finally:
             self._waiting.discard(run)
+
+    async def _drive_in_time(self, run: str) -> None:
+        seconds = self._service.settings.run_timeout
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                await self._drive(run)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self.journal.cancel(run, f"It took longer than {seconds:g} seconds.")
 
     async def _drive(self, run: str) -> None:
         known = sum(1 for _ in shown(self.journal.entries(run)))  # counted when it happened

@@ -89,12 +89,10 @@ def run_routes(runs: Runs) -> APIRouter:
 
     @router.post("", responses=STREAMED)
     async def create_run(body: RunBody, request: Request) -> Response:
-        visit = visit_of(request)
         try:
-            info = runs.start(body.order(client_of(visit.key)))
+            info = runs.start(body.order(client_of(visit_of(request).key)))
         except SpecialistError as error:
             raise WireError(404, str(error), code="model_not_found", param="model") from error
-        visit.model = body.model or "team"
         if body.stream:
             return await event_stream(runs.events(info, -1))
         return JSONResponse(shown(runs, info))

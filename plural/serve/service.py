@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -31,7 +32,8 @@ class Service:
     metrics: Metrics
     store: Store
     draining: bool = False
-    hurried: bool = False  # it shall not wait for what is under way
+    until: float = math.inf  # by time.monotonic(): until when it waits for what is under way
+    hurried: bool = False  # it shall not wait any more
 
     def speaker(self, name: str, visit: Visit) -> Speaker:
         """Raises WireError 404 for a model that is not there."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 from tests.serve.desk import desk
@@ -28,6 +29,8 @@ def main() -> None:
         if child == 0:
             try:
                 serve(Path(line.strip()))
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from a2a.types import (
     TaskState,
 )
 
+Agents = Callable[..., Awaitable[Any]]
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -47,14 +49,21 @@ def running(folder: Path) -> Iterator[Running]:
     network.close()
 
 
-async def agent(running: Running, model: str | None = None, *, who: str = "ann", streaming: bool = True) -> Any:
+@pytest.fixture
+async def agent(running: Running) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
     """The sdk's client of a model, found by its card."""
-    key = running.server.secrets[who]  # type: ignore[attr-defined]
-    http = httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=30)
-    path = None if model is None else f"a2a/{model}/agent-card.json"
-    return await create_client(
-        running.url, ClientConfig(httpx_client=http, streaming=streaming), relative_card_path=path
-    )
+    opened: list[httpx.AsyncClient] = []
+
+    async def found(model: str | None = None, *, who: str = "ann", streaming: bool = True) -> Any:
+        key = running.server.secrets[who]  # type: ignore[attr-defined]
+        opened.append(httpx.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=30))
+        path = None if model is None else f"a2a/{model}/agent-card.json"
+        config = ClientConfig(httpx_client=opened[-1], streaming=streaming)
+        return await create_client(running.url, config, relative_card_path=path)
+
+    yield found
+    for http in opened:
+        await http.aclose()
 
 
 def saying(text: str, **message: Any) -> SendMessageRequest:
@@ -66,8 +75,8 @@ async def heard(source: AsyncIterator[Any]) -> list[Any]:
     return [event async for event in source]
 
 
-async def test_the_network_is_found_by_its_card_and_answers(running: Running) -> None:
-    client = await agent(running)
+async def test_the_network_is_found_by_its_card_and_answers(agent: Agents, running: Running) -> None:
+    client = await agent()
     events = await heard(client.send_message(saying("who is right")))
     assert events[0].HasField("task")
     assert events[0].task.id.startswith("run_")
@@ -81,8 +90,8 @@ async def test_the_network_is_found_by_its_card_and_answers(running: Running) ->
     assert found.context_id == events[0].task.context_id
 
 
-async def test_a_team_has_a_card_of_its_own_and_asks_its_person(running: Running, folder: Path) -> None:
-    client = await agent(running, "talkers", streaming=False)
+async def test_a_team_has_a_card_of_its_own_and_asks_its_person(agent: Agents, running: Running, folder: Path) -> None:
+    client = await agent("talkers", streaming=False)
     (first,) = await heard(client.send_message(saying("Paint the door", context_id="doors")))
     assert first.task.status.state == TaskState.TASK_STATE_INPUT_REQUIRED
     assert "Which colour?" in first.task.status.message.parts[0].text
@@ -91,7 +100,7 @@ async def test_a_team_has_a_card_of_its_own_and_asks_its_person(running: Running
     assert second.task.id == first.task.id
     assert second.task.status.state == TaskState.TASK_STATE_COMPLETED
     assert second.task.artifacts[0].parts[0].text == "green"
-    payer = await agent(running, "payer")
+    payer = await agent("payer")
     events = await heard(payer.send_message(saying("Pay 17")))
     assert events[-1].status_update.status.state == TaskState.TASK_STATE_INPUT_REQUIRED
     assert "paid 17" not in world(folder)
@@ -100,11 +109,11 @@ async def test_a_team_has_a_card_of_its_own_and_asks_its_person(running: Running
     assert world(folder).count("paid 17") == 1
 
 
-async def test_a_task_is_listened_to_again_listed_and_cancelled(running: Running) -> None:
-    client = await agent(running, "slow")
+async def test_a_task_is_listened_to_again_listed_and_cancelled(agent: Agents, running: Running) -> None:
+    client = await agent("slow")
     request = saying("Go.")
     request.configuration.return_immediately = True
-    once = await agent(running, "slow", streaming=False)
+    once = await agent("slow", streaming=False)
     (begun,) = await heard(once.send_message(request))
     listening = client.subscribe(SubscribeToTaskRequest(id=begun.task.id))
     assert (await anext(listening)).task.id == begun.task.id
@@ -119,9 +128,9 @@ async def test_a_task_is_listened_to_again_listed_and_cancelled(running: Running
         await client.cancel_task(CancelTaskRequest(id=begun.task.id))
 
 
-async def test_what_is_not_honoured_is_refused_and_tasks_of_others_are_not_there(running: Running) -> None:
-    client, other = await agent(running), await agent(running, who="bob")
-    (begun,) = await heard((await agent(running, streaming=False)).send_message(saying("who is right")))
+async def test_what_is_not_honoured_is_refused_and_others_tasks_are_not_there(agent: Agents, running: Running) -> None:
+    client, other = await agent(), await agent(who="bob")
+    (begun,) = await heard((await agent(streaming=False)).send_message(saying("who is right")))
     with pytest.raises(Exception, match=r"no run|not found"):
         await other.get_task(GetTaskRequest(id=begun.task.id))
     assert not (await other.list_tasks(ListTasksRequest())).tasks
@@ -136,7 +145,7 @@ async def test_what_is_not_honoured_is_refused_and_tasks_of_others_are_not_there
     )
     with pytest.raises(Exception, match="Only text"):
         await heard(client.send_message(picture))
-    broken = await heard((await agent(running, "broken")).send_message(saying("x")))
+    broken = await heard((await agent("broken")).send_message(saying("x")))
     assert broken[-1].status_update.status.state == TaskState.TASK_STATE_FAILED
     assert "shadow" not in str(broken)
 

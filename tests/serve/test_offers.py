@@ -27,7 +27,12 @@ def network() -> Any:
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (block,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "def buyer" in code]
-    more = "\ntwo = [buyer, buyer]\ncron = Agent('cron', None)\nboth = [order, Agent('seller', None)]\nnumber = 7\n"
+    more = (
+        "\nfrom plural.testing import ScriptedModel\n"
+        "two, number = [buyer, buyer], 7\n"
+        "cron, seller = (Agent(name, ScriptedModel([])) for name in ('cron', 'seller'))\n"
+        "both = [order, seller]\n"
+    )
     (tmp_path / "shop.py").write_text(block + more)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield

@@ -110,7 +110,7 @@ def served(
     listener = Listener(server, chosen, told)
     thread = threading.Thread(target=listener.run, daemon=True)
     thread.start()
-    assert listening.wait(30)
+    assert listening.wait(120)
     try:
         yield Running(address[0], network, server, listener)
     finally:
