@@ -124,8 +124,8 @@ def _inside(value: Any) -> Any:
 Judge = Callable[[Sequence[Mapping[str, Any]], Calls, Sequence[Any], str], bool]
 
 
-def ast_judge() -> Judge:
-    """BFCL's own checker. The one module of it that needs every vendor's client is replaced by an empty one."""
+def stub_models() -> None:
+    """Replaces the one module of BFCL's that needs every vendor's client by an empty one."""
     stub = types.ModuleType("bfcl_eval.constants.model_config")
 
     class Plain:
@@ -133,6 +133,11 @@ def ast_judge() -> Judge:
 
     stub.MODEL_CONFIG_MAPPING = {"local": Plain()}  # type: ignore[attr-defined]
     sys.modules["bfcl_eval.constants.model_config"] = stub
+
+
+def ast_judge() -> Judge:
+    """BFCL's own checker."""
+    stub_models()
     from bfcl_eval.constants.enums import Language
     from bfcl_eval.eval_checker.ast_eval.ast_checker import ast_checker
 
@@ -269,6 +274,16 @@ def test_rows(category: str) -> list[Row]:
     return [
         row | {"row": call_row(row["question"], row["tools"], gold(row["truth"], row["tools"]))}
         for row in bfcl(category)
+    ]
+
+
+@functools.cache
+def honest_rows(category: str) -> list[Row]:
+    """The rows of a category that share no function name and no question with a training row."""
+    trained = {tool["name"] for row in train_rows() for tool in row["tools"]}
+    asked = {row["messages"][0]["content"].strip().lower() for row in train_rows()}
+    return [
+        row for row in test_rows(category) if not _names(row) & trained and row["question"].strip().lower() not in asked
     ]
 
 
