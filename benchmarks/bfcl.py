@@ -75,11 +75,11 @@ async def answered(arm: Arm, rows: Sequence[Row]) -> list[tuple[Calls, str, int]
     return list(await asyncio.gather(*(asked(arm, row) for row in rows)))
 
 
-def rows_of(category: str, most: int | None) -> tuple[list[Row], int]:
-    """(honest rows, at most so many, drawn with a fixed seed; all rows of the category)."""
+def rows_of(category: str, most: int | None, *, unread: bool) -> tuple[list[Row], int]:
+    """(honest rows, at most so many, drawn with a fixed seed; how many rows the category has)."""
     import toolcall
 
-    honest = toolcall.honest_rows(category)
+    honest = (toolcall.unread_rows if unread else toolcall.honest_rows)(category)
     total = len(toolcall.test_rows(category))
     if most is not None and len(honest) > most:
         honest = random.Random(0).sample(honest, most)
@@ -125,6 +125,9 @@ def measured(arm: Arm, category: str, rows: Sequence[Row], judge: Any) -> tuple[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, help="of each category at most (all)")
+    parser.add_argument(
+        "--unread", action="store_true", help="only rows whose failures did not shape the training data"
+    )
     parser.add_argument("--categories", nargs="+", choices=CATEGORIES, default=CATEGORIES)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--specialists", nargs="*", default=["toolcall"], help="names in the library")
@@ -141,7 +144,7 @@ def main() -> None:
         models = {} if given.without_base else {"base": net.model(None, "Answer by calling a function.")}
         models |= {name: net.specialist(name) for name in given.specialists}
         for category in given.categories:
-            rows, total = rows_of(category, given.rows)
+            rows, total = rows_of(category, given.rows, unread=given.unread)
             print(f"\n{category}: {len(rows)} rows asked of {total}", flush=True)
             print(f"{'':32}{'right':>8}{'95%':>16}{'called':>9}{'tokens':>9}{'s a row':>9}")
             for who, model in models.items():

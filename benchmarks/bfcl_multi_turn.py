@@ -26,11 +26,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
 
 from plural import Network, sync
-from plural.agents import Agent, Budget, Middleware, tool_specs
+from plural.agents import Agent, Budget, Middleware
 from plural.agents.middleware import Turn
 from plural.engine.chat import ChatPlural
 from plural.errors import LimitError, PromptError
@@ -39,7 +40,7 @@ from plural.types import Message, ToolReturned, ToolSpec
 
 ROOT = Path(__file__).parents[1]
 CATEGORY = "multi_turn_base"
-MAX_TOKENS = 256
+MAX_TOKENS = 160
 
 Row = dict[str, Any]
 
@@ -115,16 +116,12 @@ class Played:
     row: Row
     calls: list[list[list[str]]]
     ended: str
-    tools_tokens: int
     tokens: int
 
 
-async def played(row: Row, who: str, model: ChatPlural, steps: int) -> Played:
+async def played(row: Row, who: str, model: BaseChatModel, steps: int) -> Played:
     kept = Recorder()
-    tools = tools_of(row, who)
-    agent = Agent("clerk", model, tools=tools, budget=Budget(steps=steps), middleware=[kept])
-    chat = model.base.chat
-    around = len(chat.encode([Message("user", "?")], tool_specs(tools), instructions=model.instructions))
+    agent = Agent("clerk", model, tools=tools_of(row, who), budget=Budget(steps=steps), middleware=[kept])
     calls: list[list[list[str]]] = []
     ended = ""
     for turn in row["question"]:
@@ -141,7 +138,7 @@ async def played(row: Row, who: str, model: ChatPlural, steps: int) -> Played:
                 ended = "context full"
         calls.append(kept.steps)
     used = [said.usage_metadata for said in kept.messages if isinstance(said, AIMessage) and said.usage_metadata]
-    return Played(row, calls, ended, around, sum(each["output_tokens"] for each in used))
+    return Played(row, calls, ended, sum(each["output_tokens"] for each in used))
 
 
 async def all_played(rows: Sequence[Row], who: str, model: ChatPlural, steps: int, at_once: int) -> list[Played]:
@@ -168,13 +165,19 @@ def judged(one: Played, who: str) -> tuple[bool, int, str]:
     return True, turns, ""
 
 
-def report(who: str, rows: Sequence[Played], seconds: float, context: int) -> dict[str, Any]:
+def around(row: Row, model: ChatPlural) -> int:
+    """Tokens of a prompt with nothing but the tools."""
+    return len(model.base.chat.encode([Message("user", "?")], specs_of(row), instructions=model.instructions))
+
+
+def report(who: str, rows: Sequence[Played], seconds: float, model: ChatPlural) -> dict[str, Any]:
     verdicts = [judged(one, who) for one in rows]
     value, low, high = interval([float(fine) for fine, _, _ in verdicts])
     turns = sum(len(one.row["truth"]) for one in rows)
     made = [call for one in rows for turn in one.calls for step in turn for call in step]
     wanted = [call for one in rows for turn in one.row["truth"] for call in turn]
-    longest = max(one.tools_tokens for one in rows)
+    sizes = [around(one.row, model) for one in rows]
+    context = model.engine.context
     by_apis: dict[int, list[float]] = defaultdict(list)
     for one, (fine, _, _) in zip(rows, verdicts, strict=True):
         by_apis[len(one.row["involved_classes"])].append(float(fine))
@@ -188,7 +191,7 @@ def report(who: str, rows: Sequence[Played], seconds: float, context: int) -> di
         "calls": len(made),
         "reference_calls": len(wanted),
         "fit": sum(one.ended != "context full" for one in rows),
-        "tools_tokens": {"most": longest, "mean": sum(one.tools_tokens for one in rows) / len(rows)},
+        "tools_tokens": {"most": max(sizes), "mean": sum(sizes) / len(sizes)},
         "context": context,
         "ended": dict(Counter(one.ended for one in rows if one.ended)),
         "failures": dict(Counter(why for *_, why in verdicts if why)),
@@ -198,7 +201,7 @@ def report(who: str, rows: Sequence[Played], seconds: float, context: int) -> di
     print(
         f"{who:16}{value:8.3f} [{low:.3f}, {high:.3f}]  turns {found['turns_before_the_first_failure']:.3f}  "
         f"calls {len(made)} (reference {len(wanted)})  fit {found['fit']}/{len(rows)}  "
-        f"tools' tokens {found['tools_tokens']['mean']:.0f}, at most {longest} of {context}  {seconds:.0f} s",
+        f"tools' tokens {found['tools_tokens']['mean']:.0f}, at most {max(sizes)} of {context}  {seconds:.0f} s",
         flush=True,
     )
     print(f"{'':16}{found['failures']} {found['ended'] or ''}", flush=True)
@@ -224,7 +227,7 @@ def main() -> None:
             model = net.model(None, "Answer by calling a function.") if who == "base" else net.specialist(who)
             started = time.perf_counter()
             done = sync.run(all_played(rows, who, model, given.steps, given.at_once))
-            results[who] = report(who, done, time.perf_counter() - started, net.engine.context)
+            results[who] = report(who, done, time.perf_counter() - started, model)
             if given.answers:
                 with given.answers.open("a") as file:
                     for one in done:

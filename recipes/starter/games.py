@@ -15,6 +15,7 @@ import functools
 import json
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from skill import APACHE, SETTINGS, Skill, apart, some
 
 from plural.agents.worlds import Scene, asked
+from plural.errors import SettingsError
 
 Row = dict[str, Any]
 
@@ -51,6 +53,11 @@ TRAINED, TESTED = 400, 60  # seeds
 @functools.cache
 def _machine() -> Any:
     """The one Java process of all games."""
+    if shutil.which("java") is None:
+        raise SettingsError(
+            "The games of TextWorldExpress need Java, and there is no command java.",
+            hint="Install one (apt install default-jre-headless), or name the skills that you want.",
+        )
     from textworld_express import TextWorldExpressEnv
 
     return TextWorldExpressEnv()
@@ -186,10 +193,10 @@ def train_rows(name: str, count: int = TRAINED) -> list[Row]:
     return _train_rows(name, count)
 
 
-def held_out_rows(name: str, count: int = TESTED) -> list[Row]:
+def held_out_rows(name: str, count: int = TESTED, trained: int = TRAINED) -> list[Row]:
     """The choices of solutions of development seeds that repeat nothing that is trained on."""
     rows = list({row["prompt"]: row for row in _rows(name, "dev", count)}.values())
-    return apart(rows, train_rows(name))
+    return apart(rows, train_rows(name, trained))
 
 
 def _skill(name: str) -> Skill:

@@ -68,7 +68,7 @@ def test_tests_are_other_seeds_and_repeat_no_training_row() -> None:
     import games
 
     assert not set(games.seeds("sorting", "train")) & set(games.seeds("sorting", "test"))
-    rows, tests = games.train_rows("sorting", 8), games.held_out_rows("sorting", 4)
+    rows, tests = games.train_rows("sorting", 8), games.held_out_rows("sorting", 4, trained=8)
     assert len(rows) > 20
     assert len(tests) > 10
-    assert not {row["prompt"] for row in rows} & {row["prompt"] for row in games.held_out_rows("sorting", 4)}
+    assert not {row["prompt"] for row in rows} & {row["prompt"] for row in tests}
