@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--fold", choices=["dev", "test"], default="test")
     parser.add_argument("--library", type=Path, default=STARTER)
     parser.add_argument("--generalists", type=Path)
+    parser.add_argument("--who", nargs="+", help="only these lines of the table")
     given = parser.parse_args()
     table: dict[str, Any] = {}
     print(f"{'':42}{'won':>7}{'95%':>16}{'score':>8}{'moves':>7}{'options':>9}{'s a game':>10}")
@@ -134,7 +135,7 @@ def main() -> None:
             for name in given.games:
                 chosen = seeds(name, given.fold)[: given.episodes]
                 for who, choose in lines_of(net, generalists, given.games).items():
-                    if who == "specialist" and name not in net.names():
+                    if (who == "specialist" and name not in net.names()) or who not in (given.who or [who]):
                         continue
 
                     async def everybody(choose: Choose = choose, name: str = name, on: Any = chosen) -> list[Play]:
