@@ -7,7 +7,8 @@
 taken without one, and read by the next pass. `free` draws as many tokens as the schema's answers have. Prompts are in
 the prefix cache, and the first step of a run, which reads what is left of them, is not counted. A step's own time is
 what it spends outside the forward pass, on the engine's thread; the overhead is the own time under the grammar less
-that of free decode, for each token, as a share of a free token's decode time. Runs take turns. The last line is JSON.
+that of free decode, for each token, as a share of a free token's decode time. All times are that
+thread's CPU time, of which other work on the same cores takes nothing. Runs take turns. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ TOOLS = (
 
 @dataclass
 class Clock:
-    """Seconds and calls by name, while it is on. The first step's are put aside."""
+    """CPU seconds of the calling thread, and calls, by name, while it is on. The first step's are put aside."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -79,11 +80,11 @@ class Clock:
 
     def _timed(self, plain: Callable[..., Any], name: str) -> Callable[..., Any]:
         def timed(*args: Any, **options: Any) -> Any:
-            begun = time.perf_counter()
+            begun = time.thread_time()
             try:
                 return plain(*args, **options)
             finally:
-                self.seconds[name] += time.perf_counter() - begun
+                self.seconds[name] += time.thread_time() - begun
                 self.calls[name] += 1
                 if name == "step" and self.calls[name] == 1:
                     self.seconds.clear()  # it read what was left of the prompts

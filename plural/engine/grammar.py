@@ -55,7 +55,7 @@ class GrammarState:
         """Accepts the token if it is allowed, at a small part of what it costs to find out all that are."""
         if token in self._eos_ids:
             return self.accepting
-        taken = self._matcher.try_consume_tokens([token]) == 1
+        taken = bool(self._matcher.try_consume_tokens([token]) == 1)
         self._raise_error()
         return taken
 
