@@ -201,7 +201,7 @@ def report(who: str, rows: Sequence[Played], seconds: float, model: ChatPlural) 
     print(
         f"{who:16}{value:8.3f} [{low:.3f}, {high:.3f}]  turns {found['turns_before_the_first_failure']:.3f}  "
         f"calls {len(made)} (reference {len(wanted)})  fit {found['fit']}/{len(rows)}  "
-        f"tools' tokens {found['tools_tokens']['mean']:.0f}, at most {max(sizes)} of {context}  {seconds:.0f} s",
+        f"tools' tokens {sum(sizes) / len(sizes):.0f}, at most {max(sizes)} of {context}  {seconds:.0f} s",
         flush=True,
     )
     print(f"{'':16}{found['failures']} {found['ended'] or ''}", flush=True)

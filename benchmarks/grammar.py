@@ -64,8 +64,10 @@ TOOLS = (
 
 @dataclass
 class Clock:
-    """CPU seconds of the calling thread, and calls, by name, while it is on. The first step's are put aside."""
+    """CPU seconds of the calling thread, and calls, by name, while it is on; those of the first step only if it
+    `counts`."""
 
+    counts: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -86,7 +88,7 @@ class Clock:
             finally:
                 self.seconds[name] += time.thread_time() - begun
                 self.calls[name] += 1
-                if name == "step" and self.calls[name] == 1:
+                if name == "step" and self.calls[name] == 1 and not self.counts:
                     self.seconds.clear()  # it read what was left of the prompts
 
         return timed
@@ -121,6 +123,12 @@ async def _tokens(engine: Engine, request: Request) -> list[TokenEvent]:
     return [event async for event in engine.generate(request)]
 
 
+def _settle(engine: Engine) -> None:
+    """Answers are handed out inside the last step: it is to be counted, too."""
+    engine.check()
+    time.sleep(0.01)
+
+
 def timed(engine: Engine, requests: Sequence[Request]) -> tuple[Run, list[int]]:
     """All requests at once, their prompts read before; and how many tokens each answer has."""
 
@@ -131,6 +139,7 @@ def timed(engine: Engine, requests: Sequence[Request]) -> tuple[Run, list[int]]:
     clock = Clock()
     with clock.on(*WATCHED):
         lengths = [len(events) for events in sync.run(ask(requests))]
+        _settle(engine)
     parts = {name: clock.seconds[name] for name in ("allowed", "accept", "forced")}
     return Run(clock.seconds["step"], clock.seconds["run"], parts, sum(lengths), clock.calls["step"]), lengths
 
@@ -142,10 +151,10 @@ def decided(engine: Engine, prompts: Sequence[Sequence[int]]) -> Run:
         await asyncio.gather(*(engine.choose(prompt, OPTIONS) for prompt in prompts))
 
     sync.run(ask())
-    clock = Clock()
+    clock = Clock(counts=True)  # prompts are in the cache, and all of a decision may be one step
     with clock.on(*WATCHED):
         sync.run(ask())
-    # All of a decision may be one step, and none of it is the reading of a prompt.
+        _settle(engine)
     return Run(clock.seconds["step"], clock.seconds["run"], {}, len(prompts), clock.calls["step"])
 
 
