@@ -8,7 +8,7 @@ UV      = $(BIN)/uv pip install -q --python $(BIN)/python
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 # On Linux without a local CPU wheel: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu (the default index brings CUDA).
 TORCH_INDEX ?=
-BENCHES = step roofline quality calibration tax serving slora overload handover coldstart training loop journal wire recall
+BENCHES = step roofline quality calibration tax serving slora overload handover coldstart training loop grammar journal wire recall bfcl bfcl_multi_turn textworld
 export PLURAL_PEERS ?= $(HOME)/.cache/plural/peers
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiled modules are kept, whatever the caller's shell says: without them every start compiles torch anew.

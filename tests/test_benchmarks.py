@@ -1,6 +1,7 @@
 """The benchmarks on a tiny base: that they run and count rightly. How fast anything is, is not asked here."""
 
 import argparse
+import ast
 import json
 import math
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 from plural.models.base import load_base
 from plural.models.export import write_huggingface
 from plural.specialists.peft_files import read_adapter
+from plural.testing import ScriptedModel, calling
 from plural.types import Decision, Option
 from tests.models import tiny
 
@@ -177,3 +179,42 @@ def test_training_counts_the_tokens_of_both_sides(run):
         assert each["ratio"] == pytest.approx(each["ours"] / each["peft"])
     (each,) = found["school"].values()
     assert each["ratio"] == pytest.approx(each["together"] / each["one after another"])
+
+
+def test_grammars_are_timed_beside_free_decode_of_as_many_tokens(run):
+    found = run("grammar", "--streams", "2", "--rounds", "1")["results"]
+    kinds = [name.rpartition(", ")[2] for name in found if "decisions" not in name]
+    assert kinds == ["free", "every", "schema"] * 3
+    for name in ("few values", "texts", "tool call"):
+        free, every, schema = (found[f"2 streams, {name}, {kind}"] for kind in ("free", "every", "schema"))
+        assert free["tokens"] == schema["tokens"]
+        assert schema["steps"] < every["steps"]  # forced tokens take no step each
+        assert every["parts_us_a_token"]["allowed"] > 0
+        assert free["parts_us_a_token"]["allowed"] == 0
+    assert found["2 decisions"]["steps"] > 0
+
+
+@pytest.fixture
+def conversations(script, monkeypatch):
+    """The benchmark of several turns, with BFCL's checker."""
+    for package in ("bfcl_eval", "mpmath"):
+        pytest.importorskip(package)
+    monkeypatch.syspath_prepend(str(FOLDER.parent / "recipes" / "starter"))
+    script("toolcall").stub_models()
+    return script("bfcl_multi_turn")
+
+
+async def test_the_reference_passes_through_the_agents_loop(conversations):
+    row = next(row for row in conversations.episodes(None) if row["id"] == "multi_turn_base_1")
+    replies = []
+    for turn in row["truth"]:
+        parsed = [ast.parse(call, mode="eval").body for call in turn]
+        calls = [(one.func.id, {each.arg: ast.literal_eval(each.value) for each in one.keywords}) for one in parsed]
+        replies += [*(calling(call) for call in calls), "Done."]
+    right = await conversations.played(row, "reference", ScriptedModel(replies), steps=8)
+    assert [[call for step in turn for call in step] for turn in right.calls] == [
+        [call.replace(",", ", ") for call in turn] for turn in row["truth"]
+    ]
+    assert conversations.judged(right, "reference") == (True, 4, "")
+    idle = await conversations.played(row, "idle", ScriptedModel(["I cannot."] * 4), steps=8)
+    assert conversations.judged(idle, "idle") == (False, 0, "multi_turn:empty_turn_model_response")

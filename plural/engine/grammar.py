@@ -51,6 +51,14 @@ class GrammarState:
         self._raise_error()
         return list(tokens)
 
+    def takes(self, token: int) -> bool:
+        """Accepts the token if it is allowed, at a small part of what it costs to find out all that are."""
+        if token in self._eos_ids:
+            return self.accepting
+        taken = bool(self._matcher.try_consume_tokens([token]) == 1)
+        self._raise_error()
+        return taken
+
     def accept(self, token: int) -> None:
         """Raises GrammarError if the token is not allowed: it was drawn under another mask."""
         if token in self._eos_ids and self._matcher.is_accepting():

@@ -11,6 +11,7 @@ from collections import Counter
 import numpy as np
 import torch
 
+from plural.engine.grammar import GrammarState
 from plural.engine.kernels.interface import Result
 from plural.engine.request import Drawn, GenerateJob, Job, PromptJob
 
@@ -24,9 +25,11 @@ def draw(job: GenerateJob, result: Result, row: int) -> Drawn:
     if result.best_logit_R and not reads_logits(job):
         return Drawn(result.best_R[row], result.best_logit_R[row] - result.totals_R[row], ())
     logits_V = result.on_host(row)
-    token = result.best_R[row] if _plain(job) else _draw_allowed(job, logits_V)
-    if job.grammar is not None:
-        job.grammar.accept(token)
+    token = result.best_R[row]
+    if not _likeliest(job):
+        token = _draw_allowed(job, logits_V)
+    elif job.grammar is not None:
+        token = _likeliest_allowed(job, job.grammar, token, logits_V)
     total = result.totals_R[row]
     top = _largest(logits_V, job.sampling.logprobs) if job.sampling.logprobs else ()
     return Drawn(token, float(logits_V[token]) - total, tuple((int(one), float(logits_V[one]) - total) for one in top))
@@ -36,22 +39,43 @@ def reads_logits(job: Job) -> bool:
     """Whether drawing for the job takes more of a row than its likeliest token and that one's log-probability."""
     if isinstance(job, PromptJob):
         return any(reads_logits(child) for child in job.children)
-    return isinstance(job, GenerateJob) and (not _plain(job) or job.sampling.logprobs > 0)
+    plain = isinstance(job, GenerateJob) and _likeliest(job) and job.grammar is None
+    return isinstance(job, GenerateJob) and (not plain or job.sampling.logprobs > 0)
 
 
-def _plain(job: GenerateJob) -> bool:
+def _likeliest(job: GenerateJob) -> bool:
+    """Whether it takes the likeliest token, of those that its grammar allows."""
     s = job.sampling
     penalties = s.repetition_penalty != 1.0 or s.presence_penalty or s.frequency_penalty
-    return s.temperature == 0 and not penalties and job.grammar is None
+    return s.temperature == 0 and not penalties
+
+
+def _likeliest_allowed(job: GenerateJob, grammar: GrammarState, likeliest: int, logits_V: np.ndarray) -> int:
+    """Finds out which tokens are allowed only where the likeliest of all is not.
+
+    Where a text is forced the mask has just the tokens that the tokenizer cuts it into, and others spell it, too. Who
+    asks for log-probabilities draws there, and is to get the same tokens.
+    """
+    if not job.sampling.logprobs and grammar.takes(likeliest):
+        return likeliest
+    ids = np.flatnonzero(grammar.allowed())
+    token = int(ids[logits_V[ids].argmax()])
+    grammar.accept(token)
+    return token
 
 
 def _draw_allowed(job: GenerateJob, logits_V: np.ndarray) -> int:
     """Penalties, then grammar, then temperature, then min_p, top_k and top_p, then the request's own random number."""
     logits_V = _penalised(job, logits_V.copy())
     if job.grammar is not None:
-        logits_V[~job.grammar.allowed()] = -np.inf
-    if job.sampling.temperature == 0:
-        return int(logits_V.argmax())
+        logits_V = np.where(job.grammar.allowed(), logits_V, np.float32(-np.inf))
+    token = int(logits_V.argmax()) if job.sampling.temperature == 0 else _at_random(job, logits_V)
+    if job.grammar is not None:
+        job.grammar.accept(token)
+    return token
+
+
+def _at_random(job: GenerateJob, logits_V: np.ndarray) -> int:
     probabilities_V = np.exp((logits_V - logits_V.max()) / np.float32(job.sampling.temperature))
     probabilities_V /= probabilities_V.sum()
     values, ids = _kept(job, probabilities_V)

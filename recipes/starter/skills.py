@@ -8,6 +8,7 @@ import random
 
 import cron
 import digits
+import games
 import general
 import home
 import planner
@@ -132,6 +133,7 @@ SKILLS: dict[str, Skill] = {
         max_tokens=256,
     ),
     **texts.SKILLS,
+    **games.SKILLS,
     **{name: forms[digits.BEST[name]] for name, forms in digits.FORMS.items()},
 }
 FORMS: dict[str, dict[str, Skill]] = digits.FORMS

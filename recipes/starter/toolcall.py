@@ -21,6 +21,7 @@ from typing import Any
 
 from general import PROMPTS
 from skill import apart
+from toolcall_forms import FORMS
 from toolcall_words import MADE_UP, arithmetic, between_dates, next_runs
 
 from plural.agents import tool_specs, toolbox
@@ -124,8 +125,8 @@ def _inside(value: Any) -> Any:
 Judge = Callable[[Sequence[Mapping[str, Any]], Calls, Sequence[Any], str], bool]
 
 
-def ast_judge() -> Judge:
-    """BFCL's own checker. The one module of it that needs every vendor's client is replaced by an empty one."""
+def stub_models() -> None:
+    """Replaces the one module of BFCL's that needs every vendor's client by an empty one."""
     stub = types.ModuleType("bfcl_eval.constants.model_config")
 
     class Plain:
@@ -133,6 +134,11 @@ def ast_judge() -> Judge:
 
     stub.MODEL_CONFIG_MAPPING = {"local": Plain()}  # type: ignore[attr-defined]
     sys.modules["bfcl_eval.constants.model_config"] = stub
+
+
+def ast_judge() -> Judge:
+    """BFCL's own checker."""
+    stub_models()
     from bfcl_eval.constants.enums import Language
     from bfcl_eval.eval_checker.ast_eval.ast_checker import ast_checker
 
@@ -236,6 +242,19 @@ def _made_up_rows(chance: random.Random, count: int) -> list[Row]:
     return rows
 
 
+def _formed_rows(chance: random.Random, count: int) -> list[Row]:
+    """Requests whose values are said in another way than the call writes them, or say nothing of an argument."""
+    rows = []
+    for _ in range(count):
+        form = chance.choice(FORMS)
+        question, arguments = form.draw(chance)
+        others = chance.sample([other for other in FORMS if other is not form], chance.choice([0, 0, 1, 2]))
+        tools = [ToolSpec(*one.spec) for one in (form, *others)]
+        chance.shuffle(tools)
+        rows.append(call_row(question, tools, [{"name": form.name, "arguments": arguments}]))
+    return rows
+
+
 def _refused_rows(chance: random.Random, calling: Sequence[Row], count: int) -> list[Row]:
     """Requests that no given tool can answer: general ones, and ones whose tools were swapped for another row's."""
     own = [spec_fields(tool) for tool in own_tools()]
@@ -258,7 +277,8 @@ def _refused_rows(chance: random.Random, calling: Sequence[Row], count: int) -> 
 def train_rows() -> list[Row]:
     chance = random.Random(0)
     calling = _bfcl_rows(chance)
-    rows = [*calling, *_own_rows(chance, 900), *_made_up_rows(chance, 500), *_refused_rows(chance, calling, 160)]
+    rows = [*calling, *_own_rows(chance, 900), *_made_up_rows(chance, 500), *_refused_rows(chance, calling, 500)]
+    rows += _formed_rows(chance, 900)
     chance.shuffle(rows)
     return rows
 
@@ -270,6 +290,25 @@ def test_rows(category: str) -> list[Row]:
         row | {"row": call_row(row["question"], row["tools"], gold(row["truth"], row["tools"]))}
         for row in bfcl(category)
     ]
+
+
+@functools.cache
+def honest_rows(category: str) -> list[Row]:
+    """The rows of a category that share no function name and no question with a training row."""
+    trained = {tool["name"] for row in train_rows() for tool in row["tools"]}
+    asked = {row["messages"][0]["content"].strip().lower() for row in train_rows()}
+    return [
+        row for row in test_rows(category) if not _names(row) & trained and row["question"].strip().lower() not in asked
+    ]
+
+
+def unread_rows(category: str) -> list[Row]:
+    """The honest rows that nobody had read when `toolcall_forms` was written: its forms are those of failures on 200
+    rows of simple_python, so a specialist that has learned them is scored on the others."""
+    honest = honest_rows(category)
+    read = random.Random(0).sample(honest, 200) if category == "simple_python" else []
+    known = {row["question"] for row in read}
+    return [row for row in honest if row["question"] not in known]
 
 
 def own_test_rows(count: int = 60) -> list[Row]:

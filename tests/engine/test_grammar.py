@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plural.engine import Engine, Request
-from plural.engine.grammar import GrammarCompiler
+from plural.engine.grammar import GrammarCompiler, GrammarState
 from plural.errors import GrammarError, SettingsError
 from plural.types import AdapterRef, Grammar, Sampling, TokenEvent
 
@@ -88,6 +89,47 @@ async def test_forced_tokens_cost_no_forward_pass_and_change_nothing(engine: Eng
     assert [event.token_id for event in events] == [event.token_id for event in every]
     assert (text_of(events), events[-1].usage.completion) == (text_of(every), len(every))  # type: ignore[union-attr]
     engine.check()
+
+
+TAKEN = [
+    Grammar.json_schema(SCHEMA),
+    Grammar.json_schema({"type": "array", "items": {"type": "string"}, "maxItems": 3}),
+    Grammar.choices(["one", "two", "twelve"]),
+    Grammar.regex("[a-c]{2,4}(x|yz)?"),
+    Grammar("lark", 'start: "call " /[a-c]{3}/ "!" | /[^c]*/'),
+]
+
+
+@settings(max_examples=20, deadline=None)
+@given(grammar=st.sampled_from(TAKEN), seed=st.integers(0, 10_000))
+def test_a_token_is_taken_where_the_mask_allows_it(grammar: Grammar, seed: int) -> None:
+    """Along a random path, of every token of the vocabulary."""
+    compiler, chance, path = GrammarCompiler(tiny_tokenizer()), random.Random(seed), list[int]()
+    for _ in range(8):
+        state = compiler.start(grammar)
+        for token in path:
+            state.accept(token)
+        allowed = state.allowed()
+        for token in range(len(allowed)):
+            if not allowed[token]:
+                assert not state.takes(token)  # and it stays as it is
+        assert (state.allowed() == allowed).all()
+        possible = [int(token) for token in allowed.nonzero()[0]]
+        ends = tiny_tokenizer().eos_ids
+        if not set(possible) - ends:
+            break
+        path.append(chance.choice([token for token in possible if token not in ends]))
+        assert state.takes(path[-1])
+
+
+async def test_what_is_likeliest_among_the_allowed_is_drawn_with_a_mask_and_without(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammars = [Grammar.json_schema(SCHEMA), Grammar.regex("[a-z ]{30}"), Grammar.choices(NASTY)]
+    quick = [await generate(engine, grammar) for grammar in grammars]
+    monkeypatch.setattr(GrammarState, "takes", lambda *_: False)  # so that every token is found by its mask
+    slow = [await generate(engine, grammar) for grammar in grammars]
+    assert [text_of(events) for events in quick] == [text_of(events) for events in slow]
 
 
 async def test_a_grammar_that_leaves_no_choice_computes_nothing(engine: Engine) -> None:

@@ -100,6 +100,39 @@ def test_tool_calls_name_given_tools_and_fit_their_schemas() -> None:
         assert row["messages"][2]["content"]
 
 
+def test_forms_leave_out_what_is_not_said_and_fit_their_schemas() -> None:
+    from toolcall_forms import FORMS
+
+    chance = random.Random(5)
+    left_out = set()
+    for form in FORMS:
+        _, _, schema = form.spec
+        optional = set(schema["properties"]) - set(schema["required"])
+        for _ in range(40):
+            question, arguments = form.draw(chance)
+            assert not violations(arguments, schema), (question, arguments)
+            assert "{" not in question
+            left_out |= {(form.name, name) for name in optional - set(arguments)}
+        assert {name for tool, name in left_out if tool == form.name} == optional
+
+
+@pytest.mark.parametrize(
+    ("draw", "said", "value"),
+    [("_amount", r"[\d,.]+( million| thousand)?", int), ("_share", r"[\d.]+(%| percent)", float)],
+)
+def test_large_amounts_and_percents_are_written_as_numbers(draw: str, said: str, value: type) -> None:
+    import toolcall_forms
+
+    chance = random.Random(6)
+    for _ in range(60):
+        text, number = getattr(toolcall_forms, draw)(chance)
+        assert re.fullmatch(said, text)
+        assert type(number) is value
+        plain = float(re.sub("[^0-9.]", "", text))
+        scale = 1e6 if "million" in text else 1e3 if "thousand" in text else 0.01 if draw == "_share" else 1
+        assert number == pytest.approx(plain * scale)
+
+
 def test_results_are_what_the_tools_really_say() -> None:
     from toolcall_words import arithmetic, between_dates
 
@@ -118,7 +151,20 @@ def test_functions_of_the_test_are_kept_out_of_training() -> None:
     apart = {tool.name for category in toolcall.KEPT_APART for row in toolcall.bfcl(category) for tool in row["tools"]}
     rows = toolcall._bfcl_rows(random.Random(0))
     assert len(rows) > 500
+    rows += toolcall._formed_rows(random.Random(0), 200)
     assert not {tool["name"] for row in rows for tool in row["tools"]} & apart
+
+
+def test_honest_rows_share_no_function_and_no_question_with_training() -> None:
+    pytest.importorskip("bfcl_eval")
+    import toolcall
+
+    trained = {tool["name"] for row in toolcall.train_rows() for tool in row["tools"]}
+    for category, least in (("simple_python", 390), ("multiple", 150), ("parallel", 120), ("live_simple", 20)):
+        honest = toolcall.honest_rows(category)
+        assert len(honest) >= least
+        assert not {tool.name for row in honest for tool in row["tools"]} & trained
+    assert len(toolcall.unread_rows("simple_python")) < 210
 
 
 def test_the_gold_answers_pass_the_leaderboards_own_checker() -> None:
