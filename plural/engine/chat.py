@@ -25,7 +25,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from plural import sync
-from plural.engine.engine import Engine
+from plural.engine.interface import TokenEngine
 from plural.engine.messages import known_choice, to_messages, tool_spec, usage_metadata
 from plural.engine.request import Request, mixture
 from plural.engine.speaker import CallSplitter, Speaker
@@ -49,7 +49,7 @@ class ChatPlural(BaseChatModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    engine: Engine
+    engine: TokenEngine
     base: Base
     model_name: str
     adapter: AdapterRef | Mixture | None = None

@@ -52,7 +52,7 @@ class EngineStats:
     """Counted, not timed, since the engine started. `cached` are tokens found in the prefix cache.
 
     `pages_used` are those of requests under way and their adapters, `pages_cached` keys and values that nobody uses
-    now; `adapters` are those that have pages.
+    now; `adapters` are those that have pages, `loaded` how often one was brought into pages.
     """
 
     steps: int
@@ -68,6 +68,7 @@ class EngineStats:
     pages_cached: int
     page_bytes: int
     adapters: tuple[str, ...]
+    loaded: int = 0
 
 
 class Engine:
@@ -298,6 +299,19 @@ class Engine:
         )
         return Decision(ranked[0].value, ranked[0].probability, tuple(ranked), "logits")
 
+    async def score(self, tokens: Sequence[int], adapter: AdapterRef | Mixture | None = None) -> list[float]:
+        """The log-probability of every token but the first, given those before it. Raises what `generate` raises."""
+        self._check_prompt(tokens, 0)
+        self._check_pool(len(tokens))
+        box = _Mailbox()
+        job = ScoreJob(tokens[:1], tokens[1:], self.tokenizer.eos_ids, mixture(adapter), box.put)
+        self._submit(job)
+        try:
+            await box.get()
+        finally:
+            self._cancel([job])
+        return [job.logprobs[position] for position in range(len(tokens) - 1)]
+
     async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Of every prompt the mean of the base's final states over its tokens, at unit norm."""
         for prompt in prompts:
@@ -329,6 +343,7 @@ class Engine:
             pages_cached=self._pages.cached,
             page_bytes=self._runner.memory.page_bytes,
             adapters=self._adapters.resident,
+            loaded=self._adapters.loaded,
         )
 
     def pin(self, digest: str) -> None:

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from plural.engine.engine import Engine
+from plural.engine.interface import TokenEngine
 from plural.engine.request import Request, mixture
 from plural.errors import PromptError
 from plural.models.base import Base
@@ -27,7 +27,7 @@ LONG = 16_384
 class Speaker:
     """An adapter or none, its instructions, its output grammar. See ChatPlural, which has the same fields."""
 
-    engine: Engine
+    engine: TokenEngine
     base: Base
     name: str
     adapter: AdapterRef | Mixture | None = None

@@ -21,6 +21,7 @@ from plural.specialists import Contract, Library, Specialist
 from plural.teams import Planner, Router, work
 from plural.types import AdapterRef, Event, Grammar, Message, RunFinished, Sampling, Usage
 from plural.wiring import runs
+from plural.wiring.cluster import cluster_engine
 from plural.wiring.runs import EventStream
 from plural.wiring.settings import STARTER, Settings, read_settings, shelf
 from plural.wiring.tracing import traced
@@ -28,8 +29,8 @@ from plural.wiring.tracing import traced
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-    from plural.engine import Engine
     from plural.engine.chat import ChatPlural
+    from plural.engine.interface import TokenEngine
     from plural.models.base import Base
     from plural.teams.journal import Journal
 
@@ -63,7 +64,9 @@ class Answer(str):
 class Network:
     """Base, library and router over one engine. Open it with `Network.open()`, close it or use it in a `with`."""
 
-    def __init__(self, base: Base, library: Library, engine: Engine, settings: Settings, progress: Progress) -> None:
+    def __init__(
+        self, base: Base, library: Library, engine: TokenEngine, settings: Settings, progress: Progress
+    ) -> None:
         self.base_model = base
         self.library = library
         self.engine = engine
@@ -91,6 +94,8 @@ class Network:
         chosen = read_settings(base=base, library=library, **settings)
         loaded = load_base(chosen.base, cache_dir=chosen.resolve(chosen.cache), device=chosen.device, progress=progress)
         library_ = shelf(chosen)
+        if chosen.cluster is not None:
+            return cls(loaded, library_, cluster_engine(loaded, chosen), chosen, progress)
         shape = loaded.shape
         engine = Engine(
             loaded.decoder,

@@ -21,7 +21,7 @@ from plural.specialists.card import CARD_FILE
 from plural.types import Asked, Routed, RunFinished, Sampling, Spoken, TextDelta
 from plural.wiring.network import BASE, MIXED, WEIGHT, Network
 from plural.wiring.publishing import promote_if_not_worse
-from plural.wiring.school import read_school
+from plural.wiring.school import School, read_school
 from plural.wiring.stages import Stage
 from plural.wiring.training import train_school
 
@@ -174,6 +174,11 @@ class ServedNetwork:
 
     # ----------------------------------------------------------------------------------------------------- training
     def train(self, lesson: Lesson) -> Iterator[News]:
+        school = self.school(lesson)
+        return (_news(stage) for stage in train_school(school, self.network))
+
+    def school(self, lesson: Lesson) -> School:
+        """The lesson as an order to train. Raises what is wrong with it."""
         from plural.train import TrainSettings
 
         rate = None if lesson.rate is None else lesson.rate * TrainSettings().learning_rate
@@ -196,7 +201,7 @@ class ServedNetwork:
         taken = lesson.name in (NETWORK, BASE) or lesson.name in self.library.lent
         if taken or (lesson.name in self.library and not lesson.replace):
             raise SpecialistError(f"The name {lesson.name!r} is taken.", hint="Choose another suffix, or set replace.")
-        return (_news(stage) for stage in train_school(school, self.network))
+        return school
 
     # ------------------------------------------------------------------------------------------------------- inside
     def _specialist(self, name: str) -> Specialist:
