@@ -94,6 +94,15 @@ def join(address: str, *, patience: float, cpus: int | None = None) -> None:
         time.sleep(pause)
 
 
+def running_replicas() -> int | None:
+    """Of what is deployed on the cluster that this process has joined; None where nothing is."""
+    from ray import serve
+
+    found = serve.status().applications.get(APP)
+    engines = found.deployments.get(ENGINE) if found else None
+    return engines.replica_states.get("RUNNING", 0) if engines else None
+
+
 class Patience:
     """How long to wait before the next try: longer each time, until so many seconds have passed since the first failure
     in a row."""

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from plural.errors import MachineError, SettingsError
-from plural.scale.cluster import APP, ENGINE, LOCAL, Identity, join, ray_module
+from plural.scale.cluster import APP, ENGINE, LOCAL, Identity, join, ray_module, running_replicas
 from plural.scale.engine import ClusterEngine
 from plural.scale.replica import Replica
 from plural.scale.settings import ScaleSettings
 from plural.scale.tasks import send_long_tools, train_away
 from plural.serve.backend import Lesson, News
 from plural.wiring.network import Network
-from plural.wiring.serving import DATA_FOLDER, ServedNetwork, ServeOrder
-from plural.wiring.settings import Settings, shelf
+from plural.wiring.serving import DATA_FOLDER, ServedNetwork, ServeOrder, read_order
+from plural.wiring.settings import Settings, read_settings, shelf
 
 API = "api"
 # What of the settings is a replica's: it writes no runs, and it computes itself.
@@ -59,7 +59,21 @@ def deploy(address: str, settings: Settings, scale: ScaleSettings, order: ServeO
     except RuntimeError as error:
         raise _failure(error) from error
     scheme = "https" if http.tls_cert else "http"
-    return Deployed(f"{scheme}://{http.host}:{http.port}", running_replicas())
+    return Deployed(f"{scheme}://{http.host}:{http.port}", running_replicas() or 0)
+
+
+def build(args: Mapping[str, Any]) -> Any:
+    """The application for Ray Serve's own config files, such as KubeRay's: `import_path: plural.scale.deploying:build`.
+
+    `args` may have `network` (fields of Settings), `scale` (of ScaleSettings) and `serve` (of ServeSettings); what they
+    do not say comes from the environment. Raises SettingsError.
+    """
+    unknown = sorted(set(args) - {"network", "scale", "serve"})
+    if unknown:
+        raise SettingsError(f"There is no part {unknown[0]!r} of a deployment.", hint="Parts: network, scale, serve.")
+    settings = read_settings(**args.get("network", {}))
+    order = read_order(args.get("serve", {}))
+    return _application(settings, ScaleSettings.of(**args.get("scale", {})), order, _identity(settings))
 
 
 def take_down(address: str, patience: float) -> None:
@@ -70,19 +84,13 @@ def take_down(address: str, patience: float) -> None:
     serve.delete(APP)
 
 
-def running_replicas() -> int:
-    from ray import serve
-
-    found = serve.status().applications.get(APP)
-    engines = found.deployments.get(ENGINE) if found else None
-    return engines.replica_states.get("RUNNING", 0) if engines else 0
-
-
-def engine_deployment(settings: Settings, scale: ScaleSettings, identity: Identity) -> Any:
+def engine_deployment(
+    settings: Settings, scale: ScaleSettings, identity: Identity, kind: type[Replica] = Replica
+) -> Any:
     """The replicas, not yet run: an application of its own for whoever needs no API."""
     from ray import serve
 
-    class Placed(Replica):
+    class Placed(kind):  # type: ignore[misc, valid-type]
         """Whose requests were computed here is a "multiplexed model" to Ray Serve: it sends them here again."""
 
         async def _remembered(self) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +21,7 @@ from plural.engine.engine import EngineStats
 from plural.engine.request import Request, mixture
 from plural.errors import EngineStopped, MachineError, PluralError, SettingsError
 from plural.scale import tasks
-from plural.scale.cluster import APP, ENGINE, Identity, Patience, join, ray_module
+from plural.scale.cluster import APP, ENGINE, Identity, Patience, join, ray_module, running_replicas
 from plural.scale.settings import ScaleSettings
 from plural.types import AdapterRef, Decision, Mixture, TokenEvent
 
@@ -45,13 +46,12 @@ def connect(base: Base, settings: Settings) -> ClusterEngine:
     join(settings.cluster, patience=scale.patience)
     from ray import serve
 
-    try:
-        handle = serve.get_deployment_handle(ENGINE, app_name=APP, _check_exists=True)
-    except (ValueError, RuntimeError, serve.exceptions.RayServeException) as error:
+    if running_replicas() is None:
         raise SettingsError(
             f"No network is deployed on the Ray cluster {settings.cluster}.",
             hint=f"plural deploy --ray {settings.cluster}",
-        ) from error
+        )
+    handle = serve.get_deployment_handle(ENGINE, app_name=APP)
     engine = ClusterEngine(handle, scale)
     for theirs in engine.every("identity"):
         Identity.of(base).refuse(theirs, "A replica of the cluster")
@@ -119,8 +119,10 @@ class ClusterEngine:
     def every(self, call: str, *given: Any) -> list[Any]:
         """What each replica says, blocking. Raises what one of them raises, and MachineError when none answers."""
         silent: tuple[type[Exception], ...] = (TimeoutError, *_lost())
+        asked = self._handle.broadcast(call, *given)
         try:
-            told: list[Any] = self._handle.broadcast(call, *given).results(timeout_s=self._scale.patience)
+            with ThreadPoolExecutor(1) as thread:  # Ray refuses to wait where an event loop runs
+                told: list[Any] = thread.submit(asked.results, timeout_s=self._scale.patience).result()
         except silent as error:
             raise MachineError(f"Replicas did not answer {call!r}: {error}.", hint="ray status shows them.") from error
         for one in told:

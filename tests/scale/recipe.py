@@ -1,7 +1,8 @@
-"""What a user writes: nothing in it says where the base is computed. Run as it stands on one machine and on a cluster."""
+"""What a user writes: nothing in it says where the base is computed. It runs as it stands here and on a cluster."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -31,7 +32,8 @@ def main(out: Path) -> None:
         answers["mixed"] = str(net.ask("file this paper", to="clerk:0.7+judge:0.3"))
         agent = Agent("digger", ScriptedModel([calling(("dig", {"file": note})), "It was found."]), tools=[dig])
         answers["agent"] = str(agent.invoke("Dig."))
-        answers["chosen"] = json.dumps(net.specialist("cook").choose("Which?", ["yes", "no"]).probability)
+        chosen = asyncio.run(net.specialist("cook").achoose("Which?", ["yes", "no"]))
+        answers["chosen"] = f"{chosen.value} {chosen.probability}"
     out.write_text(json.dumps({"answers": answers, "pid": os.getpid(), "dug": int(Path(note).read_text())}))
 
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,7 +67,9 @@ async def test_what_the_engine_refuses_travels_as_a_value(replica: Replica) -> N
 
 def test_a_node_with_another_base_does_not_join(home: Home, network: Network) -> None:
     other = replace(Identity.of(network.base_model), base="sha256:other")
-    with pytest.raises(SettingsError, match=r"The replica on .* has the base 'sha256:[0-9a-f]+'; here it is 'sha256:other'"):
+    with pytest.raises(
+        SettingsError, match=r"replica on .* has the base 'sha256:[0-9a-f]+'; here it is 'sha256:other'"
+    ):
         Replica(home.settings(), other, 0.01)
 
 
@@ -96,10 +97,12 @@ async def test_an_error_comes_after_what_was_drawn_before_it() -> None:
         raise MachineError("The engine broke.")
 
     got = []
-    with pytest.raises(MachineError):
+    try:
         async for bundle in _bundled(tokens(), 0.0):
             got += bundle
-    assert got == [1]
+    except MachineError:
+        got.append(0)
+    assert got == [1, 0]
 
 
 async def test_leaving_a_stream_ends_the_request() -> None:

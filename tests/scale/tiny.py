@@ -50,8 +50,8 @@ def make_home(folder: Path, *, positions: int = 1024) -> Home:
 
 @contextmanager
 def nodes(workers: int, *, cpus: int = 2) -> Iterator[Any]:
-    """Ray's own cluster of several nodes on one machine: a head that computes nothing, and workers. This process is part
-    of it meanwhile."""
+    """Ray's own cluster of several nodes on one machine: a head that computes nothing, and workers. This process is a
+    part of it meanwhile."""
     ray_module()
     import ray
     from ray import serve
