@@ -4,7 +4,7 @@
     python benchmarks/fleet.py --steps steps.json       how many replicas; the policies; up to 1,000 and 100,000
     python benchmarks/fleet.py --validate steps.json    the simulation beside two real replicas under another load
 
-Without --steps the times are those that were measured when this was written (MEASURED). The last line is JSON.
+A simulation needs step times that were measured. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ import numpy as np
 from fleet_simulation import Affinity, Ask, Fleet, Policy, Popularity, Random, ReplicaSize, StepTimes
 
 POLICIES = ("random", "popularity", "affinity", "affinity + prefix")
-# Of a replica with one thread, q4, on 2 cores of a Xeon that its neighbour uses as well; rank 8.
-MEASURED = StepTimes(step=0.008, row=0.0004, token=0.0016, adapter=0.002, load=0.02, wait=0.06, hop=0.02)
 
 
 def popularity(count: int, alpha: float = 1.0) -> np.ndarray:
@@ -111,6 +109,7 @@ def main() -> None:
     parser.add_argument("--specialists", type=int, default=5000)
     parser.add_argument("--limit", type=float, default=4.0, help="seconds for a whole answer, 95 of 100")
     parser.add_argument("--teams", type=float, default=0.5, help="share of requests that read a shared transcript")
+    parser.add_argument("--busy", type=int, default=32, help="requests that a replica takes at most")
     parser.add_argument("--replicas", type=int, default=1000, help="of the largest fleet")
     parser.add_argument("--seconds", type=float, default=20.0, help="of the largest fleet's load")
     given = parser.parse_args()
@@ -122,7 +121,9 @@ def main() -> None:
             given.measure.write_text(json.dumps(made))
         print(json.dumps({"benchmark": "fleet", **made}))
         return
-    times = read_steps(given.steps) if given.steps else MEASURED
+    if given.steps is None:
+        parser.error("give --measure, --validate or --steps FILE")
+    times = read_steps(given.steps)
     print(json.dumps({"benchmark": "fleet", "times": asdict(times), **planned(times, given)}))
 
 
@@ -131,7 +132,7 @@ def read_steps(file: Path) -> StepTimes:
 
 
 def planned(times: StepTimes, given: argparse.Namespace) -> dict[str, Any]:
-    size, shares = ReplicaSize(), popularity(given.specialists)
+    size, shares = ReplicaSize(busy=given.busy), popularity(given.specialists)
     print(f"{given.specialists:,} specialists; 95% of the answers within {given.limit:g} s; replicas needed:")
     print("  requests/s " + "".join(f"{name:>20}" for name in POLICIES))
     plan: dict[str, dict[str, int | None]] = {}

@@ -61,6 +61,7 @@ def nodes(workers: int, *, cpus: int = 2) -> Iterator[Any]:
         # Workers import the tests, too; and they are all this machine's.
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")
         patch.setenv("RAY_worker_niceness", "5")  # nodes come before workers, and workers are not starved
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # a node that compiles all of Ray anew starts too late
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
