@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from plural.doors import asking, drafting, machine, mcp, memory, runs, school, serving, shelf, training
+from plural.doors import asking, deploying, drafting, machine, mcp, memory, runs, school, serving, shelf, training
 from plural.doors.terminal import complain, err
 from plural.errors import PluralError, UserError
 
@@ -34,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "rollback": shelf.rollback,
     "mcp": mcp.mcp,
     "serve": serving.serve,
+    "deploy": deploying.deploy,
     "doctor": machine.doctor,
 }
 

@@ -25,7 +25,7 @@ PluralError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 class PluralError(Exception):
@@ -38,6 +38,10 @@ class PluralError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+    def __reduce__(self) -> tuple[Callable[..., PluralError], tuple[object, ...]]:
+        """An error goes from one process to another as what it says, whatever its class is made of."""
+        return _said_elsewhere, (type(self), self.args, self.__dict__)
 
 
 class UserError(PluralError):
@@ -127,6 +131,12 @@ class StorageError(MachineError):
 
 class EngineStopped(MachineError):  # noqa: N818 - it says what happened; nothing went wrong
     pass
+
+
+def _said_elsewhere(kind: type[PluralError], args: tuple[object, ...], facts: Mapping[str, object]) -> PluralError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> SpecialistError:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack, overload
 
@@ -43,6 +43,7 @@ class Marks:
     retry_on: tuple[type[Exception], ...] = _TRANSIENT
     cost: float = 0.0
     handoff: str = ""
+    long: bool = False
 
     def __post_init__(self) -> None:
         for name, fine, allowed in (
@@ -70,9 +71,25 @@ class Marking(TypedDict, total=False):
     retry_on: tuple[type[Exception], ...]
     cost: float
     handoff: str
+    long: bool
 
 
 _UNMARKED = Marks()
+
+# Of a tool and its call: the result, made in another process, which knows nothing of the run. Leaving it ends the work;
+# a process that is lost is a ConnectionError.
+Away = Callable[[BaseTool, Mapping[str, Any]], Awaitable[Any]]
+_AWAY: list[Away] = []
+
+
+def elsewhere() -> Away | None:
+    """Where this process has its long tools run, if not here."""
+    return _AWAY[0] if _AWAY else None
+
+
+def send_long_tools(away: Away | None) -> None:
+    """From now on long tools run there; None is here. A process has one such place, as it is part of one cluster."""
+    _AWAY[:] = [] if away is None else [away]
 
 
 @overload
@@ -93,6 +110,7 @@ def mark(tool: BaseTool | None = None, /, **marks: Unpack[Marking]) -> BaseTool 
         retries, backoff, retry_on: see `Marks`.
         cost: money that a call costs.
         handoff: the agent that takes over when the tool was called.
+        long: where there is a cluster, it runs there (see `elsewhere`) and not in this process.
 
     Raises:
         ToolError: something that is no LangChain tool, or a value out of its range.
@@ -115,6 +133,8 @@ async def attempt(tool: BaseTool, request: Mapping[str, Any], config: RunnableCo
         tried += 1
         try:
             async with asyncio.timeout(marks.timeout) as limit:
+                if marks.long and (away := elsewhere()) is not None:
+                    return await away(tool, request)
                 return await tool.ainvoke(dict(request), config)
         except Exception as error:  # noqa: BLE001 - it is raised again, unless the tool is to be tried again
             told = TimeoutError(f"no result within {marks.timeout:g} s") if limit.expired() else error

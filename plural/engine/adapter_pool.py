@@ -57,6 +57,7 @@ class AdapterPool(Generic[ParcelT, PackedT]):
         self._packed: dict[str, PackedT] = {}
         self._pinned: set[str] = set()
         self._sizes: dict[str, int] = {}
+        self.loaded = 0  # how often an adapter was brought into pages
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -110,6 +111,7 @@ class AdapterPool(Generic[ParcelT, PackedT]):
             if coming.packed.exception() is None:
                 del self._coming[digest]
                 self._packed[digest] = coming.packed.result()
+                self.loaded += 1
                 self._pages.leave(digest)
             else:
                 self._pages.drop(digest)
@@ -153,6 +155,7 @@ class AdapterPool(Generic[ParcelT, PackedT]):
                     hint="Raise memory, or unpin another one.",
                 )
             self._packed[digest] = self._place(parcel, pages)
+            self.loaded += 1
             self._pages.leave(digest)
         self._pages.use(digest)
         self._pinned.add(digest)

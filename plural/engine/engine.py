@@ -53,7 +53,7 @@ class EngineStats:
     """Counted, not timed, since the engine started. `cached` are tokens found in the prefix cache.
 
     `pages_used` are those of requests under way and their adapters, `pages_cached` keys and values that nobody uses
-    now; `adapters` are those that have pages.
+    now; `adapters` are those that have pages, `loaded` how often one was brought into pages.
     """
 
     steps: int
@@ -69,6 +69,7 @@ class EngineStats:
     pages_cached: int
     page_bytes: int
     adapters: tuple[str, ...]
+    loaded: int = 0
 
 
 class Engine:
@@ -343,6 +344,7 @@ class Engine:
             pages_cached=self._pages.cached,
             page_bytes=self._runner.memory.page_bytes,
             adapters=self._adapters.resident,
+            loaded=self._adapters.loaded,
         )
 
     def pin(self, digest: str) -> None:

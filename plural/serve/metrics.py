@@ -20,6 +20,7 @@ _COUNTED = {
     "computed": "Tokens computed, of prompts and answers.",
     "cached": "Prompt tokens found in the prefix cache.",
     "preempted": "Requests that gave their pages away and began anew.",
+    "loaded": "Adapters brought into pages.",
 }
 _MEASURED = {
     "running": "Requests that have pages.",

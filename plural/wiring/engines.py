@@ -1,4 +1,4 @@
-"""Which engine a network stands on: ours in this process, or one behind HTTP, started here if need be."""
+"""Which engine a network stands on: ours in this process, a cluster's, or one behind HTTP, started if need be."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from plural.specialists import Library, adapter_digest, write_adapter
 from plural.specialists.adapter_store import AdapterStore
 from plural.specialists.combining import combined
 from plural.types import Mixture
+from plural.wiring.cluster import cluster_engine
 from plural.wiring.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ def open_engine(
 
     Raises SettingsError for an engine that there is not, MachineError for one that cannot be reached or started.
     """
+    if settings.cluster is not None:
+        if settings.engine != "plural":
+            raise SettingsError(
+                f"engine is {settings.engine!r} and cluster is {settings.cluster!r}.",
+                hint="Say which computes: the cluster's replicas read PLURAL_ENGINE themselves.",
+            )
+        return cluster_engine(base, settings), ExitStack()
     from plural.remote import RemoteEngine, read_address
     from plural.remote.launch import Machine, launch
 

@@ -22,7 +22,7 @@ from plural.wiring.engines import adapter_store
 from plural.wiring.network import BASE, MIXED, WEIGHT, Network
 from plural.wiring.offers import Offers, read_offers
 from plural.wiring.publishing import promote_if_not_worse
-from plural.wiring.school import read_school
+from plural.wiring.school import School, read_school
 from plural.wiring.serving_runs import TEAM, ServedRuns
 from plural.wiring.speakers import NETWORK, NetworkSpeaker, WorkerSpeaker
 from plural.wiring.stages import Stage
@@ -227,6 +227,11 @@ class ServedNetwork:
 
     # ----------------------------------------------------------------------------------------------------- training
     def train(self, lesson: Lesson) -> Iterator[News]:
+        school = self.school(lesson)
+        return (_news(stage) for stage in train_school(school, self.network))
+
+    def school(self, lesson: Lesson) -> School:
+        """The lesson as an order to train. Raises what is wrong with it."""
         from plural.train import TrainSettings
 
         rate = None if lesson.rate is None else lesson.rate * TrainSettings().learning_rate
@@ -249,7 +254,7 @@ class ServedNetwork:
         taken = lesson.name in (NETWORK, BASE) or lesson.name in self.library.lent
         if taken or (lesson.name in self.library and not lesson.replace):
             raise SpecialistError(f"The name {lesson.name!r} is taken.", hint="Choose another suffix, or set replace.")
-        return (_news(stage) for stage in train_school(school, self.network))
+        return school
 
     # ------------------------------------------------------------------------------------------------------- inside
     def _worker(self, name: str) -> Agent | Team | None:

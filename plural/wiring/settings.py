@@ -65,6 +65,10 @@ class Settings(BaseSettings):
         default=False,
         description="Whether runs are traced by OpenTelemetry; OTEL_EXPORTER_OTLP_ENDPOINT says where spans go.",
     )
+    cluster: str | None = Field(
+        default=None,
+        description="The Ray cluster whose replicas compute (host:port, auto); none is this process.",
+    )
     max_tokens: int = Field(default=256, ge=1, description="New tokens of one answer at most.")
     max_steps: int = Field(default=6, ge=1, description="Steps of one plan at most.")
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from plural.agents import Agent, mark, tool
-from plural.agents.marks import Marks, marks_of
+from plural.agents.marks import Marks, marks_of, send_long_tools
+from plural.agents.tools import call_tool
 from plural.errors import ToolError
 from plural.testing import ScriptedModel, calling
+from plural.types import ToolCall
 
 
 class Shaky:
@@ -131,3 +133,30 @@ def test_a_mark_that_cannot_be(marks: Any) -> None:
         mark(Shaky(0, ValueError()).tool(), **marks)
     with pytest.raises(ToolError, match="is no tool that can be marked"):
         mark(lambda: None)  # type: ignore[call-overload]
+
+
+async def test_long_tools_run_elsewhere_where_there_is_an_elsewhere() -> None:
+    @tool
+    def where() -> str:
+        """Says where it runs."""
+        return "here"
+
+    sent: list[str] = []
+
+    async def away(chosen: Any, request: Any) -> str:
+        sent.append(chosen.name)
+        if len(sent) == 1:
+            raise ConnectionError("the process was lost")
+        return "there"
+
+    long = mark(where, long=True, idempotent=True, backoff=0.0)
+    call = ToolCall("1", "where", {})
+    assert await call_tool({"where": long}, call) == ("here", False)
+    send_long_tools(away)
+    try:
+        assert await call_tool({"where": long}, call) == ("there", False)
+        assert await call_tool({"where": where}, call) == ("here", False)
+    finally:
+        send_long_tools(None)
+    assert sent == ["where", "where"], "a process that was lost is a failure that an idempotent tool bears"
+    assert await call_tool({"where": long}, call) == ("here", False)

@@ -1,0 +1,239 @@
+"""Real replicas beside the simulation: what their steps take, and how near the simulation comes to two of them.
+
+Both need Ray (pip install 'plural[ray]') and the embedded base; replicas have one thread each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from adapters import random_adapter
+from fleet import load_of, popularity, simulated
+from fleet_simulation import Ask, ReplicaSize, StepTimes
+from workload import Call, as_they_arrive, random_prompt, together
+
+from plural.models.base import Base, load_base
+from plural.scale.cluster import APP, Identity, join, ray_module
+from plural.scale.deploying import engine_deployment
+from plural.scale.engine import ClusterEngine
+from plural.scale.replica import Replica
+from plural.scale.settings import ScaleSettings
+from plural.specialists import Card, Library, adapter_digest, write_adapter
+from plural.wiring.settings import read_settings
+
+RANK = 8
+SPECIALISTS = 48
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A library on disk, and the digests in it."""
+
+    library: Path
+    digests: tuple[str, ...]
+    base: Base
+
+    def call(self, ask: Ask, dice: random.Random) -> Call:
+        digest = None if ask.specialist is None else self.digests[ask.specialist]
+        prompt = random_prompt(dice, ask.prompt, self.base.tokenizer.vocab_size)
+        return Call(prompt, ask.answer, digest, ask.at)
+
+
+@contextmanager
+def shelf(count: int = SPECIALISTS) -> Iterator[Shelf]:
+    base = load_base()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        library = Library(folder / "library")
+        digests = []
+        for seed in range(count):
+            staged = folder / f"staged-{seed}"
+            write_adapter(staged, random_adapter(base.config, seed, RANK), base_name=base.name)
+            label = f"random-{seed}"
+            card = Card(
+                name=label, digest=adapter_digest(staged), base=base.digest, base_name=base.name, purpose="Speed."
+            )
+            (staged / "specialist.json").write_text(card.to_json())
+            digests.append(library.publish(staged, name=label, replace=False).digest)
+        yield Shelf(folder / "library", tuple(digests), base)
+
+
+class Recording(Replica):
+    """A replica that writes down what its steps take."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        engine: Any = self._network.engine
+        self._steps: list[tuple[float, int, int, int, int]] = []
+        step = engine.step
+
+        def timed() -> bool:
+            before, begun = engine.stats(), time.perf_counter()
+            worked: bool = step()
+            seconds, after = time.perf_counter() - begun, engine.stats()
+            jobs = list(engine._scheduler.running)
+            if tokens := after.computed - before.computed:
+                flows = len({job.flow for job in jobs if job.flow})
+                self._steps.append((seconds, len(jobs), tokens, flows, after.loaded - before.loaded))
+            return worked
+
+        engine.step = timed
+
+    def steps(self) -> list[tuple[float, int, int, int, int]]:
+        told, self._steps = self._steps, []
+        return told
+
+    async def bring(self, digest: str) -> float:
+        """Seconds until an adapter is there."""
+        begun = time.perf_counter()
+        await asyncio.to_thread(self._network.engine.pin, digest)
+        seconds = time.perf_counter() - begun
+        await asyncio.to_thread(self._network.engine.unpin, digest)
+        return seconds
+
+
+@contextmanager
+def replicas(
+    shelf: Shelf, count: int, *, threads: int = 1, memory: str | None = None, kind: type[Replica] = Replica, **more: Any
+) -> Iterator[ClusterEngine]:
+    """Replicas in a Ray that is there already."""
+    from ray import serve
+
+    settings = read_settings(library=shelf.library, starter=False, threads=threads, memory=memory)
+    scale = ScaleSettings.of(replicas=count, cpus=threads, **more)
+    identity = Identity.of(shelf.base)
+    handle = serve.run(engine_deployment(settings, scale, identity, kind), name=APP, route_prefix=None)
+    try:
+        yield ClusterEngine(handle, scale)
+    finally:
+        serve.delete(APP)
+
+
+@contextmanager
+def ray_here(cpus: int = 2) -> Iterator[None]:
+    join("local", patience=30, cpus=cpus)
+    try:
+        yield
+    finally:
+        ray_module().shutdown()
+
+
+def measure() -> dict[str, Any]:
+    """Step times of one replica while the other one works as well, by least squares over all their steps."""
+    with shelf() as made, ray_here(), replicas(made, 2, kind=Recording) as engine:
+        dice = random.Random(1)
+        shares = popularity(SPECIALISTS)
+        asyncio.run(_quick(engine, made))
+        waits = [max(engine.every("bring", digest)) for digest in made.digests[-6:]]
+        engine.every("steps")
+        rows: list[tuple[float, int, int, int, int]] = []
+        for at_once, count in ((2, 12), (8, 32), (24, 72)):
+            calls = [made.call(ask, dice) for ask in load_of(1.0, count, shares, seed=at_once)]
+            asyncio.run(_together(engine, calls, at_once))
+            rows += [row for told in engine.every("steps") for row in told]
+        hop = asyncio.run(_hop(engine, made)) - _alone(rows)
+        times = fitted(rows, statistics.median(waits), max(0.0, hop))
+    _tell(times, len(rows))
+    return {"times": asdict(times), "steps": len(rows)}
+
+
+def fitted(rows: Sequence[tuple[float, int, int, int, int]], wait: float, hop: float) -> StepTimes:
+    """No time is below 0: what would be is left out, one after another."""
+    table = np.asarray(rows, dtype=float)
+    seconds = table[:, 0]
+    columns = {"step": np.ones(len(table)), "row": table[:, 1], "token": table[:, 2], "adapter": table[:, 3],
+               "load": table[:, 4]}  # fmt: skip
+    while True:
+        found = np.linalg.lstsq(np.column_stack(list(columns.values())), seconds, rcond=None)[0]
+        worst = int(np.argmin(found))
+        if found[worst] >= 0:
+            known = dict(zip(columns, map(float, found), strict=True))
+            return StepTimes(**{name: known.get(name, 0.0) for name in ("step", "row", "token", "adapter", "load")},
+                             wait=wait, hop=hop)  # fmt: skip
+        del columns[list(columns)[worst]]
+
+
+def validate(times: StepTimes) -> dict[str, Any]:
+    """Another load than the one that was measured: Poisson arrivals at two rates, with affinity and without."""
+    size = ReplicaSize(adapters=SPECIALISTS)  # all of them fit
+    shares = popularity(SPECIALISTS)
+    made: dict[str, Any] = {}
+    print(f"  {'':<22}{'tokens/s':>20}{'p95 s':>18}{'median s':>18}   real / simulated")
+    with shelf() as stock, ray_here():
+        for affinity in (True, False):
+            with replicas(stock, 2, affinity=affinity) as engine:
+                asyncio.run(_quick(engine, stock))
+                asyncio.run(
+                    _together(engine, [stock.call(Ask(0, who, 8, 1), random.Random(who)) for who in range(8)], 4)
+                )
+                for share in (0.4, 0.7):
+                    rate = share * _capacity(times)
+                    asks = load_of(rate, 25.0, shares, seed=int(100 * share))
+                    dice = random.Random(7)
+                    calls = [stock.call(ask, dice) for ask in asks]
+                    seconds, outcomes = asyncio.run(as_they_arrive(engine, calls))  # type: ignore[arg-type]
+                    waits = [one.whole for one in outcomes]
+                    real = {
+                        "throughput": sum(call.tokens for call in calls) / (seconds - asks[0].at),
+                        "p95": float(np.quantile(waits, 0.95)),
+                        "median": float(np.quantile(waits, 0.5)),
+                    }
+                    policy = "affinity" if affinity else "random"
+                    played = simulated(times, size, 2, asks, policy, shares)
+                    name = f"{policy}, {rate:.1f}/s"
+                    ratio = {key: real[key] / played[key] for key in real}
+                    print(
+                        f"  {name:<22}"
+                        + "".join(
+                            f"{f'{real[key]:.2f} / {played[key]:.2f}':>19}" for key in ("throughput", "p95", "median")
+                        )
+                        + f"   {ratio['throughput']:.2f}, {ratio['p95']:.2f}"
+                    )
+                    made[name] = {"real": real, "simulated": played, "ratio": ratio}
+    return {"validation": made}
+
+
+def _capacity(times: StepTimes) -> float:
+    """Requests a second that two replicas can answer, eight at a time each, of 80 tokens read and 20 drawn."""
+    each = 20 * ((times.step + times.adapter * 6) / 8 + times.row + times.token) + 80 * times.token
+    return 2 / each
+
+
+async def _quick(engine: ClusterEngine, shelf: Shelf) -> None:
+    """Everything was used once."""
+    calls = [shelf.call(Ask(0, None, 16, 4), random.Random(n)) for n in range(8)]
+    await _together(engine, calls, 8)
+
+
+async def _together(engine: ClusterEngine, calls: Sequence[Call], at_once: int) -> float:
+    seconds, _ = await together(engine, calls, at_once)  # type: ignore[arg-type]
+    return seconds
+
+
+async def _hop(engine: ClusterEngine, shelf: Shelf) -> float:
+    """Seconds of a request of one step, over the whole way."""
+    taken = []
+    for seed in range(12):
+        call = shelf.call(Ask(0, None, 4, 1), random.Random(seed))
+        taken.append(await _together(engine, [call], 1))
+    return statistics.median(taken)
+
+
+def _alone(rows: Sequence[tuple[float, int, int, int, int]]) -> float:
+    return min(row[0] for row in rows)
+
+
+def _tell(times: StepTimes, count: int) -> None:
+    print(f"{count} steps of two replicas with one thread each, rank {RANK}; milliseconds:")
+    for name, seconds in asdict(times).items():
+        print(f"  {name:<8}{1000 * seconds:8.2f}")
