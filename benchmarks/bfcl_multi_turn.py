@@ -177,7 +177,7 @@ def report(who: str, rows: Sequence[Played], seconds: float, model: ChatPlural) 
     made = [call for one in rows for turn in one.calls for step in turn for call in step]
     wanted = [call for one in rows for turn in one.row["truth"] for call in turn]
     sizes = [around(one.row, model) for one in rows]
-    context = model.engine.context
+    context = model.base.context
     by_apis: dict[int, list[float]] = defaultdict(list)
     for one, (fine, _, _) in zip(rows, verdicts, strict=True):
         by_apis[len(one.row["involved_classes"])].append(float(fine))
