@@ -142,6 +142,7 @@ class Engine:
             try:
                 batch = build_batch(plan.work)
                 self._clean()
+                self._runner.memory.copy(plan.copies)
                 begun = time.monotonic()
                 result = self._runner.run(batch)
                 self._weed(batch, result)
@@ -298,13 +299,18 @@ class Engine:
         )
         return Decision(ranked[0].value, ranked[0].probability, tuple(ranked), "logits")
 
-    async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Of every prompt the mean of the base's final states over its tokens, at unit norm."""
+    async def embed(self, prompts: Sequence[Sequence[int]], *, start: int = 0) -> list[list[float]]:
+        """Of every prompt the mean of the base's final states over its tokens from `start` on, at unit norm.
+
+        What is read stays in the prefix cache to its last token: a request that begins with a prompt goes on there.
+        """
         for prompt in prompts:
             self._check_prompt(prompt, 0)
             self._check_pool(len(prompt))
+            if not 0 <= start < len(prompt):
+                raise SettingsError(f"start is {start}, and a prompt has {len(prompt)} tokens.")
         boxes = [_Mailbox() for _ in prompts]
-        jobs = [EmbedJob(prompt, box.put) for prompt, box in zip(prompts, boxes, strict=True)]
+        jobs = [EmbedJob(prompt, box.put, start) for prompt, box in zip(prompts, boxes, strict=True)]
         self._submit(*jobs)
         try:
             vectors = [await box.get() for box in boxes]
