@@ -176,3 +176,16 @@ def test_training_counts_the_tokens_of_both_sides(run):
         assert each["ratio"] == pytest.approx(each["ours"] / each["peft"])
     (each,) = found["school"].values()
     assert each["ratio"] == pytest.approx(each["together"] / each["one after another"])
+
+
+@pytest.mark.slow
+def test_a_group_chat_of_activated_members_computes_four_times_fewer_tokens(tmp_path, script):
+    """Eight members, 40 turns: the same count on any base, but for how its tokenizer cuts the text."""
+    groupchat, adapters = script("groupchat"), script("adapters")
+    tiny.save(tmp_path / "base", max_position_embeddings=8192)
+    base = load_base(tmp_path / "base")
+    eight = [adapters.random_adapter(base.config, seed, 4) for seed in range(8)]
+    plain, activated = (groupchat.chat(base, eight, 40, 96, activated=kind) for kind in (False, True))
+    print(plain, activated)
+    assert plain["written"] == activated["written"] == 40 * 96
+    assert 4 * activated["computed"] < plain["computed"]

@@ -44,7 +44,7 @@ from plural.errors import (
 )
 from plural.models.decoder import Decoder
 from plural.models.tokenizer import Detokenizer, Tokenizer
-from plural.types import AdapterRef, Decision, Mixture, Option, TokenEvent
+from plural.types import AdapterRef, Decision, Mixture, Option, TokenEvent, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,10 +297,13 @@ class Engine:
             (Option(option, weight / sum(weights)) for option, weight in zip(options, weights, strict=True)),
             key=lambda option: -option.probability,
         )
-        return Decision(ranked[0].value, ranked[0].probability, tuple(ranked), "logits")
+        usage = Usage(len(prompt) + sum(map(len, answers)), 0, max(first.cached, 0))
+        return Decision(ranked[0].value, ranked[0].probability, tuple(ranked), "logits", usage=usage)
 
-    async def embed(self, prompts: Sequence[Sequence[int]], *, start: int = 0) -> list[list[float]]:
+    async def embed(self, prompts: Sequence[Sequence[int]], *, start: int = 0, last: bool = False) -> list[list[float]]:
         """Of every prompt the mean of the base's final states over its tokens from `start` on, at unit norm.
+
+        With `last` the last token's state stands behind it, both at the same length.
 
         What is read stays in the prefix cache to its last token: a request that begins with a prompt goes on there.
         """
@@ -310,7 +313,7 @@ class Engine:
             if not 0 <= start < len(prompt):
                 raise SettingsError(f"start is {start}, and a prompt has {len(prompt)} tokens.")
         boxes = [_Mailbox() for _ in prompts]
-        jobs = [EmbedJob(prompt, box.put, start) for prompt, box in zip(prompts, boxes, strict=True)]
+        jobs = [EmbedJob(prompt, box.put, start, last=last) for prompt, box in zip(prompts, boxes, strict=True)]
         self._submit(*jobs)
         try:
             vectors = [await box.get() for box in boxes]
@@ -541,5 +544,7 @@ def _not_finite(job: Job) -> NumericError:
 
 def _mean(job: EmbedJob) -> list[float]:
     states_TH = torch.cat(job.states)
-    vector_H = states_TH.double().mean(dim=0)
-    return (vector_H / vector_H.norm()).tolist()  # type: ignore[no-any-return]
+    mean_H, last_H = states_TH.double().mean(dim=0), states_TH[-1].double()
+    parts = [mean_H / mean_H.norm(), last_H / last_H.norm()] if job.last else [mean_H]
+    vector = torch.cat(parts)
+    return (vector / vector.norm()).tolist()  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
-"""Reads requests for the router as the base is asked them, so that whoever then answers goes on where the reading ended.
+"""Reads requests for the router as the base is asked them, so that whoever then answers goes on where reading ended.
 
 A request stands in the chat template as it does in front of the base, and of an activated specialist that has no
-instructions of its own: up to the turn that answers, their tokens are the same. The reading's keys and values stay in the
-prefix cache, so the answer computes what comes after them and nothing else.
+instructions of its own: up to the turn that answers, their tokens are the same. The reading's keys and values stay in
+the prefix cache, so the answer computes what comes after them and nothing else.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _PROBES = ("a", "0", "?")
 
 
 class RequestReader:
-    """A `protocols.Embedder`: of each text the base's mean final state over the request and what ends its turn, at unit
-    norm. For a base without a chat template the text is read bare."""
+    """A `protocols.Embedder`: of each text the base's mean final state over the request and what ends its turn, and the
+    state at that end, together at unit norm. For a base without a chat template the text is read bare."""
 
     def __init__(self, engine: Engine, base: Base) -> None:
         self._engine, self._base = engine, base
@@ -33,7 +33,7 @@ class RequestReader:
         if start and not self._begun:
             self._begun = True  # once: the template's own beginning is then known to its last token
             await self._engine.embed([self.prompt(texts[0])[:start]])
-        return await self._engine.embed([self.prompt(text) for text in texts], start=start)
+        return await self._engine.embed([self.prompt(text) for text in texts], start=start, last=True)
 
     def prompt(self, text: str) -> list[int]:
         """What is read of a request: all that its answer's prompt has before the assistant's turn."""

@@ -290,12 +290,12 @@ def share(leaves: Sequence[ScoreJob], start: int) -> Job:
 
 
 class EmbedJob(Job):
-    """Mean of the last hidden states of the tokens from `start` on: those rows are needed, so none of them can come
-    from the cache."""
+    """Mean of the last hidden states of the tokens from `start` on, and with `last` that of the last token: those rows
+    are needed, so none of them can come from the cache."""
 
-    def __init__(self, tokens: Sequence[int], sink: Sink, start: int = 0) -> None:
+    def __init__(self, tokens: Sequence[int], sink: Sink, start: int = 0, *, last: bool = False) -> None:
         super().__init__(tokens, (), sink)
-        self.start = start
+        self.start, self.last = start, last
         self.states: list[Any] = []
 
     @property

@@ -66,7 +66,9 @@ async def test_the_template_is_read_once_for_all_requests(model: ChatPlural) -> 
     await reader.aembed([TASK])
     before = model.engine.stats().computed
     await reader.aembed(["Good morning"])
-    assert model.engine.stats().computed - before == len("Good morning") + len(reader.prompt("a")) - _template(reader) - 1
+    assert (
+        model.engine.stats().computed - before == len("Good morning") + len(reader.prompt("a")) - _template(reader) - 1
+    )
 
 
 def alike(found: object, wanted: object) -> bool:
@@ -104,9 +106,7 @@ async def test_a_start_behind_the_prompt_is_refused(model: ChatPlural) -> None:
     cuts=st.lists(st.tuples(st.integers(1, 60), st.integers(0, 30), st.booleans()), min_size=2, max_size=6),
     pages=st.sampled_from([12, 24]),
 )
-async def test_readings_and_answers_in_any_mix_are_as_if_alone(
-    cuts: list[tuple[int, int, bool]], pages: int
-) -> None:
+async def test_readings_and_answers_in_any_mix_are_as_if_alone(cuts: list[tuple[int, int, bool]], pages: int) -> None:
     """Prompts that begin alike, read or answered, in a pool where some have to give way."""
     tokens = [(5 * at + at // 7) % 256 for at in range(100)]
     engine = tiny_engine(start=False, kv_tokens=16 * pages, max_running=3)
