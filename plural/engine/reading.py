@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from plural.engine.engine import Engine
+from plural.errors import PromptError
 from plural.models.base import Base
 from plural.types import Message
 
@@ -40,12 +41,16 @@ class RequestReader:
         chat = self._base.chat
         if chat.template is None:
             return self._base.tokenizer.encode(text)
-        return chat.encode([Message("user", text)])[: -self._opening]
+        ids = chat.encode([Message("user", text)])
+        return ids[: len(ids) - self._opening]
 
     @cached_property
     def _opening(self) -> int:
-        """How many tokens open the assistant's turn."""
-        return len(self._base.chat.invocation())
+        """How many tokens open the assistant's turn; none where the template marks no beginning of it."""
+        try:
+            return len(self._base.chat.invocation())
+        except PromptError:
+            return 0
 
     @cached_property
     def _start(self) -> int:
