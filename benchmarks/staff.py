@@ -77,10 +77,10 @@ class Staff:
         return self._served(skill)
 
     async def routed(self, _: str, question: str) -> Chosen:
-        return self._served((await self._router.route(question, self._network.base)).value)
+        return self._served((await self._router.route(question, self._network.reader)).value)
 
     async def routed_step(self, _: str, question: str) -> Chosen:
-        decision = await self._router.route(question, self._network.base)
+        decision = await self._router.route(question, self._network.reader)
         barred = decision.value == self._planner
         return self._served(decision.options[1].value if barred else decision.value)
 

@@ -10,7 +10,20 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from plural.doors import asking, deploying, drafting, machine, mcp, memory, runs, school, serving, shelf, training
+from plural.doors import (
+    asking,
+    deploying,
+    drafting,
+    machine,
+    mcp,
+    memory,
+    routing,
+    runs,
+    school,
+    serving,
+    shelf,
+    training,
+)
 from plural.doors.terminal import complain, err
 from plural.errors import PluralError, UserError
 
@@ -24,6 +37,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "resume": runs.resume,
     "replay": runs.replay,
     "fork": runs.fork,
+    "correct": routing.correct,
+    "learn": routing.learn,
     "list": shelf.list_,
     "show": shelf.show,
     "train": training.train,

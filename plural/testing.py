@@ -28,7 +28,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import PrivateAttr
 
 from plural.errors import LimitError, SettingsError
-from plural.types import Decision, Grammar, Option
+from plural.types import Decision, Grammar, Option, Usage
 
 Reply = str | AIMessage | Exception | Callable[[Sequence[BaseMessage]], str | AIMessage]
 
@@ -105,12 +105,15 @@ class ScriptedModel(BaseChatModel):
         return self.bind(tools=described, tool_choice=tool_choice or "auto", **kwargs)
 
     async def achoose(self, messages: LanguageModelInput, options: Sequence[str]) -> Decision[str]:
-        reply = self._next(self._convert_input(messages).to_messages(), {"options": tuple(options)})
+        asked = self._convert_input(messages).to_messages()
+        reply = self._next(asked, {"options": tuple(options)})
         chosen = reply.text
         if chosen not in options:
             raise SettingsError(f"The scripted choice {chosen!r} is none of {', '.join(options)}.")
         others = tuple(Option(option, 0.0) for option in options if option != chosen)
-        return Decision(chosen, 1.0, (Option(chosen, 1.0), *others))
+        counted = _counted(asked, reply)
+        usage = Usage(counted["input_tokens"], counted["output_tokens"])
+        return Decision(chosen, 1.0, (Option(chosen, 1.0), *others), "logits", usage=usage)
 
     def _stream(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from plural.errors import GrammarError, SettingsError
@@ -201,8 +201,9 @@ class Option(Generic[T]):
 class Decision(Generic[T]):
     """A typed value with its probability and every alternative, most probable first. Never parsed out of prose.
 
-    `by` says where the probabilities come from: "logits", "logprobs" or "samples" of a chat model; "" of the router. A
-    decision that was too unsure to be taken has `abstained`, and None as its value.
+    `by` says where the probabilities come from: "logits", "logprobs" or "samples" of a chat model; "" of the router, or
+    "router" where it decides in the place of a chat model. A decision that was too unsure to be taken has `abstained`,
+    and None as its value. `usage` are the tokens that it took; it is no part of what was decided.
     """
 
     value: T
@@ -210,6 +211,7 @@ class Decision(Generic[T]):
     options: tuple[Option[T], ...] = ()
     by: str = ""
     abstained: bool = False
+    usage: Usage = field(default=Usage(), compare=False)
 
 
 # ---------------------------------------------------------------------------------------------- events of a run

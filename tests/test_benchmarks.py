@@ -218,3 +218,16 @@ async def test_the_reference_passes_through_the_agents_loop(conversations):
     assert conversations.judged(right, "reference") == (True, 4, "")
     idle = await conversations.played(row, "idle", ScriptedModel(["I cannot."] * 4), steps=8)
     assert conversations.judged(idle, "idle") == (False, 0, "multi_turn:empty_turn_model_response")
+
+
+@pytest.mark.slow
+def test_a_group_chat_of_activated_members_computes_four_times_fewer_tokens(tmp_path, script):
+    """Eight members, 40 turns: the same count on any base, but for how its tokenizer cuts the text."""
+    groupchat, adapters = script("groupchat"), script("adapters")
+    tiny.save(tmp_path / "base", max_position_embeddings=8192)
+    base = load_base(tmp_path / "base")
+    eight = [adapters.random_adapter(base.config, seed, 4) for seed in range(8)]
+    plain, activated = (groupchat.chat(base, eight, 40, 96, activated=kind) for kind in (False, True))
+    print(plain, activated)
+    assert plain["written"] == activated["written"] == 40 * 96
+    assert 4 * activated["computed"] < plain["computed"]

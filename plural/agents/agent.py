@@ -88,7 +88,7 @@ class Agent(Runnable[AgentInput, Any]):
         self.description = description
         self.tools = as_tools(tools)
         self.contract = contract_of(output)
-        self.budget = budget
+        self.budget, self.price = budget, price
         own = [SystemMessage(instructions)] if instructions else []
         self._first, last = ([], own) if shared_first else (own, [])
         self._kit = Equipment(

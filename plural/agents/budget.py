@@ -12,8 +12,11 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableConfig, ensure_config
 
 from plural.errors import LimitError, SettingsError
@@ -102,10 +105,10 @@ class Purse:
                 purse._bear(steps, money)
             self._pay(Spent(steps=steps, money=money))
 
-    def pay(self, *, tokens: int = 0, money: float = 0.0) -> None:
+    def pay(self, *, steps: int = 0, tokens: int = 0, money: float = 0.0) -> None:
         """Pays for what was done. That may be more than there was: the next `draw` then fails."""
         with self._lock:
-            self._pay(Spent(tokens=tokens, money=money))
+            self._pay(Spent(steps=steps, tokens=tokens, money=money))
 
     def empty(self) -> tuple[str, float] | None:
         """The limit that is used up, of this purse or one that it draws from, and how much of it there was."""
@@ -169,6 +172,29 @@ class Purse:
             limit=limit,
             value=value,
         )
+
+
+class Counted(BaseCallbackHandler):
+    """What the chat models cost that are asked under it, in `usage`."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+
+    def on_llm_end(self, response: LLMResult, **_: Any) -> None:
+        for generation in response.generations[0] if response.generations else ():
+            if isinstance(generation, ChatGeneration):
+                self.usage += usage_of(generation.message)
+
+
+def usage_of(said: BaseMessage) -> Usage:
+    """What a model's message cost; nothing where its provider does not say."""
+    counted = getattr(said, "usage_metadata", None)
+    if not counted:
+        return Usage()
+    cached = counted.get("input_token_details", {}).get("cache_read", 0)
+    return Usage(counted["input_tokens"], counted["output_tokens"], cached)
 
 
 def spending(purse: Purse, config: RunnableConfig | None = None) -> RunnableConfig:

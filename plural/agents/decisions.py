@@ -6,6 +6,7 @@ logits    the model is a `protocols.Chooser`, as the engine's is: of every optio
 logprobs  the provider gives log-probabilities: of every option's letter as the answer's first token, or, of a value
           that a schema leaves open, of its whole text
 samples   any other model: each value's share of several answers
+router    `plural.teams.Routing` as the model: its calibrated probabilities
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda
+from langchain_core.runnables.config import merge_configs
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from plural import sync
 from plural.agents.agent import constrainable
+from plural.agents.budget import Counted
 from plural.agents.schema import check_schema, finite_values, violations
 from plural.errors import ContractError, GrammarError, SettingsError
 from plural.protocols import Chooser
@@ -104,8 +107,9 @@ async def adecide(
         if not fine:
             raise SettingsError(f"{name} is {value!r}; it must be {allowed}.")
     form = _form_of(options, schema)
-    asked = _read(messages)
-    made = await _made(model, asked, form, samples, config)
+    asked, counted = _read(messages), Counted()
+    made = await _made(model, asked, form, samples, merge_configs(config, {"callbacks": [counted]}))
+    made = replace(made, usage=made.usage + counted.usage)
     if form.values is not None and temperature != 1:
         made = tempered(made, temperature)
     typed = tuple(Option(form.typed(option.value), option.probability) for option in made.options)
@@ -196,7 +200,9 @@ async def _made(
     elif isinstance(plain, Chooser):
         values = dict(zip(form.texts, form.values, strict=True))
         chosen = await plain.achoose(asked, form.texts)
-        found = _ranked([(values[option.value], option.probability) for option in chosen.options], "logits")
+        shares = [(values[option.value], option.probability) for option in chosen.options]
+        ranked = _ranked(shares, chosen.by or "logits")
+        found = replace(ranked, usage=chosen.usage)
     elif len(form.values) <= len(_LETTERS):
         found = await _first_letter(model, asked, form, config)
     return found or await _sampled(model, asked, form, samples, config)

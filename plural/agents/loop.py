@@ -21,7 +21,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 
 from plural.agents.approval import Deny
-from plural.agents.budget import Price
+from plural.agents.budget import Price, usage_of
 from plural.agents.contract import Contract
 from plural.agents.desk import Answer, CallTools, Desk, HandOver, put_away
 from plural.agents.marks import Marks, marks_of
@@ -40,7 +40,6 @@ from plural.types import (
     ToolCall,
     ToolCalled,
     ToolReturned,
-    Usage,
 )
 
 ChatRunnable = Runnable[LanguageModelInput, AIMessage]
@@ -260,11 +259,9 @@ def _whole(chunks: list[AIMessageChunk]) -> AIMessage:
 
 
 def _pay(kit: Equipment, desk: Desk, said: AIMessage) -> None:
-    if counted := said.usage_metadata:
-        cached = counted.get("input_token_details", {}).get("cache_read", 0)
-        usage = Usage(counted["input_tokens"], counted["output_tokens"], cached)
-        desk.usage += usage
-        desk.purse.pay(tokens=usage.prompt + usage.completion, money=kit.price.of(usage))
+    usage = usage_of(said)
+    desk.usage += usage
+    desk.purse.pay(tokens=usage.prompt + usage.completion, money=kit.price.of(usage))
 
 
 def _listed(calls: Sequence[ToolCall]) -> str:

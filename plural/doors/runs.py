@@ -36,7 +36,7 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's name,
 
 def runs(journal: JournalOption = JOURNAL, as_json: JsonOption = False) -> None:
     """List the runs in the journal, newest first."""
-    with _open(journal) as opened:
+    with open_journal(journal) as opened:
         known = opened.runs()
     if as_json:
         for run in known:
@@ -54,7 +54,7 @@ def show_run(run: RunArgument, journal: JournalOption = JOURNAL, as_json: JsonOp
     """Show every entry of a run, with the number that `fork --at` takes."""
     from plural.teams.journal.entries import written
 
-    with _open(journal) as opened:
+    with open_journal(journal) as opened:
         for entry in opened.entries(opened.find(run).id):
             kind, body = written(entry.what)
             if as_json:
@@ -86,7 +86,7 @@ def resume(
     """Go on with a run that was interrupted, failed or waits for an answer. Nothing finished is done again."""
     from plural.wiring import drafting
 
-    with _open(journal) as opened:
+    with open_journal(journal) as opened:
         found = opened.find(run).id
         if answer is not None:
             opened.answer(found, answer)
@@ -98,7 +98,7 @@ def replay(run: RunArgument, journal: JournalOption = JOURNAL, as_json: JsonOpti
     """Play a run back as it was, to the token. Nothing is computed: it needs neither base nor specialists."""
     from plural.teams import journal as journals
 
-    with _open(journal) as opened:
+    with open_journal(journal) as opened:
         show(sync.iterate(journals.replay(opened, run)), as_json)
 
 
@@ -112,7 +112,7 @@ def fork(
     as_json: JsonOption = False,
 ) -> None:
     """Branch a run; nothing is copied. `plural resume` goes on with the branch."""
-    with _open(journal) as opened:
+    with open_journal(journal) as opened:
         forked = opened.fork(run, at, {"with": with_} if with_ else None)
     if as_json:
         print(json.dumps({"run": forked}))
@@ -121,7 +121,8 @@ def fork(
         err.print(f"[dim]plural resume {forked}[/dim]")
 
 
-def _open(journal: str) -> Journal:
+def open_journal(journal: str) -> Journal:
+    """Raises SettingsError for none."""
     from plural.teams.journal import Journal
 
     if journal == "none":

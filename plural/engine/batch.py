@@ -52,8 +52,8 @@ def build_batch(work: Sequence[Work]) -> Batch:
         positions += range(one.start, one.stop)
         spans.append(Span(row, len(ids), one.stop, job.pages))
         wanted += (Wanted(job, at, row + at - one.start) for at in job.wanted(one.start, one.stop))
-        if isinstance(job, EmbedJob):
-            states.append((job, row, len(ids)))
+        if isinstance(job, EmbedJob) and job.start < one.stop:
+            states.append((job, row + max(0, job.start - one.start), len(ids)))
         acting = [
             (replace(ref, offset=0), row + max(0, ref.offset - one.start), len(ids))
             for ref in job.worn

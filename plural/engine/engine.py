@@ -45,7 +45,7 @@ from plural.errors import (
 )
 from plural.models.decoder import Decoder
 from plural.models.tokenizer import Detokenizer, Tokenizer
-from plural.types import AdapterRef, Decision, Mixture, Option, TokenEvent
+from plural.types import AdapterRef, Decision, Mixture, Option, TokenEvent, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,7 @@ class Engine:
             try:
                 batch = build_batch(plan.work)
                 self._clean()
+                self._runner.memory.copy(plan.copies)
                 begun = time.monotonic()
                 result = self._runner.run(batch)
                 self._weed(batch, result)
@@ -298,7 +299,8 @@ class Engine:
             (Option(option, weight / sum(weights)) for option, weight in zip(options, weights, strict=True)),
             key=lambda option: -option.probability,
         )
-        return Decision(ranked[0].value, ranked[0].probability, tuple(ranked), "logits")
+        usage = Usage(len(prompt) + sum(map(len, answers)), 0, max(first.cached, 0))
+        return Decision(ranked[0].value, ranked[0].probability, tuple(ranked), "logits", usage=usage)
 
     async def score(self, tokens: Sequence[int], adapter: AdapterRef | Mixture | None = None) -> list[float]:
         """The log-probability of every token but the first, given those before it. Raises what `generate` raises."""
@@ -313,13 +315,20 @@ class Engine:
             self._cancel([job])
         return [job.logprobs[position] for position in range(len(tokens) - 1)]
 
-    async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Of every prompt the mean of the base's final states over its tokens, at unit norm."""
+    async def embed(self, prompts: Sequence[Sequence[int]], *, start: int = 0, last: bool = False) -> list[list[float]]:
+        """Of every prompt the mean of the base's final states over its tokens from `start` on, at unit norm.
+
+        With `last` the last token's state stands behind it, both at the same length.
+
+        What is read stays in the prefix cache to its last token: a request that begins with a prompt goes on there.
+        """
         for prompt in prompts:
             self._check_prompt(prompt, 0)
             self._check_pool(len(prompt))
+            if not 0 <= start < len(prompt):
+                raise SettingsError(f"start is {start}, and a prompt has {len(prompt)} tokens.")
         boxes = [Mailbox() for _ in prompts]
-        jobs = [EmbedJob(prompt, box.put) for prompt, box in zip(prompts, boxes, strict=True)]
+        jobs = [EmbedJob(prompt, box.put, start, last=last) for prompt, box in zip(prompts, boxes, strict=True)]
         self._submit(*jobs)
         try:
             vectors = [await box.get() for box in boxes]
@@ -524,5 +533,7 @@ def _not_finite(job: Job) -> NumericError:
 
 def _mean(job: EmbedJob) -> list[float]:
     states_TH = torch.cat(job.states)
-    vector_H = states_TH.double().mean(dim=0)
-    return (vector_H / vector_H.norm()).tolist()  # type: ignore[no-any-return]
+    mean_H, last_H = states_TH.double().mean(dim=0), states_TH[-1].double()
+    parts = [mean_H / mean_H.norm(), last_H / last_H.norm()] if job.last else [mean_H]
+    vector = torch.cat(parts)
+    return (vector / vector.norm()).tolist()  # type: ignore[no-any-return]

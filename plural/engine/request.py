@@ -120,10 +120,22 @@ class Job:
             self._hashes.append(page_hash(parent, self.tokens[end - size : end], end, self.worn))
         return self._hashes
 
+    def part_hash(self, page: int, count: int, size: int) -> bytes:
+        """What identifies the first `count` tokens of a page of `size`, those of all pages before it given."""
+        before = self.hashes(size)[page - 1] if page else ROOT
+        end = page * size + count
+        return page_hash(before, self.tokens[page * size : end], end, self.worn)
+
     @property
-    def cacheable(self) -> bool:
-        """May the job start from pages that others computed?"""
-        return True
+    def skippable(self) -> int:
+        """How many of its first tokens it need not compute where their keys and values are known: all but the last,
+        whose logits are in no cache."""
+        return len(self.tokens) - 1
+
+    @property
+    def goes_on(self) -> bool:
+        """Will others go on just where it ends? Its last page is then kept though it is not full."""
+        return False
 
     @property
     def first_wanted(self) -> int:
@@ -282,15 +294,21 @@ def share(leaves: Sequence[ScoreJob], start: int) -> Job:
 
 
 class EmbedJob(Job):
-    """Mean of the last hidden states of all tokens: every row is needed, so nothing can come from the cache."""
+    """Mean of the last hidden states of the tokens from `start` on, and with `last` that of the last token: those rows
+    are needed, so none of them can come from the cache."""
 
-    def __init__(self, tokens: Sequence[int], sink: Sink) -> None:
+    def __init__(self, tokens: Sequence[int], sink: Sink, start: int = 0, *, last: bool = False) -> None:
         super().__init__(tokens, (), sink)
+        self.start, self.last = start, last
         self.states: list[Any] = []
 
     @property
-    def cacheable(self) -> bool:
-        return False
+    def skippable(self) -> int:
+        return self.start
+
+    @property
+    def goes_on(self) -> bool:
+        return True
 
     @property
     def first_wanted(self) -> int:

@@ -55,10 +55,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step's work, and the jobs that failed while it was planned."""
+    """One step's work, the jobs that failed while it was planned, and what is copied, page to page, before the work."""
 
     work: tuple[Work, ...] = ()
     failed: tuple[tuple[Job, PluralError], ...] = ()
+    copies: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(slots=True)
@@ -118,6 +119,8 @@ class Scheduler:
         # Pages that running jobs have begun to fill, by what will be in them.
         self._filling: dict[bytes, Job] = {}
         self._pace = _Pace()
+        # What the plan of this step copies: the pages that are copied from are held until the next one.
+        self._copies: list[tuple[int, int]] = []
 
     @property
     def has_work(self) -> bool:
@@ -129,6 +132,8 @@ class Scheduler:
     def schedule(self) -> Plan:
         """Running jobs first, then as many waiting ones as fit."""
         self.adapters.collect()
+        self.pages.release([source for source, _ in self._copies])
+        self._copies = []
         failed = list(self._give_up())
         self._make_way()
         draft = _Draft(self.settings.step_tokens)
@@ -140,7 +145,7 @@ class Scheduler:
                 draft.add(job)
         if not draft.preempted:
             failed += self._admit(draft)
-        return Plan(tuple(draft.work), tuple(failed))
+        return Plan(tuple(draft.work), tuple(failed), tuple(self._copies))
 
     def commit(self, plan: Plan, seconds: float = 0.0) -> None:
         """The plan's tokens have their keys and values now, after so many seconds; full pages become known to the
@@ -192,7 +197,8 @@ class Scheduler:
     def check(self, users: Iterable[str] = ()) -> None:
         """Raises MachineError when pages are lost, or held by nobody. `users` hold an adapter besides the jobs."""
         worn = [ref.digest for job in self.running for ref in job.adapters]
-        self.pages.check([job.pages for job in self.running], [*worn, *users])
+        copied = [source for source, _ in self._copies]
+        self.pages.check([copied, *(job.pages for job in self.running)], [*worn, *users])
         self.waiting.check()
         if any(job not in self.running for job in self._filling.values()):
             raise MachineError("A page is waited for that nobody fills.")
@@ -367,13 +373,15 @@ class Scheduler:
         if len(pages) < len(hashes) and hashes[len(pages)] in self._filling:
             self.pages.release(pages)
             return False
+        part, known = self._part(job, len(pages))
         own = self.pages.take(self.pages.pages_for(len(job.tokens) + 1) - len(pages))
         if own is None:
-            self.pages.release(pages)
+            self.pages.release([*pages, *part])
             return False
+        self._copies += ((page, own[0]) for page in part)
         job.pages = [*pages, *own]
         job.num_registered = len(pages)
-        job.num_computed = found = len(pages) * size
+        job.num_computed = found = len(pages) * size + known
         for chained in hashes[len(pages) :]:
             self._filling.setdefault(chained, job)
         self._start(job)
@@ -383,14 +391,28 @@ class Scheduler:
         return True
 
     def _prefix(self, job: Job) -> Sequence[bytes]:
-        """What the job need not compute if it is known: all but its last token, whose logits are not in the cache."""
-        if not (job.cacheable and self.pages.prefix_cache):
+        """The full pages that the job need not compute if they are known."""
+        if not (job.skippable and self.pages.prefix_cache):
             return ()
         size = self.pages.page_size
-        return job.hashes(size)[: (len(job.tokens) - 1) // size]
+        return job.hashes(size)[: job.skippable // size]
+
+    def _part(self, job: Job, page: int) -> tuple[list[int], int]:
+        """The known beginning of a page, where somebody ended within it: that page, a reference taken to it, and how
+        many tokens are known."""
+        size = self.pages.page_size
+        most = min(size - 1, job.skippable - page * size) if self.pages.prefix_cache else 0
+        for count in range(most, 0, -1):
+            if found := self.pages.match([job.part_hash(page, count, size)]):
+                return found, count
+        return [], 0
 
     def _register(self, job: Job) -> None:
-        hashes = job.hashes(self.pages.page_size)
+        size = self.pages.page_size
+        full, rest = divmod(len(job.tokens), size)
+        if rest and job.goes_on and job.remaining == 0:
+            self.pages.register(job.pages[full], job.part_hash(full, rest, size))
+        hashes = job.hashes(size)
         for at in range(job.num_registered, job.num_computed // self.pages.page_size):
             self.pages.register(job.pages[at], hashes[at])
             if self._filling.get(hashes[at]) is job:

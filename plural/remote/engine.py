@@ -45,7 +45,9 @@ _PROMPTS = 32  # in one body
 class Reader(Protocol):
     """Who reads texts with the base for the router; vLLM has no hidden states to give."""
 
-    async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]: ...
+    async def embed(
+        self, prompts: Sequence[Sequence[int]], *, start: int = 0, last: bool = False
+    ) -> list[list[float]]: ...
 
 
 class Shelf(Protocol):
@@ -142,9 +144,9 @@ class RemoteEngine:
         (scores,) = await (self._followed([tokens], 1, digest) if self.is_vllm else self._scored([tokens], digest))
         return scores
 
-    async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+    async def embed(self, prompts: Sequence[Sequence[int]], *, start: int = 0, last: bool = False) -> list[list[float]]:
         """Read here, by the base itself: engines behind HTTP give no hidden states."""
-        return await (await asyncio.to_thread(self._reader)).embed(prompts)
+        return await (await asyncio.to_thread(self._reader)).embed(prompts, start=start, last=last)
 
     def stats(self) -> EngineStats:
         """What this process has asked for. Steps and pages are the server's own affair, and 0 here."""

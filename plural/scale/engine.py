@@ -90,8 +90,9 @@ class ClusterEngine:
     async def score(self, tokens: Sequence[int], adapter: AdapterRef | Mixture | None = None) -> list[float]:
         return cast("list[float]", await self._answer("score", tokens, adapter, tuple(tokens), mixture(adapter)))
 
-    async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
-        return cast("list[list[float]]", await self._answer("embed", (), None, [tuple(one) for one in prompts]))
+    async def embed(self, prompts: Sequence[Sequence[int]], *, start: int = 0, last: bool = False) -> list[list[float]]:
+        read = [tuple(one) for one in prompts]
+        return cast("list[list[float]]", await self._answer("embed", (), None, read, start=start, last=last))
 
     def stats(self) -> EngineStats:
         """The sums over all replicas when they were last asked, which is begun anew when that is a while ago."""
@@ -185,12 +186,12 @@ class ClusterEngine:
             await self._wait(patience, lost)
 
     async def _answer(
-        self, call: str, prompt: Sequence[int], adapter: AdapterRef | Mixture | None, *given: Any
+        self, call: str, prompt: Sequence[int], adapter: AdapterRef | Mixture | None, *given: Any, **named: Any
     ) -> object:
         patience, gone = self._open(), _lost()
         while True:
             try:
-                made: object = await self._to(prompt, adapter, stream=False).answer.remote(call, *given)
+                made: object = await self._to(prompt, adapter, stream=False).answer.remote(call, *given, **named)
                 if isinstance(made, PluralError):
                     raise made
                 return made

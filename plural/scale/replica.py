@@ -45,11 +45,11 @@ class Replica:
         except PluralError as error:
             yield [error]
 
-    async def answer(self, call: str, *given: Any) -> Any:
+    async def answer(self, call: str, *given: Any, **named: Any) -> Any:
         assert call in ANSWERED
         await self._remembered()
         try:
-            return await getattr(self._network.engine, call)(*given)
+            return await getattr(self._network.engine, call)(*given, **named)
         except PluralError as error:
             return error
 

@@ -13,6 +13,7 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
+from plural.agents.budget import usage_of
 from plural.agents.effects import effects_of
 from plural.agents.schema import violations
 from plural.errors import PlanError
@@ -82,7 +83,7 @@ class Planner:
         effects = effects_of(config)
         model = effects.model(self.name, self._model) if effects else self._model
         said = await model.ainvoke(messages, config)
-        return Plan(read_plan(str(said.text)), _probability(said), _usage(said))
+        return Plan(read_plan(str(said.text)), _probability(said), usage_of(said))
 
 
 def read_plan(text: str) -> tuple[Step, ...]:
@@ -119,11 +120,3 @@ def _step(number: int, task: str, count: int) -> Step:
 def _probability(said: AIMessage) -> float | None:
     tokens = (said.response_metadata.get("logprobs") or {}).get("content")
     return math.exp(sum(token["logprob"] for token in tokens)) if tokens else None
-
-
-def _usage(said: AIMessage) -> Usage:
-    counted = said.usage_metadata
-    if counted is None:
-        return Usage()
-    cached = counted.get("input_token_details", {}).get("cache_read", 0)
-    return Usage(counted["input_tokens"], counted["output_tokens"], cached)

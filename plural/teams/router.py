@@ -1,12 +1,18 @@
-"""Who answers a request: softmax regression on the request's embedding, learnt from example prompts of each label.
+"""Who answers a request: linear discriminants on the request's states, learnt from example prompts of each label.
 
-The probabilities are calibrated: strength of the penalty and temperature are chosen by cross-validation, on examples
-that the fit had not seen (Guo et al. 2017, arXiv 1706.04599). Everything is deterministic and takes no random numbers.
+States of one label scatter about their mean, and all labels' in much the same way: in the space where that scatter is
+the same in every direction, the nearest mean is the likeliest label (Fisher's discriminant, with the scatter shrunk
+towards a sphere as far as cross-validation wants it). The probabilities are calibrated: their temperature is chosen on
+examples that the fit had not seen (Guo et al. 2017, arXiv 1706.04599).
+
+A request that is further from its label's mean than all but `_AWAY` of that label's own unseen examples is nobody's,
+whatever the probabilities say (the distance of Lee et al. 2018, arXiv 1807.03888, with the threshold of split conformal
+prediction). Everything is deterministic and takes no random numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,23 +27,27 @@ Array = NDArray[np.float64]
 Numbers = NDArray[np.intp]
 BASE = "base"
 
-_PENALTIES = (1e-4, 1e-3, 1e-2)
+_SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.5, 0.9)
 _FOLDS = 5
-_TEMPERATURES = np.geomspace(0.05, 20.0, 61)
+_TEMPERATURES = np.geomspace(0.05, 400.0, 91)
 # Held-out examples are few, and none of them is far from all others: a router is never surer than they can show.
 _SURE = 1e-3
+# So many of a label's own requests are taken for nobody's because they are far. With fewer than 33 examples none is.
+_AWAY = 0.03
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Router:
-    """L labels on vectors of width D: `weights` (L, D) and `bias` (L) act on a unit vector of which `centre` (D) was
-    taken and which was divided by `scale`, so that the examples have zero mean and unit spread."""
+    """L labels on vectors of width D. A unit vector of which `centre` (D) was taken is brought by `whitening` (D, D) to
+    where the labels' means are `weights` (L, D), with `bias` (L); from the squared distance `reach` (L) of its mean on
+    a request is nobody's."""
 
     labels: tuple[str, ...]
     weights: Array
     bias: Array
     centre: Array
-    scale: float
+    whitening: NDArray[np.float32]
+    reach: Array
     temperature: float
     threshold: float
 
@@ -45,7 +55,7 @@ class Router:
     def fit(cls, vectors: Mapping[str, Sequence[Sequence[float]]], *, threshold: float = 0.5) -> Self:
         """Learns from example vectors of each label; "base" is one of them. Every label weighs the same.
 
-        `threshold`: a best label less probable than this is not taken, the base answers.
+        `threshold`: a best label less probable than this is not taken, the base answers. At 0 it never abstains.
 
         Raises:
             DataError: fewer than two labels, no "base", a label with one example, or vectors that are damaged.
@@ -55,21 +65,16 @@ class Router:
             raise SettingsError(f"threshold is {threshold!r}; it must be in [0, 1).")
         labels = tuple(sorted(vectors))
         x_ND, y_N = _examples(vectors, labels)
-        counts_L = np.bincount(y_N)
-        importance_N = 1.0 / (len(labels) * counts_L[y_N])
-        centre_D = importance_N @ x_ND
-        x_ND = x_ND - centre_D
-        scale = float(np.sqrt(importance_N @ (x_ND**2).sum(axis=1))) or 1.0
-        x_ND /= scale
-        # All that the examples say lies in their span, of width R: the same problem, smaller when they are few.
-        u_NR, s_R, span_RD = np.linalg.svd(x_ND, full_matrices=False)
-        x_NR = u_NR * s_R
-        penalty, temperature = _calibrate(x_NR, y_N, importance_N, _folds(y_N, min(_FOLDS, int(counts_L.min()))))
-        weights_LR, bias_L = _fit(x_NR, y_N, importance_N, len(labels), penalty)
-        return cls(labels, weights_LR @ span_RD, bias_L, centre_D, scale, temperature, threshold)
+        shrinkage, temperature, reach_L = _calibrate(x_ND, y_N, _folds(y_N, min(_FOLDS, int(np.bincount(y_N).min()))))
+        space = _Space.of(x_ND, y_N)
+        whitening_DD = space.whitening(shrinkage)
+        means_LD = (space.means_LD - space.centre_D) @ whitening_DD
+        bias_L = -0.5 * (means_LD**2).sum(axis=1)
+        small_DD = whitening_DD.astype(np.float32)
+        return cls(labels, means_LD, bias_L, space.centre_D, small_DD, reach_L, temperature, threshold)
 
     def route_vector(self, vector: Sequence[float]) -> Decision[str]:
-        """The label with its probability, and every label's, most probable first. Under the threshold: the base.
+        """The label with its probability, and every label's, most probable first. Too unsure or too far: the base.
 
         Raises:
             SettingsError: a vector of another width, zero, or with values that are no numbers.
@@ -80,12 +85,13 @@ class Router:
         length = float(np.linalg.norm(x_D))
         if not np.isfinite(length) or length == 0:
             raise SettingsError("The request's vector is zero or not finite.", hint="The embedder is at fault.")
-        x_D = (x_D / length - self.centre) / self.scale
-        p_L = _softmax((self.weights @ x_D + self.bias) / self.temperature)
-        p_L = (1 - _SURE) * p_L + _SURE / len(p_L)
+        z_D = (x_D / length - self.centre).astype(np.float32) @ self.whitening
+        logits_L = self.weights @ z_D + self.bias
+        p_L = (1 - _SURE) * _softmax(logits_L / self.temperature) + _SURE / len(self.labels)
         ranked = tuple(Option(self.labels[i], float(p_L[i])) for i in np.argsort(-p_L, kind="stable"))
-        chosen = ranked[0]
-        if chosen.probability < self.threshold:
+        chosen, best = ranked[0], int(p_L.argmax())
+        far = float(z_D @ z_D) - 2 * logits_L[best] > self.reach[best]
+        if self.threshold and (far or chosen.probability < self.threshold):
             chosen = next(option for option in ranked if option.value == BASE)
         return Decision(chosen.value, chosen.probability, ranked)
 
@@ -96,28 +102,54 @@ class Router:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` gives the same router back."""
-        return {
-            "labels": list(self.labels),
-            "weights": self.weights.tolist(),
-            "bias": self.bias.tolist(),
-            "centre": self.centre.tolist(),
-            "scale": self.scale,
-            "temperature": self.temperature,
-            "threshold": self.threshold,
-        }
+        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
+        return {"labels": list(self.labels), **arrays, "temperature": self.temperature, "threshold": self.threshold}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
         """Raises DataError when `saved` is not what `to_dict` writes."""
         try:
             labels = tuple(str(label) for label in saved["labels"])
-            weights_LD, bias_L, centre_D = (np.asarray(saved[key], float) for key in ("weights", "bias", "centre"))
-            scale, temperature, threshold = (float(saved[key]) for key in ("scale", "temperature", "threshold"))
+            weights_LD, bias_L, centre_D, whitening_DD, reach_L = (np.asarray(saved[key], float) for key in _ARRAYS)
+            temperature, threshold = (float(saved[key]) for key in ("temperature", "threshold"))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError("saved router", [(0, f"damaged: {error}")], hint="Delete it; it is made again.") from error
-        if weights_LD.shape != (len(labels), len(centre_D)) or bias_L.shape != (len(labels),):
+        count, width = len(labels), len(centre_D)
+        shapes = (weights_LD.shape, bias_L.shape, whitening_DD.shape, reach_L.shape)
+        if shapes != ((count, width), (count,), (width, width), (count,)):
             raise DataError("saved router", [(0, "its parts do not fit")], hint="Delete it; it is made again.")
-        return cls(labels, weights_LD, bias_L, centre_D, scale, temperature, threshold)
+        small_DD = whitening_DD.astype(np.float32)
+        return cls(labels, weights_LD, bias_L, centre_D, small_DD, reach_L, temperature, threshold)
+
+
+_ARRAYS = ("weights", "bias", "centre", "whitening", "reach")
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """Means of the labels, and how examples scatter about them: along `axes_DD` by the variances `spread_D`. `size` is
+    the mean variance of all about the centre."""
+
+    centre_D: Array
+    means_LD: Array
+    spread_D: Array
+    axes_DD: Array
+    size: float
+
+    @classmethod
+    def of(cls, x_ND: Array, y_N: Numbers) -> Self:
+        counts_L = np.bincount(y_N)
+        importance_N = 1.0 / (len(counts_L) * counts_L[y_N])
+        centre_D = importance_N @ x_ND
+        means_LD = np.stack([x_ND[y_N == label].mean(axis=0) for label in range(len(counts_L))])
+        off_ND = x_ND - means_LD[y_N]
+        spread_D, axes_DD = np.linalg.eigh((off_ND * importance_N[:, None]).T @ off_ND)
+        size = float(importance_N @ ((x_ND - centre_D) ** 2).mean(axis=1))
+        return cls(centre_D, means_LD, spread_D.clip(min=0), axes_DD, size or 1.0)
+
+    def whitening(self, shrinkage: float) -> Array:
+        """(D, D), to the right of a row."""
+        return np.asarray(self.axes_DD / np.sqrt((1 - shrinkage) * self.spread_D + shrinkage * self.size))
 
 
 def _examples(vectors: Mapping[str, Sequence[Sequence[float]]], labels: Sequence[str]) -> tuple[Array, Numbers]:
@@ -153,81 +185,36 @@ def _folds(y_N: Numbers, folds: int) -> Numbers:
     return fold_N
 
 
-def _calibrate(x_NR: Array, y_N: Numbers, importance_N: Array, fold_N: Numbers) -> tuple[float, float]:
-    """The (penalty, temperature) with the least log loss on held-out folds."""
-    labels = int(y_N.max()) + 1
-    tried: list[tuple[float, float, float]] = []
-    for penalty in _PENALTIES:
-        logits_NL = np.empty((len(y_N), labels))
-        for fold in np.unique(fold_N):
-            held = fold_N == fold
-            weight = importance_N[~held] / importance_N[~held].sum()
-            weights_LR, bias_L = _fit(x_NR[~held], y_N[~held], weight, labels, penalty)
-            logits_NL[held] = x_NR[held] @ weights_LR.T + bias_L
+def _calibrate(x_ND: Array, y_N: Numbers, fold_N: Numbers) -> tuple[float, float, Array]:
+    """The shrinkage and the temperature with the least log loss on held-out folds, and every label's reach there."""
+    counts_L = np.bincount(y_N)
+    labels, rows = len(counts_L), np.arange(len(y_N))
+    importance_N = 1.0 / (labels * counts_L[y_N])
+    logits = {shrinkage: np.empty((len(y_N), labels)) for shrinkage in _SHRINKAGES}
+    away = {shrinkage: np.empty(len(y_N)) for shrinkage in _SHRINKAGES}
+    for fold in np.unique(fold_N):
+        held = fold_N == fold
+        space = _Space.of(x_ND[~held], y_N[~held])
+        for shrinkage in _SHRINKAGES:
+            whitening_DD = space.whitening(shrinkage)
+            z_MD = (x_ND[held] - space.centre_D) @ whitening_DD
+            means_LD = (space.means_LD - space.centre_D) @ whitening_DD
+            logits[shrinkage][held] = z_MD @ means_LD.T - 0.5 * (means_LD**2).sum(axis=1)
+            away[shrinkage][held] = ((z_MD - means_LD[y_N[held]]) ** 2).sum(axis=1)
+    tried = []
+    for shrinkage in _SHRINKAGES:
         for temperature in _TEMPERATURES:
-            p_NL = (1 - _SURE) * _softmax(logits_NL / temperature) + _SURE / labels
-            loss = -float(importance_N @ np.log(p_NL[np.arange(len(y_N)), y_N]))
-            tried.append((loss, penalty, float(temperature)))
-    _, penalty, temperature = min(tried)
-    return penalty, temperature
+            p_NL = (1 - _SURE) * _softmax(logits[shrinkage] / temperature) + _SURE / labels
+            loss = -float(importance_N @ np.log(p_NL[rows, y_N]))
+            tried.append((loss, shrinkage, float(temperature)))
+    _, shrinkage, temperature = min(tried)
+    return shrinkage, temperature, np.array([_reach(away[shrinkage][y_N == label]) for label in range(labels)])
 
 
-def _fit(x_NR: Array, y_N: Numbers, weight_N: Array, labels: int, penalty: float) -> tuple[Array, Array]:
-    """Softmax regression: weights (L, R) and bias (L) of least weighted log loss plus penalty/2 of squared weights."""
-    z_NS = np.column_stack([x_NR, np.ones(len(x_NR))])
-    target_NL = np.eye(labels)[y_N]
-    ridge_S = np.full(z_NS.shape[1], penalty)
-    ridge_S[-1] = penalty * 1e-3  # the bias is all but free; its sum over labels would otherwise be undetermined
-
-    def loss(flat: Array) -> tuple[float, Array]:
-        theta_SL = flat.reshape(-1, labels)
-        logits_NL = z_NS @ theta_SL
-        logits_NL -= logits_NL.max(axis=1, keepdims=True)
-        log_p_NL = logits_NL - np.log(np.exp(logits_NL).sum(axis=1, keepdims=True))
-        value = -(weight_N @ (log_p_NL * target_NL).sum(axis=1)) + 0.5 * (ridge_S @ theta_SL**2).sum()
-        slope_SL = z_NS.T @ ((np.exp(log_p_NL) - target_NL) * weight_N[:, None]) + ridge_S[:, None] * theta_SL
-        return float(value), slope_SL.ravel()
-
-    theta_SL = _minimise(loss, np.zeros(z_NS.shape[1] * labels)).reshape(-1, labels)
-    return theta_SL[:-1].T, theta_SL[-1]
-
-
-def _minimise(loss: Callable[[Array], tuple[float, Array]], x: Array, memory: int = 12, rounds: int = 200) -> Array:
-    """L-BFGS with backtracking (Nocedal and Wright, algorithm 7.4) for a smooth convex loss."""
-    value, slope = loss(x)
-    steps: list[tuple[Array, Array]] = []
-    for _ in range(rounds):
-        if np.abs(slope).max() < 1e-5:
-            break
-        direction = -_inverse_hessian_times(slope, steps)
-        length, expected = 1.0, float(slope @ direction)
-        while True:
-            ahead = x + length * direction
-            next_value, next_slope = loss(ahead)
-            if next_value <= value + 1e-4 * length * expected:
-                break
-            length /= 2
-            if length < 1e-10:
-                return x  # the slope is rounding error by now
-        moved, turned = ahead - x, next_slope - slope
-        if moved @ turned > 1e-14:
-            steps = [*steps, (moved, turned)][-memory:]
-        x, value, slope = ahead, next_value, next_slope
-    return x
-
-
-def _inverse_hessian_times(slope: Array, steps: Sequence[tuple[Array, Array]]) -> Array:
-    result = slope.copy()
-    shares: list[float] = []
-    for moved, turned in reversed(steps):
-        shares.append(float(moved @ result) / float(moved @ turned))
-        result -= shares[-1] * turned
-    if steps:
-        moved, turned = steps[-1]
-        result *= float(moved @ turned) / float(turned @ turned)
-    for (moved, turned), share in zip(steps, reversed(shares), strict=True):
-        result += moved * (share - float(turned @ result) / float(moved @ turned))
-    return result
+def _reach(away_M: Array) -> float:
+    """What all but `_AWAY` of distances such as these stay below, as far as so many can tell."""
+    place = int(np.ceil((len(away_M) + 1) * (1 - _AWAY)))
+    return float(np.sort(away_M)[place - 1]) if place <= len(away_M) else float("inf")
 
 
 def _softmax(logits: Array) -> Array:

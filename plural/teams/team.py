@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from plural import sync
 from plural.agents.agent import Agent, AgentInput, AgentTask, asked_as_tool, task_of
-from plural.agents.budget import Budget
+from plural.agents.budget import Budget, Price
 from plural.agents.decisions import Model
 from plural.agents.traces import WORKFLOW, about
 from plural.errors import PlanError, SettingsError
@@ -33,11 +33,14 @@ class Team(Runnable[AgentInput, str]):
         pattern: of `plural.teams.patterns`, or your own.
         stop: of `plural.teams.stop`; a team never has more than `max_turns` turns.
         budget: what a run may cost, all members together; used up, the team stops with what it has.
-        model: decides what the pattern asks, where no member is asked.
+        model: decides what the pattern asks, where no member is asked. A router does as well (`Routing`).
+        price: what the tokens of `model` cost, for a budget of money. Decisions are paid from the team's budget, a step
+            each.
+        blend: makes the mixtures that the pattern calls for, by name; of a network it is `Network.agent`.
 
     Raises:
         PlanError: two members of one name, or a pattern that uses one who is not there.
-        SettingsError: no members, a pattern that needs `model`, or max_turns below 1.
+        SettingsError: no members, a pattern that needs `model` or `blend`, or max_turns below 1.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class Team(Runnable[AgentInput, str]):
         stop: Condition | None = None,
         model: Model | None = None,
         budget: Budget = Budget(),
+        price: Price = Price(),
+        blend: Callable[[str], turns.Member] | None = None,
         max_turns: int = 50,
         description: str = "",
     ) -> None:
@@ -58,9 +63,14 @@ class Team(Runnable[AgentInput, str]):
         self.description, self.pattern = description, pattern
         self.members = {member.name: member for member in members}
         _check(name, members, pattern, model)
+        if pattern.blends and blend is None:
+            raise SettingsError(
+                f"The {pattern.name} needs somebody who makes mixtures.", hint="Give the team blend=..."
+            )
         ends = messages(max_turns)
         closed = frozenset(member.name for member in members if isinstance(member, Team))
-        self._parts = turns.Members(self.members, closed, pattern, stop | ends if stop else ends, model, name, budget)
+        ends = stop | ends if stop else ends
+        self._parts = turns.Members(self.members, closed, pattern, ends, model, name, budget, price, blend)
 
     # ----------------------------------------------------------------------------------------------------- running
     def events(self, input: AgentInput, config: RunnableConfig | None = None, *, step: int = 0) -> sync.Stream[Event]:

@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableConfig
 
 from plural.agents.agent import Agent
 from plural.agents.asking import approved
-from plural.agents.budget import Budget, Purse, purse_in, spending
+from plural.agents.budget import Budget, Price, Purse, purse_in, spending
 from plural.agents.decisions import Model
 from plural.agents.effects import effects_of, once, through
 from plural.agents.merge import merge
@@ -49,8 +49,8 @@ class Member(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """What a team works with. `model` makes the decisions that are no member's. `closed` are those whose inside is not
-    shown: teams."""
+    """What a team works with. `model` makes the decisions that are no member's, at `price`. `closed` are those whose
+    inside is not shown: teams. `blend` makes a mixture of members, by its name."""
 
     members: Mapping[str, Member]
     closed: frozenset[str]
@@ -59,6 +59,8 @@ class Members:
     model: Model | None
     name: str
     budget: Budget
+    price: Price
+    blend: Callable[[str], Member] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ async def work(team: Members, task: str, config: RunnableConfig) -> AsyncIterato
                 step = len(state.turns) + 1
                 made = await asyncio.gather(*(_decided(team, each, rounds, config) for each in decides))
                 for each, decision in zip(decides, made, strict=True):
+                    _pay(team, each, decision, purse)
                     yield _told(each, decision, step, task)
                 state = state.and_decided([(each.key, decision) for each, decision in zip(decides, made, strict=True)])
     yield RunFinished(answer, state.usage, time.monotonic() - began)
@@ -155,7 +158,7 @@ async def _turn(
 
 
 async def _events(team: Members, step: int, name: str, task: str, config: RunnableConfig) -> AsyncIterator[Event]:
-    member = team.members[name]
+    member = team.members.get(name) or _blended(team, name)
     if name not in team.closed:
         source = (
             approved(member, task, config, step)
@@ -172,6 +175,11 @@ async def _events(team: Members, step: int, name: str, task: str, config: Runnab
     async for event in member.events(task, inside):
         if isinstance(event, RunFinished):
             yield StepFinished(step, name, event.answer, event.usage, event.seconds)
+
+
+def _blended(team: Members, name: str) -> Member:
+    assert team.blend is not None  # the team has looked
+    return team.blend(name)
 
 
 async def _decided(team: Members, wanted: Decide, rounds: int, config: RunnableConfig) -> Decision[Any]:
@@ -192,6 +200,15 @@ async def _decided(team: Members, wanted: Decide, rounds: int, config: RunnableC
 
     about = [wanted.question, wanted.options, wanted.schema]
     return await once(config, f"{rounds}.{wanted.key}", about, Decision[Any], make)
+
+
+def _pay(team: Members, wanted: Decide, decision: Decision[Any], purse: Purse) -> None:
+    """A decision is one step. Those of a round are all made, also where the last steps are fewer: the next check ends
+    the run then. What the journal knows is paid for again, so that a resumed run ends where it would have ended."""
+    usage = decision.usage
+    member = team.members[wanted.by] if wanted.by is not None else None
+    price = member.price if isinstance(member, Agent) else team.price
+    purse.pay(steps=1, tokens=usage.prompt + usage.completion, money=price.of(usage))
 
 
 def _told(wanted: Decide, decision: Decision[Any], step: int, task: str) -> Event:

@@ -38,7 +38,7 @@ def staff_of(network: Network, by: str = PLANNER) -> Staff:
 
     async def route(task: str) -> Decision[str]:
         router = await network.router()
-        return await router.route(task, network.base) if router else Decision(BASE, 1.0)
+        return await router.route(task, network.reader) if router else Decision(BASE, 1.0)
 
     general = network.base if by in (PLANNER, BASE) else _model(by)
     return Staff(general, purposes, network.agent, network.tools, route)

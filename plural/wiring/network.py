@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from plural import sync
 from plural.agents import Agent, toolbox
 from plural.agents.memory import LongTerm, Standardised
-from plural.errors import DataError, PromptError, SettingsError, StorageError, unknown_name
+from plural.errors import PromptError, SettingsError, unknown_name
 from plural.specialists import Contract, Library, Specialist
-from plural.teams import Planner, Router, work
+from plural.teams import Planner, Router, learning, work
+from plural.teams.learning import Lessons
 from plural.types import AdapterRef, Event, Grammar, Message, RunFinished, Sampling, Usage
 from plural.wiring import runs
+from plural.wiring.routes import Routes, general_texts, label
 from plural.wiring.runs import EventStream
-from plural.wiring.settings import STARTER, Settings, read_settings, shelf
+from plural.wiring.settings import Settings, read_settings, shelf
 from plural.wiring.tracing import traced
 
 if TYPE_CHECKING:
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
 
     from plural.engine.chat import ChatPlural
     from plural.engine.interface import TokenEngine
+    from plural.engine.reading import RequestReader
     from plural.models.base import Base
     from plural.teams.journal import Journal
 
@@ -74,7 +72,8 @@ class Network:
         # By the names that cards and teams use; who opens the network may add to them.
         self.tools: dict[str, BaseTool] = dict(toolbox.TOOLS)
         self._progress = progress
-        self._routed: tuple[Path, Router] | None = None
+        self.routes = Routes(base, settings, progress)
+        self.lessons = Lessons.of(library)
         self._journal: Journal | None = None
         self._after = contextlib.ExitStack()
 
@@ -97,7 +96,7 @@ class Network:
         chosen = read_settings(base=base, library=library, **settings)
         loaded = load_base(chosen.base, cache_dir=chosen.resolve(chosen.cache), device=chosen.device, progress=progress)
         library_ = shelf(chosen)
-        packed = chosen.resolve(chosen.cache) / "packed" / f"{_label(loaded.digest)}-{chosen.dtype}.safetensors"
+        packed = chosen.resolve(chosen.cache) / "packed" / f"{label(loaded.digest)}-{chosen.dtype}.safetensors"
         engine, after = open_engine(loaded, library_, chosen, packed, lambda what: progress(what, 0.0))
         network = cls(loaded, library_, engine, chosen, progress)
         network._after = after
@@ -128,6 +127,13 @@ class Network:
     def base(self) -> ChatPlural:
         """The base itself, as a LangChain chat model."""
         return self.model(None)
+
+    @functools.cached_property
+    def reader(self) -> RequestReader:
+        """Reads requests as the router knows them, and leaves what it computed to whoever answers."""
+        from plural.engine.reading import RequestReader
+
+        return RequestReader(self.engine, self.base_model)
 
     def specialist(self, name: str) -> ChatPlural:
         """A specialist as a LangChain chat model, its answers drawn under its contract."""
@@ -167,8 +173,8 @@ class Network:
 
     def memory(self) -> LongTerm:
         """What agents keep for good; it is searched by the base's own hidden states, standardised."""
-        space = f"{self.base_model.digest} {self.settings.dtype} standardised"
-        embedder = Standardised(self.base, self._general)
+        space = f"{self.base_model.digest} {self.settings.dtype} standardised {label(*general_texts())}"
+        embedder = Standardised(self.base, lambda: self.routes.general(self.base))
         return LongTerm(self.settings.resolve(self.settings.memories), embedder, space=space)
 
     # --------------------------------------------------------------------------------------------------------- asking
@@ -233,7 +239,7 @@ class Network:
             agents={name: self.agent(name) for name in names},
             router=None if to else await self.router(),
             planner=None if to else self.planner(),
-            embedder=self.base,
+            embedder=self.reader,
             history=history,
             max_steps=self.settings.max_steps,
         )
@@ -281,45 +287,15 @@ class Network:
         return next((Planner(self.model(one), name=one.name) for one in self._planners()), None)
 
     async def router(self) -> Router | None:
-        """Fitted to the library as it stands; the vectors of a card's examples are computed once and kept on disk."""
+        """Fitted to the library as it stands and to the lessons of earlier runs. What was read once is kept on disk."""
         unused = {one.name for one in self._planners()[1:]}
         examples = {one.name: one.card.examples for one in self.mine() if one.card.examples and one.name not in unused}
         if not examples:
             return None
-        labelled = {**examples, BASE: _general_texts()}
-        made_of = [self.base_model.digest, self.settings.dtype, json.dumps(labelled)]
-        path = self.settings.resolve(self.settings.cache) / "routers" / f"{_label(*made_of)}.json"
-        if self._routed and self._routed[0] == path:
-            return self._routed[1]
-        try:
-            router = Router.from_dict(json.loads(path.read_text()))
-        except (OSError, ValueError, DataError):
-            router = await self._fitted(labelled)
-            _write(path, lambda partial: partial.write_text(json.dumps(router.to_dict())))
-        self._routed = path, router
-        return router
-
-    async def _fitted(self, labelled: Mapping[str, Sequence[str]]) -> Router:
-        vectors: dict[str, Sequence[Sequence[float]]] = {}
-        for count, (label, prompts) in enumerate(labelled.items()):
-            vectors[label] = await self._vectors(prompts, count / len(labelled))
-        self._progress("", 1.0)
-        return Router.fit(vectors)
-
-    async def _general(self) -> list[list[float]]:
-        vectors = await self._vectors(_general_texts(), 0.0)
-        self._progress("", 1.0)
-        return vectors
-
-    async def _vectors(self, prompts: Sequence[str], done: float) -> list[list[float]]:
-        name = _label(self.base_model.digest, self.settings.dtype, *prompts)
-        path = self.settings.resolve(self.settings.cache) / "vectors" / f"{name}.npy"
-        with contextlib.suppress(OSError, ValueError):
-            return np.load(path, allow_pickle=False).tolist()  # type: ignore[no-any-return]
-        self._progress("reading examples", done)
-        vectors = await self.base.aembed(prompts)
-        _write(path, lambda partial: np.save(partial, np.asarray(vectors, dtype=np.float32)))
-        return vectors
+        learned = learning.examples(self.lessons.read(), (*examples, BASE))
+        texts = {**examples, BASE: general_texts()}
+        labelled = {one: tuple(dict.fromkeys((*texts[one], *learned[one]))) for one in texts}
+        return await self.routes.router(labelled, self.reader)
 
 
 class Conversation:
@@ -352,26 +328,3 @@ def _weights(name: str) -> dict[str, float]:
                 f"{weight!r} in {name!r} is no weight.", hint="Write a mixture as sql:0.7+polite:0.3."
             ) from None
     return weights
-
-
-def _general_texts() -> tuple[str, ...]:
-    """What people say of which nobody is a specialist."""
-    return tuple((STARTER / "general.txt").read_text().splitlines())
-
-
-def _label(*made_of: str) -> str:
-    """A file name for what is made of these."""
-    return hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:32]
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Whole or not at all. Raises StorageError."""
-    partial = path.with_name(f".{time.monotonic_ns()}.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{path} could not be written: {error.strerror or error}.", hint="Free some space."
-        ) from error

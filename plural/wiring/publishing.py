@@ -251,7 +251,7 @@ async def _moved(before: Network, after: Network, name: str, requests: Sequence[
     old, new = await before.router(), await after.router()
     if old is None or new is None:
         return list(range(len(requests)))
-    vectors = await before.base.aembed(requests)
+    vectors = await before.reader.aembed(requests)
     routes = [(old.route_vector(vector).value, new.route_vector(vector).value) for vector in vectors]
     return [index for index, (one, other) in enumerate(routes) if one != other or name in (one, other)]
 

@@ -1,47 +1,74 @@
 """How often the router finds the right specialist, leaves alone what nobody is for, and what it costs.
 
-    python recipes/starter/router_check.py               every specialist of the starter library
-    python recipes/starter/router_check.py --library DIR --rows 100 --misses
+    python recipes/starter/router_check.py               all skills of the recipe, their adapters made or not
+    python recipes/starter/router_check.py --library DIR the specialists that are there
+    python recipes/starter/router_check.py cron home --rows 100 --misses
 
-Held-out prompts of every skill's own test are in scope; what a plan's steps look like is, too. Out of scope are prompts
-that no specialist is for (general.py): there it should leave the answer to the base. The router is the network's,
-fitted to the examples on the cards. Its time is that of reading one request alone.
+In scope are held-out prompts of every skill's own test, in other wordings where a skill has a second test, and what a
+plan's steps look like; plans are compound requests. Out of scope are prompts that no specialist is for: by the hand
+that wrote those which the router learns from (general.py), and by a hundred other authors (elsewhere.py). The router is
+the network's, and reads examples and nothing else of a specialist. Beside it stand the nearest examples by the same
+states, and the base when it is asked (on `--asked` prompts). A second test counts in neither of the two figures.
+
+Its time is what a request waits longer until its first token, when the router has read it before; who answers is the
+base, or an activated specialist. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import planner
-from general import HELD_OUT
+from elsewhere import out_of_scope
+from general import HELD_OUT, OTHERS, PROMPTS
 from listing import asked
 
 from plural import Network, sync
 from plural.teams import Router
 from plural.wiring.recipe import Skill, read_recipe
-from plural.wiring.settings import STARTER
 
 BASE = "base"
 TIMED = 40
+CHANCE = 10_000_001
+Decides = Callable[[Sequence[str]], list[str]]
 
 
-def held_out_prompts(skills: Mapping[str, Skill], known: Collection[str], count: int) -> dict[str, list[str]]:
-    """Prompts that no specialist and no router was shown, by who should answer them and, after a blank, what they
-    are."""
-    chance = random.Random(10_000_001)
-    found: dict[str, list[str]] = {}
-    for name in known:
-        rows = skills[name].test_rows()
-        if skills[name].kind == "planner":
+@dataclass(frozen=True)
+class Prompts:
+    """Of `kind`, which `label` should answer. Those of a second test stand apart."""
+
+    label: str
+    kind: str
+    texts: Sequence[str]
+    apart: bool = False
+
+
+def held_out(skills: Mapping[str, Skill], count: int) -> list[Prompts]:
+    """Prompts that no specialist and no router was shown."""
+    chance = random.Random(CHANCE)
+    found = []
+
+    def some(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        return [asked(dict(row)) for row in chance.sample(list(rows), min(count, len(rows)))]
+
+    for name, skill in skills.items():
+        rows = skill.test_rows()
+        if skill.kind == "planner":
             rows = [row for row in rows if row["answer"].count('"task"') > 1]  # one task needs no plan
-        found[name] = [asked(row) for row in chance.sample(rows, min(count, len(rows)))]
+        found.append(Prompts(name, name, some(rows)))
+        if not skill.tools or name != "toolcall":  # whose other tests bring tools that the network does not have
+            found += [Prompts(name, other, some(rows()), apart=True) for other, rows in skill.more_tests.items()]
     plans = [row for row in planner.test_rows() if row["answer"].count('"task"') > 1]
     planned = [step["task"] for row in plans for step in json.loads(row["answer"])["steps"]]
     # They are routed one by one, before `#1` is filled in.
@@ -49,55 +76,128 @@ def held_out_prompts(skills: Mapping[str, Skill], known: Collection[str], count:
         "cron": [task for task in planned if task.endswith(" as cron")],
         "toolcall": [task for task in planned if "#" in task],
     }
-    return found | {f"{name} (step of a plan)": steps[name][:count] for name in steps if name in known}
+    return found + [Prompts(name, f"{name}, step", steps[name][:count]) for name in steps if name in skills]
 
 
-def show(label: str, prompts: Sequence[str], router: Router, network: Network, *, misses: bool) -> tuple[int, int]:
-    """Prints how the prompts of a label are routed; how many rightly, of how many."""
-    wanted = label.split(" ")[0]
-    decisions = [router.route_vector(vector) for vector in sync.run(network.base.aembed(prompts))]
-    chosen = Counter(decision.value for decision in decisions)
-    sure = statistics.mean(decision.probability for decision in decisions)
-    others = ", ".join(f"{name} {count}" for name, count in chosen.most_common() if name != wanted)
-    right = chosen[wanted]
-    print(f"{label:26} {right / len(prompts):.3f} of {len(prompts):3}, mean p {sure:.2f}  {others}", flush=True)
-    for prompt, decision in zip(prompts, decisions, strict=True):
-        if misses and decision.value != wanted:
-            print(f"    {decision.value} {decision.probability:.2f}: {prompt!r}")
-    return right, len(prompts)
+def nobodys() -> list[Prompts]:
+    return [Prompts(BASE, "general", HELD_OUT), Prompts(BASE, "elsewhere", out_of_scope())]
 
 
-def seconds_of_one(prompts: Sequence[str], router: Router, network: Network) -> list[float]:
-    """Of each decision alone, as a request waits for it."""
-    taken = []
-    for prompt in prompts:
-        began = time.perf_counter()
-        sync.run(router.route(prompt, network.base))
-        taken.append(time.perf_counter() - began)
-    return taken
+# ----------------------------------------------------------------------------------------------------------- deciders
+def by_router(router: Router, network: Network, texts: Sequence[str]) -> list[str]:
+    return [router.route_vector(vector).value for vector in sync.run(network.reader.aembed(texts))]
+
+
+def nearest(examples: Mapping[str, Sequence[str]], network: Network, nearby: int = 5) -> Decides:
+    """The label with most of the nearest examples, by the cosine of states whose mean was taken away."""
+    known = [(label, text) for label, texts in examples.items() for text in texts]
+    x_ND = np.array(sync.run(network.reader.aembed([text for _, text in known])))
+    centre_D = x_ND.mean(axis=0)
+    x_ND = _unit(x_ND - centre_D)
+
+    def decide(texts: Sequence[str]) -> list[str]:
+        y_TD = _unit(np.array(sync.run(network.reader.aembed(texts))) - centre_D)
+        closest_TN = np.argsort(-(y_TD @ x_ND.T), axis=1)[:, :nearby]
+        return [Counter(known[at][0] for at in row).most_common(1)[0][0] for row in closest_TN]
+
+    return decide
+
+
+def _unit(x_ND: np.ndarray) -> np.ndarray:
+    return np.asarray(x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True))
+
+
+def asked_base(skills: Mapping[str, Skill], network: Network) -> Decides:
+    """The base chooses among the names, with what each is for before the request."""
+    listed = "\n".join(f"{name}: {skill.purpose}" for name, skill in skills.items())
+    names = [*skills, BASE]
+
+    def decide(texts: Sequence[str]) -> list[str]:
+        found = []
+        for text in texts:
+            question = f"{listed}\n{BASE}: Everything else.\n\nRequest: {text}\nWho should answer it? Say the name."
+            found.append(sync.run(network.base.achoose(question, names)).value)
+        return found
+
+    return decide
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+def share(decide: Decides, several: Sequence[Prompts], *, told: bool = False, misses: bool = False) -> dict[str, float]:
+    """Of each kind the share that goes where it should; in all of what counts, in and out of scope."""
+    right: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for one in several:
+        chosen = decide(one.texts)
+        counted = Counter(chosen)
+        if not one.apart:
+            side = "out" if one.label == BASE else "in"
+            right[side] += counted[one.label]
+            total[side] += len(one.texts)
+        right[one.kind], total[one.kind] = counted[one.label], len(one.texts)
+        if told:
+            others = ", ".join(f"{name} {count}" for name, count in counted.most_common() if name != one.label)
+            part = counted[one.label] / len(one.texts)
+            print(f"{'*' if one.apart else ' '}{one.kind:22} {part:.3f} of {len(one.texts):3}  {others}", flush=True)
+        for text, name in zip(one.texts, chosen, strict=True):
+            if misses and name != one.label:
+                print(f"    {name}: {text[:150]!r}")
+    return {kind: right[kind] / total[kind] for kind in total}
+
+
+def added(router: Router, network: Network, texts: Sequence[str]) -> list[float]:
+    """Seconds until the first token, routed and not, of one request after the other; the difference of each. A number
+    in front keeps them from finding each other in the cache."""
+    chance, model = random.Random(1), network.base.bind(max_tokens=1)
+    differences = []
+    for text in texts:
+        taken = {}
+        for routed in chance.sample([False, True], 2):
+            request = f"{chance.randrange(1000, 10000)} {text}"
+            began = time.perf_counter()
+            if routed:
+                sync.run(router.route(request, network.reader))
+            model.invoke(request)
+            taken[routed] = time.perf_counter() - began
+        differences.append(taken[True] - taken[False])
+    return differences
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--library", type=Path, default=STARTER)
-    parser.add_argument("--rows", type=int, default=60, help="prompts of each skill")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="skills; none is all")
+    parser.add_argument("--library", type=Path, help="the cards' own examples, of those skills that are there")
+    parser.add_argument("--rows", type=int, default=60, help="prompts of each test")
+    parser.add_argument("--asked", type=int, default=3, help="prompts of each test that the base is asked about")
     parser.add_argument("--misses", action="store_true", help="print what went to somebody else")
     given = parser.parse_args()
-    skills = read_recipe().skills
+    skills = {one.name: one for one in read_recipe().chosen(given.names)}
     with Network.open(library=given.library, starter=False) as network:
-        router = sync.run(network.router())
-        assert router is not None  # the library's cards have examples
-        known = [name for name in router.labels if name in skills]
-        print(f"{len(router.labels)} labels: {', '.join(router.labels)}")
-        scope = held_out_prompts(skills, known, given.rows)
-        found = [show(label, prompts, router, network, misses=given.misses) for label, prompts in scope.items()]
-        left, of = show(BASE, HELD_OUT, router, network, misses=given.misses)
-        right, total = (sum(each) for each in zip(*found, strict=True))
-        mixed = random.Random(0).sample([prompt for prompts in scope.values() for prompt in prompts], TIMED)
-        taken = seconds_of_one(mixed, router, network)
-    print(f"in scope, sent to the right one: {right / total:.3f} of {total}")
-    print(f"out of scope, left to the base: {left / of:.3f} of {of}")
-    print(f"added to a request: {1000 * statistics.median(taken):.1f} ms, at most {1000 * max(taken):.1f}")
+        cards = {one.name: one.card.examples for one in network.mine()}
+        if given.library:
+            skills = {name: skill for name, skill in skills.items() if name in cards}
+        examples: dict[str, Sequence[str]] = {
+            name: cards[name] if given.library else skill.examples() for name, skill in skills.items()
+        }
+        examples[BASE] = (*PROMPTS, *OTHERS)
+        began = time.perf_counter()
+        router = sync.run(network.routes.router(examples, network.reader))
+        taken, count = time.perf_counter() - began, sum(map(len, examples.values()))
+        print(f"{len(examples)} labels, {count} examples, read and fitted in {taken:.1f} s")
+        several = [*held_out(skills, given.rows), *nobodys()]
+        few = [Prompts(one.label, one.kind, one.texts[: given.asked], one.apart) for one in several]
+        found = {
+            "router": share(functools.partial(by_router, router, network), several, told=True, misses=given.misses),
+            "nearest examples": share(nearest(examples, network), several),
+            "the base, asked": share(asked_base(skills, network), few) if given.asked else {},
+        }
+        mixed = random.Random(0).sample([text for one in several if not one.apart for text in one.texts], TIMED)
+        waits = added(router, network, mixed)
+    for name, shares in found.items():
+        if shares:
+            print(f"{name:18} in scope {shares['in']:.3f}, out of scope left to the base {shares['out']:.3f}")
+    print(f"added to a request: {1000 * statistics.median(waits):.2f} ms (median of {TIMED})")
+    print(json.dumps({"added_ms": 1000 * statistics.median(waits), **found}))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from plural.wiring.recipe import Row, Rows, Skill, to_first_answer
 
 __all__ = ["APACHE", "EXAMPLES", "SETTINGS", "Row", "Rows", "Skill", "apart", "some"]
 
-EXAMPLES = 64
+EXAMPLES = 128
 # Rank 4 keeps the weights of all skills below 40 MB. `max_steps` ends a training, not the passes over its rows.
 SETTINGS: dict[str, Any] = {
     "rank": 4,

@@ -28,7 +28,7 @@ def _home_examples() -> list[str]:
         by_intent.setdefault(json.loads(row["answer"])["intent"], []).append(row["prompt"])
     turns = [by_intent[intent] for intent in sorted(by_intent)]
     often = by_intent["HassTurnOff"][:8] + by_intent["HassTurnOn"][:8] + by_intent["HassClimateSetTemperature"][:4]
-    return (often + [turn[number] for number in range(2) for turn in turns if len(turn) > number])[: EXAMPLES + 16]
+    return (often + [turn[number] for number in range(4) for turn in turns if len(turn) > number])[: EXAMPLES + 16]
 
 
 def _cron_examples() -> list[str]:
@@ -39,13 +39,13 @@ def _toolcall_examples() -> list[str]:
     """Requests for the network's own tools, some of them as a plan words them, before `#1` is filled in."""
     chance = random.Random(3)
     drawn = [
-        *toolcall_words.arithmetic(chance, 28),
-        *toolcall_words.next_runs(chance, 14),
-        *toolcall_words.between_dates(chance, 10),
+        *toolcall_words.arithmetic(chance, 48),
+        *toolcall_words.next_runs(chance, 28),
+        *toolcall_words.between_dates(chance, 24),
     ]
     planned = [step for request in planner.rows(planner.Source(held_out=False), 200) for step in _tasks(request)]
     referring = list(dict.fromkeys(step for step in planned if "#" in step))
-    return [question for question, *_ in drawn] + chance.sample(referring, 14)
+    return [question for question, *_ in drawn] + chance.sample(referring, 28)
 
 
 def _tasks(row: Row) -> list[str]:
@@ -138,4 +138,4 @@ SKILLS: dict[str, Skill] = {
 }
 FORMS: dict[str, dict[str, Skill]] = digits.FORMS
 """Skills whose answer can be direct, stand after its steps, or be a call of the calculator."""
-GENERAL = general.PROMPTS
+GENERAL = general.PROMPTS + general.OTHERS

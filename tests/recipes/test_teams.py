@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def recipe(name: str) -> Any:
 
 def test_they_use_public_names_only() -> None:
     files = list(FOLDER.glob("*.py"))
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         modules = re.findall(r"^\s*from (plural[\w.]*) import", file.read_text(), re.MULTILINE)
         assert set(modules) <= {
@@ -92,3 +94,56 @@ def test_a_player_who_knows_no_move_chooses_among_the_legal_ones() -> None:
     said = recipe("tic_tac_toe").team(one, other).invoke("Play.")
     assert said.endswith("X wins.")
     assert one.asked[2].options["options"] == tuple("123456789")
+
+
+class House:
+    """A hall with a closed door, and a kitchen."""
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.open, self.done = module, False, list[str]()
+
+    def begin(self) -> Any:
+        return self.module.Scene("You are in the hall. The door is closed.", ["go north", "look", "open door"])
+
+    def act(self, action: str) -> Any:
+        self.done.append(action)
+        self.open |= action == "open door"
+        if action == "go north" and self.open:
+            return self.module.Scene("You are in the kitchen.", [], "score 1.00")
+        told = "The door is open." if self.open else "The door is closed."
+        return self.module.Scene(told, ["go north", "look", "open door"])
+
+
+def test_a_text_game_with_grounding() -> None:
+    module = recipe("text_game")
+    house = House(module)
+    assistant = ScriptedModel(["go north", "look", "go north", "open door", "go north"])
+    grounding = ScriptedModel(["A closed door must be opened first."])
+    team = module.team(assistant, grounding, house)
+    assert team.invoke("Get to the kitchen.") == "You are in the kitchen.\nThe game is over: score 1.00"
+    assert house.done == ["go north", "look", "go north", "open door", "go north"]
+    helped = [str(asked.messages[-1].content) for asked in assistant.asked]
+    assert ["A closed door must be opened first." in heard for heard in helped] == [False, False, False, True, True]
+    assert assistant.asked[0].options["options"] == ("go north", "look", "open door")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("java") and find_spec("textworld_express")), reason="no Java, or no such package")
+def test_a_game_of_textworldexpress_is_played() -> None:
+    module = recipe("text_game")
+    game = module.TextWorldExpress("coin", steps=6)
+    grounding = ScriptedModel(["Doors can be opened."] * 9)
+
+    def last(heard: Any) -> str:
+        return str(heard[-1].content).rpartition("You can: ")[2].split("\n")[0].split(" | ")[-1]
+
+    team = module.team(ScriptedModel([last] * 12), grounding, game, turns=20)
+    said = team.invoke("Find the coin.")
+    game.close()
+    assert "You can: " in said or "The game is over: score" in said
+
+
+def test_without_java_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(SystemExit, match="needs Java"):
+        recipe("text_game").TextWorldExpress("coin")

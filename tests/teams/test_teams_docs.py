@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "teams.md"
 def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE))
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     known: dict[str, Any] = {"__name__": "page"}
     for block in blocks:
         line = PAGE.read_text()[: block.start(1)].count("\n")

@@ -350,3 +350,18 @@ def test_another_specialist_goes_on_with_a_branch(plural: Plural) -> None:
     assert code == 0, problems
     assert answer(by_both) == answer(plural("ask", "--json", "--to", "echo", "3 and 3?")[1]) != answer(by_base)
     assert answer(plural("replay", branch, "--json")[1]) == answer(by_both)
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_router_learns_from_a_person_and_from_runs(plural: Plural, home: Path) -> None:
+    plural("ask", "--json", "--to", "echo", "5 and 5?")
+    run = json.loads(plural("runs", "--json")[1].splitlines()[0])["id"]
+    assert json.loads(plural("correct", run, "base", "--json")[1]) == {"lessons": 1}
+    assert json.loads(plural("correct", run, "base", "--json")[1]) == {"lessons": 0}
+    assert json.loads(plural("learn", "--sure", "1", "--json")[1])["lessons"] >= 1
+    lessons = [json.loads(line) for line in (home / "library" / "lessons.jsonl").read_text().splitlines()]
+    assert {"text": "5 and 5?", "label": "base", "by": "person", "run": run} in lessons
+    assert {"text": "5 and 5?", "label": "echo", "by": "asked", "run": run} in lessons
+    code, _, told = plural("correct", run, "nobody")
+    assert code == 2
+    assert "No specialist is called 'nobody'" in told

@@ -9,6 +9,7 @@ from plural.agents import Agent
 from plural.agents.memory import Recall
 from plural.testing import ScriptedModel
 from plural.wiring.network import Network
+from plural.wiring.routes import general_texts, label
 from tests.models import tiny
 
 FACTS = ("Ann lives in Oslo.", "The printer is in the cellar.", "Bob likes tea with milk.")
@@ -29,4 +30,4 @@ def test_the_base_finds_what_is_kept(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "memory.sqlite") as file:
         rows = file.execute("SELECT space, length(vector) FROM memories").fetchall()
     file.close()
-    assert rows == [(f"{digest} auto standardised", 4 * tiny.SIZES["hidden_size"])] * 3
+    assert rows == [(f"{digest} auto standardised {label(*general_texts())}", 4 * tiny.SIZES["hidden_size"])] * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plural.teams.patterns.blend import mixture
 from plural.teams.patterns.crowd import debate, map_items, vote
 from plural.teams.patterns.graph import Edge, graph
 from plural.teams.patterns.ledger import ledger
@@ -23,6 +24,7 @@ __all__ = [
     "handoff",
     "ledger",
     "map_items",
+    "mixture",
     "round_robin",
     "selector",
     "vote",

@@ -37,7 +37,9 @@ class State:
 
     @property
     def usage(self) -> Usage:
-        return sum((turn.usage for turn in self.turns), Usage())
+        """Of all turns and decisions."""
+        turns = sum((turn.usage for turn in self.turns), Usage())
+        return sum((decision.usage for _, decision in self.decided), turns)
 
     @property
     def last(self) -> Turn | None:
@@ -99,7 +101,8 @@ Next = Speak | tuple[Decide, ...] | Finish
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """Who works next. `uses` names the members that it may call, `deciders` those of them whose models decide,
-    `decides` says that the team's own model does. `tells` is who may follow whom, and whether that is open."""
+    `decides` says that the team's own model does, `blends` that mixtures of members work. `tells` is who may follow
+    whom, and whether that is open."""
 
     name: str
     next: Callable[[State], Next]
@@ -107,6 +110,7 @@ class Pattern:
     decides: bool = False
     deciders: tuple[str, ...] = ()
     tells: tuple[tuple[str, str, bool], ...] = ()
+    blends: bool = False
 
 
 def say(*names: str) -> Speak:
