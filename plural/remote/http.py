@@ -63,7 +63,11 @@ class HttpServer:
                 async for data in _events(response):
                     if data == b"[DONE]":
                         return
-                    yield json.loads(data)
+                    said = json.loads(data)
+                    failed = said.get("error")
+                    if isinstance(failed, Mapping) and isinstance(failed.get("code"), int):
+                        raise Refusal(failed["code"], _complaint(data))  # the head had gone out before it was known
+                    yield said
             except _LOST as error:
                 raise MachineError(
                     f"The engine at {self.url} broke off in the middle of an answer: {_cause(error)}.",

@@ -406,12 +406,23 @@ async def test_a_server_that_stays_busy(pretend: Any) -> None:
         ((401, '{"error": "Unauthorized"}'), SettingsError, "PLURAL_ENGINE_KEY"),
         ((400, '{"error": {"message": "top_k is odd"}}'), SettingsError, "top_k is odd"),
         ((200, chunks('{"error": {"message": "died"}}')), MachineError, "died"),
+        ((200, chunks('{"error": {"message": "Odd top_k", "code": 400}}')), SettingsError, "refuses: Odd top_k"),
         ((200, chunks()), MachineError, "did not finish"),
         ((200, "data: " + END + "\n\n"), MachineError, "before its end"),
         ((200, chunks(END.replace('"token_ids": [40],', ""))), SettingsError, "no token ids"),
         ((200, chunks(END.replace('"length"', '"abort"'))), MachineError, "'abort'"),
     ],
-    ids=["500", "401", "400", "error in the stream", "nothing", "cut off", "no ids", "aborted"],
+    ids=[
+        "500",
+        "401",
+        "400",
+        "error in the stream",
+        "refused in the stream",
+        "nothing",
+        "cut off",
+        "no ids",
+        "aborted",
+    ],
 )
 async def test_what_a_server_may_answer(pretend: Any, answer: Any, error: type[PluralError], says: str) -> None:
     _, engine = pretend({"/v1/completions": answer})

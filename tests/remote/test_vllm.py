@@ -13,7 +13,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from plural.engine.request import Request
-from plural.errors import PluralError, SettingsError, SpecialistError
+from plural.errors import GrammarError, PluralError, SpecialistError
 from plural.models.base import Base
 from plural.remote import EngineAddress, RemoteEngine
 from plural.remote.launch import Machine, find_vllm, launch
@@ -188,5 +188,5 @@ async def test_what_it_refuses(networks: tuple[Network, Network], base: Base, tm
         await drawn(theirs, request(theirs, "Hm", AdapterRef(one.digest)))
     with pytest.raises(SpecialistError, match="is activated"):
         await drawn(theirs, request(theirs, "Hm", AdapterRef(theirs.library.get("random-0").digest, offset=4)))
-    with pytest.raises((SettingsError, PluralError), match="refuses"):
+    with pytest.raises(GrammarError, match="refuses: Grammar error"):
         await drawn(theirs, Request((1, 2), Sampling(), None, Grammar("lark", "start: (")))
