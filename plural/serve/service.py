@@ -32,13 +32,18 @@ class Service:
     store: Store
     draining: bool = False
 
+    def meant(self, name: str) -> str:
+        """The model that is asked by this name."""
+        return self.settings.aliases.get(name, name)
+
     def speaker(self, name: str, visit: Visit) -> Speaker:
         """Raises WireError 404 for a model that is not there."""
+        model = self.meant(name)
         try:
-            speaker = self.backend.speaker(name)
+            speaker = self.backend.speaker(model)
         except SpecialistError as error:
             raise WireError(404, str(error), code="model_not_found", param="model") from error
-        visit.model = name
+        visit.model = model
         return speaker
 
     async def speech(
