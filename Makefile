@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit quick slow triton bench peers lock clean
+.PHONY: help setup demo test lint types imports docs audit recording unit quick slow triton bench peers lock clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -34,7 +34,7 @@ demo: setup  ## ask the network three real questions
 	  "Turn on the bedroom fan, and give me the cron expression for every weekday at 7:30 in the morning" \
 	  "When will a job that runs every weekday at 7:30 in the morning run next?"
 
-test: lint types imports unit  ## lint, types, import rules, tests
+test: lint types imports docs unit  ## lint, types, import rules, documentation, tests
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -44,6 +44,15 @@ types: setup
 
 imports: setup
 	@$(BIN)/lint-imports
+
+docs: setup  ## build the documentation site into build/site; a warning is an error
+	@said=$$($(BIN)/zensical build --strict --config-file zensical.toml 2>&1) && ! echo "$$said" | grep '^griffe:' || { echo "$$said"; exit 1; }
+
+audit: setup  ## look the locked packages up in the database of known vulnerabilities; needs the internet
+	@$(BIN)/uv tool run pip-audit==2.10.1 --strict --no-deps --disable-pip -r requirements.lock -r requirements-carried.txt
+
+recording: setup  ## record the terminal anew: docs/images/ask.svg
+	@$(BIN)/python benchmarks/recording.py docs/images/ask.svg $(BIN)/plural ask "When will a job that runs every weekday at 7:30 in the morning run next?"
 
 unit: setup
 	@$(PYTEST)
