@@ -123,7 +123,7 @@ def _server(
         sizes = ["--max-model-len", str(256 + given.tokens), "--max-num-seqs", str(given.in_flight)]
         command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", port]
         command += ["--served-model-name", _NAME, "--dtype", _VLLM[dtype], *lora, *sizes]
-    with tempfile.TemporaryFile("w+") as words:
+    with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(command, stdout=words, stderr=words, env=environment)
         url = f"http://127.0.0.1:{port}"
         try:
@@ -131,14 +131,14 @@ def _server(
             yield url
         except BaseException:
             words.seek(0)
-            print(words.read()[-3000:], file=sys.stderr)
+            print(words.read().decode(errors="replace")[-3000:], file=sys.stderr)
             raise
         finally:
             process.terminate()
             process.wait()
 
 
-def _wait(url: str, process: subprocess.Popen[str], seconds: float) -> None:
+def _wait(url: str, process: subprocess.Popen[bytes], seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if process.poll() is not None:
@@ -181,7 +181,7 @@ def _ask(
 
 def _result(engine: str, rounds: Sequence[Mapping[str, Any]], start_s: float) -> Result:
     def middle(name: str) -> float:
-        return statistics.median(one[name] for one in rounds)
+        return float(statistics.median(one[name] for one in rounds))
 
     failed = sum(one["num_prompts"] - one["completed"] for one in rounds)
     return Result(engine, middle("output_throughput"), middle("median_ttft_ms"), middle("p95_ttft_ms"), failed, start_s)
