@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports unit quick slow triton bench peers lock clean
+.PHONY: help setup demo test lint types imports docs audit recording unit quick slow triton bench peers lock clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -34,7 +34,7 @@ demo: setup  ## ask the network three real questions
 	  "Turn on the bedroom fan, and give me the cron expression for every weekday at 7:30 in the morning" \
 	  "When will a job that runs every weekday at 7:30 in the morning run next?"
 
-test: lint types imports unit  ## lint, types, import rules, tests
+test: lint types imports docs unit  ## lint, types, import rules, documentation, tests
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -44,6 +44,15 @@ types: setup
 
 imports: setup
 	@$(BIN)/lint-imports
+
+docs: setup  ## build the documentation site into build/site; a warning is an error
+	@said=$$($(BIN)/zensical build --strict --config-file zensical.toml 2>&1) && ! echo "$$said" | grep '^griffe:' || { echo "$$said"; exit 1; }
+
+audit: setup  ## look the locked packages up in the database of known vulnerabilities; needs the internet
+	@$(BIN)/uv tool run pip-audit==2.10.1 --strict --no-deps --disable-pip -r requirements.lock -r requirements-carried.txt
+
+recording: setup  ## record the terminal anew: docs/images/ask.svg
+	@$(BIN)/python benchmarks/recording.py docs/images/ask.svg $(BIN)/plural ask "When will a job that runs every weekday at 7:30 in the morning run next?"
 
 unit: setup
 	@$(PYTEST)
@@ -64,9 +73,11 @@ bench: setup  ## time the engine and the trainer: step, LoRA tax, serving and tr
 peers: setup  ## make the environments of the engines that bench compares with (vLLM, peft, llama.cpp) in PLURAL_PEERS
 	@benchmarks/peers/install.sh $(BIN)/uv $(PLURAL_PEERS) $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 
+# Ray is left out: 280 MB that only a cluster needs; its tests then say that they are skipped.
+EXTRAS = tools mcp a2a postgres s3 docs plot traces school dev
 # CPU torch, found locally or at TORCH_INDEX, must be what is resolved: the default one brings CUDA's packages into the lock.
 lock: setup  ## resolve pyproject.toml anew into requirements.lock
-	@echo "$(TORCH)" | $(BIN)/uv pip compile pyproject.toml $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) --constraint - --all-extras -o requirements.lock -q --no-emit-package torch --no-emit-find-links --no-annotate --custom-compile-command "make lock"
+	@echo "$(TORCH)" | $(BIN)/uv pip compile pyproject.toml $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) --constraint - $(EXTRAS:%=--extra %) -o requirements.lock -q --no-emit-package torch --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
 clean:  ## remove the environment and the caches of the tools
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

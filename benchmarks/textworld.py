@@ -75,7 +75,7 @@ def lines_of(net: Network, generalists: Sequence[str], games: Sequence[str]) -> 
     async def routed(name: str, scene: str) -> Any:
         router = await net.router()
         assert router is not None  # there are specialists
-        chosen = (await router.route(scene, net.base)).value
+        chosen = (await router.route(scene, net.reader)).value
         return net.specialist(chosen) if chosen != "base" else await base(name, scene)
 
     def generalist(called: str) -> Choose:

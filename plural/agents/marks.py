@@ -103,14 +103,15 @@ def mark(**marks: Unpack[Marking]) -> Callable[[BaseTool], BaseTool]: ...
 def mark(tool: BaseTool | None = None, /, **marks: Unpack[Marking]) -> BaseTool | Callable[[BaseTool], BaseTool]:
     """A copy of the tool with these marks in the place of the ones it had. Without a tool: a decorator.
 
-    Args:
-        approval: a person must agree to each call.
-        idempotent: calling it twice does what calling it once does.
-        timeout: seconds that one try may take. A sync tool's thread cannot be stopped: its result is then unread.
-        retries, backoff, retry_on: see `Marks`.
-        cost: money that a call costs.
-        handoff: the agent that takes over when the tool was called.
-        long: where there is a cluster, it runs there (see `elsewhere`) and not in this process.
+    The marks, all of which `Marks` describes:
+
+    - `approval`: a person must agree to each call.
+    - `idempotent`: calling it twice does what calling it once does.
+    - `timeout`: seconds that one try may take. A sync tool's thread cannot be stopped: its result is then unread.
+    - `retries`, `backoff`, `retry_on`: how often it is tried again, and after what.
+    - `cost`: money that a call costs.
+    - `handoff`: the agent that takes over when the tool was called.
+    - `long`: where there is a cluster, it runs there (see `elsewhere`) and not in this process.
 
     Raises:
         ToolError: something that is no LangChain tool, or a value out of its range.

@@ -45,6 +45,9 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A name that clients call the server by, besides localhost.")
     ] = None,
+    alias: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=MODEL", help="One more name that a model is asked by.")
+    ] = None,
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="An origin whose web pages may call it (CORS).")
     ] = None,
@@ -92,7 +95,8 @@ def serve(
 
     given = {
         "host": host, "port": port, "api_key": api_key, "keys": keys, "hosts": tuple(allow_host or ()) or None,
-        "origins": tuple(allow_origin or ()) or None, "tls_cert": tls_cert, "tls_key": tls_key,
+        "aliases": serving.read_aliases(alias or ()) or None, "origins": tuple(allow_origin or ()) or None,
+        "tls_cert": tls_cert, "tls_key": tls_key,
         "max_inside": max_inside, "max_per_key": max_per_key, "timeout": timeout, "drain": drain, "data": data,
         "run_timeout": run_timeout,
     }  # fmt: skip

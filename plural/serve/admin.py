@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import Field
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 
 from plural.errors import SpecialistError
 from plural.serve.errors import WireError
@@ -19,6 +19,10 @@ from plural.specialists import Specialist
 from plural.specialists.card import NAME_PATTERN
 
 Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
+
+
+# Said beside JSON, which is what refusals are: a route's `response_class` would be said of them, too.
+_TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
 
 
 class LoadBody(Strict):
@@ -44,14 +48,14 @@ def admin_routes(service: Service) -> APIRouter:
     router = APIRouter(dependencies=[needs("admin")])
     backend = service.backend
 
-    @router.post("/v1/load_lora_adapter", response_class=PlainTextResponse)
-    async def load_lora_adapter(body: LoadBody) -> PlainTextResponse:
+    @router.post("/v1/load_lora_adapter", responses=_TEXT)
+    async def load_lora_adapter(body: LoadBody) -> Response:
         path = guarded(backend.shelves, body.lora_path)
         await backend.lend(body.lora_name, path, replace=body.load_inplace)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
-    @router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse)
-    async def unload_lora_adapter(body: UnloadBody) -> PlainTextResponse:
+    @router.post("/v1/unload_lora_adapter", responses=_TEXT)
+    async def unload_lora_adapter(body: UnloadBody) -> Response:
         try:
             backend.take_back(body.lora_name)
         except SpecialistError as error:

@@ -176,6 +176,13 @@ class Backend(Protocol):
 
     def rollback(self, name: str) -> Model: ...
 
+    async def remove(self, name: str) -> None:
+        """Takes a specialist out of the library, with all its versions.
+
+        Raises SpecialistError for one that is not there, is the starter library's, or was lent.
+        """
+        ...
+
     def train(self, lesson: Lesson) -> Iterator[News]:
         """Raises what is wrong with the lesson at once; the iterator, which blocks, is for another thread. Leaving it
         ends the training. Afterwards the specialist is in the library and served."""

@@ -42,7 +42,7 @@ def embedding_routes(service: Service) -> APIRouter:
     async def create_embedding(body: EmbeddingBody, request: Request) -> dict[str, Any]:
         visit = visit_of(request)
         base = service.backend.base_id
-        if body.model != base:
+        if service.meant(body.model) != base:
             service.speaker(body.model, visit)  # a 404 for what is not there
             raise WireError(400, f"Only the base reads texts for embeddings: model is {base!r}.", param="model")
         visit.model, visit.user = base, body.user or ""
@@ -53,7 +53,7 @@ def embedding_routes(service: Service) -> APIRouter:
         write = _base64 if body.encoding_format == "base64" else list
         return {
             "object": "list",
-            "model": base,
+            "model": body.model,
             "data": [
                 {"object": "embedding", "index": index, "embedding": write(vector)}
                 for index, vector in enumerate(vectors)

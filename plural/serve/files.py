@@ -22,6 +22,7 @@ from plural.serve.stored import Order
 
 KIND = "file"
 _FIELDS = {"file", "purpose"}
+_MOST_FIELDS = 16  # so many that one that is not supported can be named
 _CONTENT: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
 
 
@@ -31,7 +32,7 @@ def file_routes(service: Service, folder: Path) -> APIRouter:
 
     @router.post("/v1/files")
     async def create_file(request: Request) -> Mapping[str, Any]:
-        async with request.form(max_files=1, max_fields=len(_FIELDS)) as form:
+        async with request.form(max_files=1, max_fields=_MOST_FIELDS) as form:
             unknown = sorted(set(form) - _FIELDS)
             if unknown:
                 raise WireError(400, f"{', '.join(unknown)} is not supported.", param=unknown[0])

@@ -96,6 +96,7 @@ class JobBody(Strict):
             "method": {"type": "supervised", "supervised": {"hyperparameters": three}},
             "seed": lesson.settings.get("seed", 0),
             "metadata": self.metadata or {},
+            "paused": False,
             "fine_tuned_model": None,
             "finished_at": None,
             "estimated_finish": None,
@@ -115,7 +116,7 @@ def fine_tuning_routes(service: Service, folder: Path, jobs: Jobs) -> APIRouter:
     async def create_job(body: JobBody, request: Request) -> Mapping[str, Any]:
         owner = visit_of(request).key.id
         base = service.backend.base_id
-        if body.model != base:
+        if service.meant(body.model) != base:
             raise WireError(400, f"Specialists are trained on the base: model is {base!r}.", param="model")
         data = path_of(service, folder, body.training_file, owner, "training_file")
         test = path_of(service, folder, body.validation_file, owner, "validation_file")
@@ -136,6 +137,25 @@ def fine_tuning_routes(service: Service, folder: Path, jobs: Jobs) -> APIRouter:
     @router.post("/{job_id}/cancel")
     async def cancel_job(job_id: str, request: Request) -> Mapping[str, Any]:
         return jobs.cancel(job_id, visit_of(request).key.id)
+
+    @router.post("/{job_id}/pause")
+    async def pause_job(job_id: str, request: Request) -> Mapping[str, Any]:
+        return jobs.pause(job_id, visit_of(request).key.id)
+
+    @router.post("/{job_id}/resume")
+    async def resume_job(job_id: str, request: Request) -> Mapping[str, Any]:
+        return jobs.go_on(job_id, visit_of(request).key.id)
+
+    @router.get("/{job_id}/checkpoints")
+    async def list_job_checkpoints(
+        job_id: str,
+        request: Request,
+        after: str | None = None,  # noqa: ARG001 - a page after the empty one is empty, too
+        limit: Limit = 10,  # noqa: ARG001
+    ) -> dict[str, Any]:
+        """Always empty: what a training goes on from is no model that could be asked."""
+        store.get(JOB, job_id, visit_of(request).key.id)
+        return page_json([], False)
 
     @router.get("/{job_id}/events")
     async def list_job_events(

@@ -49,15 +49,38 @@ class Jobs:
         """Raises WireError for a job that has ended."""
         record = self._store.get(JOB, id, owner)
         if record.body["job"]["status"] not in _UNFINISHED:
-            raise WireError(400, f"The job has ended: it {record.body['job']['status']}.", code="job_ended")
-        self._stops[id].set()
+            raise _not_possible("cancelled", record)
+        if id in self._stops:  # a job that was paused before the server started again has none
+            self._stops[id].set()
         self._say(record, "The job was cancelled.", {})
-        return self._change(record, status="cancelled", finished_at=int(time.time()))
+        return self._change(record, status="cancelled", paused=False, finished_at=int(time.time()))
+
+    def pause(self, id: str, owner: str) -> Mapping[str, Any]:
+        """Ends the training after its step, to be gone on with; `queued` is the nearest that OpenAI has a word for.
+
+        Raises WireError for a job that has ended or is paused.
+        """
+        record = self._store.get(JOB, id, owner)
+        if record.body["job"]["status"] not in _UNFINISHED or record.body["job"].get("paused"):
+            raise _not_possible("paused", record)
+        self._stops[id].set()
+        self._say(record, "The job was paused.", {})
+        return self._change(record, status="queued", paused=True)
+
+    def go_on(self, id: str, owner: str) -> Mapping[str, Any]:
+        """Goes on with a paused job, from its last step. Raises WireError for one that is not paused."""
+        record = self._store.get(JOB, id, owner)
+        if not record.body["job"].get("paused"):
+            raise _not_possible("resumed", record)
+        self._say(record, "The job was resumed.", {})
+        job = self._change(record, paused=False)
+        self._submit(record, Lesson.from_json(record.body["lesson"] | {"resume": True}))
+        return job
 
     def resume(self) -> None:
         """Goes on with the jobs that an earlier server left."""
         for record in self._store.everybodys(JOB):
-            if record.body["job"]["status"] in _UNFINISHED:
+            if record.body["job"]["status"] in _UNFINISHED and not record.body["job"].get("paused"):
                 lesson = Lesson.from_json(record.body["lesson"] | {"resume": record.body["job"]["status"] == "running"})
                 self._say(record, "The server was started again; the job goes on.", {})
                 self._submit(record, lesson)
@@ -93,7 +116,8 @@ class Jobs:
                     return
                 loop.call_soon_threadsafe(self._heard, record, news)
         except Exception as error:  # noqa: BLE001 - the job says what went wrong, and the next one has its turn
-            loop.call_soon_threadsafe(self._failed, record, error, lesson.data.parent)
+            if not stop.is_set():
+                loop.call_soon_threadsafe(self._failed, record, error, lesson.data.parent)
         else:
             loop.call_soon_threadsafe(self._succeeded, record, lesson)
 
@@ -141,3 +165,11 @@ class Jobs:
             "data": dict(facts),
         }
         self._store.put(Record(EVENT, id, record.owner, event, record.id))
+
+
+def _not_possible(what: str, record: Record) -> WireError:
+    status = record.body["job"]["status"]
+    why = "is paused" if record.body["job"].get("paused") else f"is {status}"
+    if status not in _UNFINISHED:
+        why = f"has ended: it {why}"
+    return WireError(400, f"The job cannot be {what}: it {why}.", code="job_state")

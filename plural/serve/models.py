@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from plural.errors import SpecialistError
 from plural.serve.backend import Model
@@ -19,16 +20,37 @@ def model_routes(service: Service) -> APIRouter:
 
     @router.get("/v1/models")
     async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [model_json(model, service) for model in service.backend.models()]}
+        named = [_named(service, alias) for alias in service.settings.aliases]
+        models = [*service.backend.models(), *named]
+        return {"object": "list", "data": [model_json(model, service) for model in models]}
 
     @router.get("/v1/models/{model:path}")
     async def retrieve_model(model: str) -> dict[str, Any]:
         try:
-            return model_json(service.backend.model(model), service)
+            return model_json(_named(service, model), service)
         except SpecialistError as error:
             raise WireError(404, str(error), code="model_not_found", param="model") from error
 
+    @router.delete("/v1/models/{model}", dependencies=[needs("admin")])
+    async def delete_model(model: str) -> dict[str, Any]:
+        """Takes a specialist out of the library, with all its versions."""
+        await service.backend.remove(_known(service, model))
+        return {"id": model, "object": "model", "deleted": True}
+
     return router
+
+
+def _named(service: Service, name: str) -> Model:
+    """Raises SpecialistError for a name that nobody is asked by."""
+    return replace(service.backend.model(service.meant(name)), id=name)
+
+
+def _known(service: Service, name: str) -> str:
+    try:
+        service.backend.library.versions(name)
+    except SpecialistError as error:
+        raise WireError(404, str(error), code="model_not_found", param="model") from error
+    return name
 
 
 def state_routes(service: Service) -> APIRouter:
@@ -46,7 +68,7 @@ def state_routes(service: Service) -> APIRouter:
             raise WireError(503, "The server is shutting down.", code="shutting_down", again=5)
         return {"status": "ok"}
 
-    @router.get("/metrics", dependencies=[needs("use")], response_class=PlainTextResponse)
+    @router.get("/metrics", dependencies=[needs("use")], responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 

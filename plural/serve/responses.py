@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -52,12 +52,16 @@ def response_routes(service: Service) -> APIRouter:
                 answer.add(piece)
         return JSONResponse(answer.end(visit.usage))
 
-    @router.get("/v1/responses/{response_id}")
-    async def retrieve_response(response_id: str, request: Request) -> Mapping[str, Any]:
-        if set(request.query_params) - {"include", "include[]"}:
-            raise WireError(400, "A stored response is retrieved whole, without options.", param="stream")
+    @router.get("/v1/responses/{response_id}", responses=STREAMED)
+    async def retrieve_response(response_id: str, request: Request, stream: bool = False) -> Response:
+        """With `stream` it is told as events once more, each text in one piece."""
+        refused = sorted(set(request.query_params) - {"include", "include[]", "stream"})
+        if refused:
+            raise WireError(400, f"{', '.join(refused)} is not supported.", param=refused[0])
         found: Mapping[str, Any] = store.get(KIND, response_id, visit_of(request).key.id).body["answer"]
-        return found
+        if stream:
+            return await event_stream(_told_again(found))
+        return JSONResponse(found)
 
     @router.delete("/v1/responses/{response_id}")
     async def delete_response(response_id: str, request: Request) -> dict[str, Any]:
@@ -134,14 +138,11 @@ class _Answer:
 
     def output(self) -> list[dict[str, Any]]:
         text = "".join(self.text)
-        items = [self.message("completed", [self.part(text)])] if text or not self.calls else []
+        items: list[dict[str, Any]] = []
+        if text or not self.calls:
+            part = _part(text, self.logprobs if text else [])
+            items = [_message(self.message_id, "completed", [part])]
         return items + [_call_item(call, "completed") for call in self.calls]
-
-    def message(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"id": self.message_id, "type": "message", "role": "assistant", "status": status, "content": content}
-
-    def part(self, text: str) -> dict[str, Any]:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(self.logprobs) if text else []}
 
     def so_far(self, status: str) -> dict[str, Any]:
         """What is known from the beginning, as the request said it or as it is by default."""
@@ -178,12 +179,16 @@ class _Answer:
 
 
 async def _events(answer: _Answer, speech: AsyncGenerator[Spoken, None], visit: Visit) -> AsyncGenerator[bytes, None]:
-    write = _EventWriter(answer)
+    write = _EventWriter(answer.message_id)
+    top = answer.body.top_logprobs or 0
     async with aclosing(speech):
         try:
             async for piece in speech:
                 answer.add(piece)
-                if said := write.piece(piece):
+                said = b"" if write.begun else write.begin(answer.so_far("in_progress"))
+                if piece.text or piece.logprob:
+                    said += write.text(piece.text, [cut(piece.logprob, top)] if piece.logprob else [])
+                if said:
                     yield said
         except Exception as error:
             if not write.begun:
@@ -197,28 +202,40 @@ async def _events(answer: _Answer, speech: AsyncGenerator[Spoken, None], visit: 
     yield write.end(answer.end(visit.usage))
 
 
+async def _told_again(stored: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
+    """The events of a response that is whole."""
+    begun = dict(stored) | {"status": "in_progress", "completed_at": None, "incomplete_details": None}
+    begun |= {"output": [], "usage": None}
+    write = _EventWriter(next((item["id"] for item in stored["output"] if item["type"] == "message"), ""))
+    yield write.begin(begun)
+    for item in stored["output"]:
+        if item["type"] == "message":
+            yield write.text(item["content"][0]["text"], item["content"][0]["logprobs"])
+    yield write.end(stored)
+
+
 class _EventWriter:
     """The events in their order: a message is opened by its first text, and closed before what comes after it."""
 
-    def __init__(self, answer: _Answer) -> None:
-        self._answer = answer
+    def __init__(self, message_id: str) -> None:
         self._number = 0
         self._message = False
         self.begun = False
-        self._where = {"item_id": answer.message_id, "output_index": 0, "content_index": 0}
+        self._message_id = message_id
+        self._where = {"item_id": message_id, "output_index": 0, "content_index": 0}
 
     def __call__(self, kind: str, **fields: Any) -> bytes:
         event = {"type": kind, "sequence_number": self._number} | fields
         self._number += 1
         return f"event: {kind}\ndata: {json.dumps(event)}\n\n".encode()
 
-    def piece(self, piece: Spoken) -> bytes:
-        said = b"" if self.begun else self._begin()
-        if piece.text or piece.logprob:
-            said += b"" if self._message else self._open()
-            logprobs = [cut(piece.logprob, self._answer.body.top_logprobs or 0)] if piece.logprob else []
-            said += self("response.output_text.delta", **self._where, delta=piece.text, logprobs=logprobs)
-        return said
+    def begin(self, first: Mapping[str, Any]) -> bytes:
+        self.begun = True
+        return self("response.created", response=first) + self("response.in_progress", response=first)
+
+    def text(self, text: str, logprobs: Sequence[Mapping[str, Any]]) -> bytes:
+        said = b"" if self._message else self._open()
+        return said + self("response.output_text.delta", **self._where, delta=text, logprobs=list(logprobs))
 
     def end(self, whole: Mapping[str, Any]) -> bytes:
         """All that is left to say when the whole response is known."""
@@ -231,16 +248,10 @@ class _EventWriter:
                 said += self._call(item, index)
         return said + self(f"response.{whole['status']}", response=whole)
 
-    def _begin(self) -> bytes:
-        self.begun = True
-        first = self._answer.so_far("in_progress")
-        return self("response.created", response=first) + self("response.in_progress", response=first)
-
     def _open(self) -> bytes:
         self._message = True
-        item = self._answer.message("in_progress", [])
-        added = self("response.output_item.added", output_index=0, item=item)
-        return added + self("response.content_part.added", **self._where, part=self._answer.part(""))
+        added = self("response.output_item.added", output_index=0, item=_message(self._message_id, "in_progress", []))
+        return added + self("response.content_part.added", **self._where, part=_part("", []))
 
     def _close(self, item: Mapping[str, Any]) -> bytes:
         (part,) = item["content"]
@@ -255,6 +266,14 @@ class _EventWriter:
         said += self("response.function_call_arguments.delta", **where, delta=item["arguments"])
         said += self("response.function_call_arguments.done", **where, name=item["name"], arguments=item["arguments"])
         return said + self("response.output_item.done", output_index=index, item=item)
+
+
+def _message(id: str, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"id": id, "type": "message", "role": "assistant", "status": status, "content": content}
+
+
+def _part(text: str, logprobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
 def _call_item(call: ToolCall, status: str) -> dict[str, Any]:

@@ -35,13 +35,18 @@ class Service:
     until: float = math.inf  # by time.monotonic(): until when it waits for what is under way
     hurried: bool = False  # it shall not wait any more
 
+    def meant(self, name: str) -> str:
+        """The model that is asked by this name."""
+        return self.settings.aliases.get(name, name)
+
     def speaker(self, name: str, visit: Visit) -> Speaker:
         """Raises WireError 404 for a model that is not there."""
+        model = self.meant(name)
         try:
-            speaker = self.backend.speaker(name)
+            speaker = self.backend.speaker(model)
         except SpecialistError as error:
             raise WireError(404, str(error), code="model_not_found", param="model") from error
-        visit.model = name
+        visit.model = model
         return speaker
 
     async def speech(

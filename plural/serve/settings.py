@@ -24,6 +24,7 @@ class ServeSettings(BaseSettings):
     hosts: tuple[str, ...] = Field(
         default=(), description="Names that clients may call the server by, besides its own."
     )
+    aliases: dict[str, str] = Field(default={}, description="More names that models are asked by, and which they are.")
     origins: tuple[str, ...] = Field(default=(), description="Web pages that may call (CORS); by default none.")
     data: Path | None = Field(default=None, description="The folder of stored answers and uploaded files.")
     tls_cert: Path | None = Field(default=None, description="PEM file of the certificate chain.")

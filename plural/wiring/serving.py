@@ -73,6 +73,15 @@ def read_order(given: Mapping[str, Any]) -> ServeOrder:
     return ServeOrder(settings, keys)
 
 
+def read_aliases(given: Sequence[str]) -> dict[str, str]:
+    """Of "NAME=MODEL" each. Raises SettingsError for what is written otherwise."""
+    pairs = [one.partition("=") for one in given]
+    for one, (name, _, model) in zip(given, pairs, strict=True):
+        if not name or not model:
+            raise SettingsError(f"alias: {one!r} is not NAME=MODEL.", hint="For example gpt-4o-mini=base.")
+    return {name: model for name, _, model in pairs}
+
+
 def serve(network: Network, order: ServeOrder, told: Callable[[str], None], *, offers: Sequence[str] = ()) -> None:
     """Puts the network on the wire until a signal; `told` gets the address. `offers` are MODULE:NAMEs.
 
@@ -84,6 +93,8 @@ def serve(network: Network, order: ServeOrder, told: Callable[[str], None], *, o
     store = Store(folder / "records.sqlite")
     try:
         served = ServedNetwork(network, read_offers(network, offers), folder / "teams")
+        for model in order.settings.aliases.values():
+            served.model(model)  # an alias of nobody is said now, not to a client
         server = Server(served, order.settings, order.keys, store, folder / "files")
         run(server, order.settings, told)
     finally:
@@ -224,6 +235,13 @@ class ServedNetwork:
 
     def rollback(self, name: str) -> Model:
         return _model(self.library.rollback(name))
+
+    async def remove(self, name: str) -> None:
+        if name in self.library.lent:
+            raise SpecialistError(f"{name!r} was lent to the server.", hint="Unload it instead.")
+        if name in self._pinned:
+            await self.unpin(name)
+        await asyncio.to_thread(self.library.remove, name)
 
     # ----------------------------------------------------------------------------------------------------- training
     def train(self, lesson: Lesson) -> Iterator[News]:

@@ -1,8 +1,5 @@
-"""Other people's agents against a server on the real base, each from an environment of its own.
-
-`PLURAL_CLIENTS` is a Python that has autogen-agentchat, autogen-ext[openai], langgraph and langchain-openai; they
-cannot live in ours, since they ask for other versions of what we stand on.
-"""
+"""Other people's agents against a server on the real base, from an environment of their own: they cannot live in ours,
+since they ask for other versions of what we stand on."""
 
 from __future__ import annotations
 
@@ -16,12 +13,22 @@ from typing import Any
 import pytest
 
 from plural.wiring.network import Network
+from tests.serve.peers import environment
 from tests.serve.tiny import served
 
 CLIENTS = Path(__file__).parent / "clients"
-PYTHON = os.environ.get("PLURAL_CLIENTS", "")
+PACKAGES = (
+    "autogen-agentchat==0.7.5",
+    "autogen-ext[openai]==0.7.5",
+    "langgraph==1.2.24",
+    "langchain-openai==1.7.4",
+)
+pytestmark = pytest.mark.slow
 
-pytestmark = pytest.mark.skipif(not PYTHON, reason="PLURAL_CLIENTS names no Python that has the clients")
+
+@pytest.fixture(scope="module")
+def python() -> str:
+    return environment("clients", *PACKAGES)
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +39,10 @@ def url(base: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         network.engine.check()
 
 
-async def told(script: str, url: str) -> list[dict[str, Any]]:
+async def told(python: str, script: str, url: str) -> list[dict[str, Any]]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     process = await asyncio.create_subprocess_exec(
-        PYTHON,
+        python,
         str(CLIENTS / script),
         url,
         stdout=asyncio.subprocess.PIPE,
@@ -48,8 +55,8 @@ async def told(script: str, url: str) -> list[dict[str, Any]]:
     return found
 
 
-async def test_an_autogen_team(url: str) -> None:
-    messages = await told("autogen_team.py", url)
+async def test_an_autogen_team(python: str, url: str) -> None:
+    messages = await told(python, "autogen_team.py", url)
     assert [(one["source"], one["type"]) for one in messages] == [
         ("user", "TextMessage"),
         ("counter", "ToolCallRequestEvent"),
@@ -59,8 +66,8 @@ async def test_an_autogen_team(url: str) -> None:
     ]
 
 
-async def test_a_langgraph_agent(url: str) -> None:
-    messages = await told("langgraph_agent.py", url)
+async def test_a_langgraph_agent(python: str, url: str) -> None:
+    messages = await told(python, "langgraph_agent.py", url)
     assert [one["type"] for one in messages] == ["human", "ai", "tool", "ai"]
     assert messages[2]["content"] == "48"
     assert "48" in messages[3]["content"]

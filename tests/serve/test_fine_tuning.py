@@ -134,3 +134,29 @@ def test_a_server_that_stopped_goes_on_with_its_jobs(tmp_path: Path) -> None:
         assert ended(client, job).status == "succeeded"
     assert "later" in network.library
     network.close()
+
+
+def test_a_paused_job_lets_others_by_and_goes_on_from_its_step(client: Any, running: Running) -> None:
+    jobs = client.fine_tuning.jobs
+    file = upload(client, ROWS)
+    asked = {"model": "base", "training_file": file.id}
+    long = jobs.create(suffix="long", hyperparameters={"n_epochs": 40, "batch_size": 8}, **asked)
+    while not any("step" in event.message for event in jobs.list_events(long.id)):
+        time.sleep(0.02)
+    assert jobs.pause(long.id).paused
+    with pytest.raises(openai.BadRequestError, match="paused"):
+        jobs.pause(long.id)
+    assert ended(client, jobs.create(suffix="short", hyperparameters={"max_steps": 1}, **asked)).status == "succeeded"
+    assert jobs.retrieve(long.id).status == "queued"
+    assert not jobs.resume(long.id).paused
+    with pytest.raises(openai.BadRequestError, match="cannot be resumed"):
+        jobs.resume(long.id)
+    done = ended(client, long)
+    assert done.status == "succeeded", done.error
+    assert any("going on at step" in event.message for event in jobs.list_events(long.id))
+    assert list(jobs.checkpoints.list(long.id)) == []
+    other = jobs.create(suffix="other", hyperparameters={"n_epochs": 100_000}, **asked)
+    jobs.pause(other.id)
+    assert jobs.cancel(other.id).status == "cancelled"
+    with pytest.raises(openai.BadRequestError, match="ended"):
+        jobs.resume(other.id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
-from tests.serve.tiny import Running
+from tests.serve.tiny import Running, served, stage_specialist, tiny_network
 
 
 def test_every_model_is_listed_with_its_parent(client: Any, running: Running) -> None:
@@ -27,6 +29,45 @@ def test_every_model_is_listed_with_its_parent(client: Any, running: Running) ->
             client.models.retrieve(unknown)
     with pytest.raises(openai.BadRequestError, match="no weight"):
         client.models.retrieve("clerk:x")
+
+
+def test_a_model_is_asked_by_an_alias(tmp_path: Path) -> None:
+    network = tiny_network(tmp_path / "home")
+    aliases = {"gpt-4o-mini": "clerk", "text-embedding-3-small": "base"}
+    with (
+        served(network, aliases=aliases) as running,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="none") as client,
+    ):
+        assert client.models.retrieve("gpt-4o-mini").digest == network.library.get("clerk").digest
+        assert {"gpt-4o-mini", "clerk"} <= {model.id for model in client.models.list()}
+        asked: Any = [{"role": "user", "content": "Hi"}]
+        by_alias = client.chat.completions.create(model="gpt-4o-mini", messages=asked)
+        assert by_alias.choices == client.chat.completions.create(model="clerk", messages=asked).choices
+        assert by_alias.model == "gpt-4o-mini"
+        assert client.embeddings.create(model="text-embedding-3-small", input="Hi").data
+        metrics = httpx.get(f"{running.url}/metrics").text
+        assert 'model="clerk"' in metrics
+        assert "gpt-4o-mini" not in metrics
+    network.close()
+
+
+def test_a_specialist_is_deleted_and_only_that(tmp_path: Path) -> None:
+    network = tiny_network(tmp_path / "home")
+    with (
+        served(network) as running,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        assert client.models.delete("clerk").deleted
+        assert "clerk" not in network.library
+        for other in ("clerk", "base", "network", "nobody"):
+            with pytest.raises(openai.NotFoundError):
+                client.models.delete(other)
+        spare = stage_specialist(network.library.root / ".incoming" / "spare", network.base_model, seed=7, name="spare")
+        httpx.post(f"{running.url}/v1/load_lora_adapter", json={"lora_name": "spare", "lora_path": str(spare)})
+        with pytest.raises(openai.ConflictError, match="lent"):
+            client.models.delete("spare")
+        assert (spare / "specialist.json").exists()
+    network.close()
 
 
 # --------------------------------------------------------------------------------------------------------- completions

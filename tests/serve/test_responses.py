@@ -69,6 +69,20 @@ def test_its_events_tell_the_same_response(client: Any, options: dict[str, Any])
     assert all(set(json.loads(call.arguments)) == {"days"} for call in calls)
 
 
+@pytest.mark.parametrize("options", [{}, {"tools": [WEATHER], "tool_choice": "required", "max_output_tokens": 300}])
+def test_a_stored_response_is_told_again_as_events(client: Any, options: dict[str, Any]) -> None:
+    stored = client.responses.create(model="base", input="Where?", **options)
+    events = list(client.responses.retrieve(stored.id, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[0].response.output == []
+    assert events[0].response.status == "in_progress"
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == stored.output_text
+    assert events[-1].type == f"response.{stored.status}"
+    assert events[-1].response == client.responses.retrieve(stored.id)
+    with pytest.raises(openai.BadRequestError, match="starting_after"):
+        client.responses.retrieve(stored.id, stream=True, starting_after=1)
+
+
 def test_a_response_goes_on_from_one_before(client: Any, running: Running) -> None:
     first = client.responses.create(model="base", input="One", instructions="Be brief.")
     second = client.responses.create(model="base", input="Two", previous_response_id=first.id)

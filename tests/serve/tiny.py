@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from starlette.types import ASGIApp
 
 from plural.engine import Engine, EngineSettings
 from plural.models.base import Base
@@ -94,12 +95,16 @@ def served(
     keys: Path | None = None,
     records: Path | None = None,
     offers: Offers = Offers(),
+    around: Callable[[ASGIApp], ASGIApp] | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
+    """`around` stands between what listens and the server."""
     store = Store(records)
     chosen = ServeSettings(**{"port": 0, "drain": 5} | settings)
     backend = ServedNetwork(network, offers, network.settings.cache / "teams")
     server = Server(backend, chosen, Keyring(key, keys), store, network.settings.cache / "uploads")
+    if around is not None:
+        server.app = around(server.app)
     address: list[str] = []
     listening = threading.Event()
 
