@@ -73,8 +73,8 @@ bench: setup  ## time the engine and the trainer: step, LoRA tax, serving and tr
 peers: setup  ## make the environments of the engines that bench compares with (vLLM, peft, llama.cpp) in PLURAL_PEERS
 	@benchmarks/peers/install.sh $(BIN)/uv $(PLURAL_PEERS) $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 
-# Ray is left out: 280 MB that only a cluster needs; its tests then say that they are skipped.
-EXTRAS = tools mcp a2a postgres s3 docs plot traces school dev
+# Ray (280 MB) and s3fs (botocore holds others back) are left out; their tests bring environments of their own, or skip.
+EXTRAS = tools mcp a2a postgres docs plot traces school dev
 # CPU torch, found locally or at TORCH_INDEX, must be what is resolved: the default one brings CUDA's packages into the lock.
 lock: setup  ## resolve pyproject.toml anew into requirements.lock
 	@echo "$(TORCH)" | $(BIN)/uv pip compile pyproject.toml $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX)) --constraint - $(EXTRAS:%=--extra %) -o requirements.lock -q --no-emit-package torch --no-emit-find-links --no-annotate --custom-compile-command "make lock"
