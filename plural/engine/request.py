@@ -233,8 +233,8 @@ class ScoreJob(Job):
         self.logprobs: dict[int, float] = {}
 
     @property
-    def cacheable(self) -> bool:
-        return self.first_wanted > 0  # else every row's logits are wanted, and there are none in the cache
+    def skippable(self) -> int:
+        return self.first_wanted  # whose logits are wanted, and there are none in the cache
 
     @property
     def first_wanted(self) -> int:

@@ -63,6 +63,15 @@ class EngineSettings(BaseModel):
             wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
             raise SettingsError(f"The engine's settings are wrong: {wrong}.") from error
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_more_than_a_step(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Where only small steps are asked for, as many run at most as one has tokens."""
+        most = options.get("step_tokens")
+        if "max_running" not in options and isinstance(most, int) and most >= 1:
+            return {**options, "max_running": min(most, cls.model_fields["max_running"].default)}
+        return options
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.step_tokens < self.max_running:

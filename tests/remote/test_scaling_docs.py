@@ -1,4 +1,4 @@
-"""The code of docs/scaling.md that is about engines, journals and libraries is run as it stands."""
+"""The code of docs/scaling.md that is about engines and libraries is run as it stands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.models import tiny
 from tests.serve.tiny import served
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
-PARTS = ("Another engine", "A journal for many processes", "A library for many machines")
+PARTS = ("Another engine", "A library for many machines")
 
 
 def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

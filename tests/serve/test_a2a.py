@@ -114,6 +114,7 @@ async def test_a_task_is_listened_to_again_listed_and_cancelled(agent: Agents, r
     request = saying("Go.")
     request.configuration.return_immediately = True
     once = await agent("slow", streaming=False)
+    (before,) = await heard(once.send_message(request))
     (begun,) = await heard(once.send_message(request))
     listening = client.subscribe(SubscribeToTaskRequest(id=begun.task.id))
     assert (await anext(listening)).task.id == begun.task.id
@@ -126,6 +127,7 @@ async def test_a_task_is_listened_to_again_listed_and_cancelled(agent: Agents, r
     assert last[-1].status_update.status.state == TaskState.TASK_STATE_CANCELED
     with pytest.raises(Exception, match="cancelled"):
         await client.cancel_task(CancelTaskRequest(id=begun.task.id))
+    await client.cancel_task(CancelTaskRequest(id=before.task.id))
 
 
 async def test_what_is_not_honoured_is_refused_and_others_tasks_are_not_there(agent: Agents, running: Running) -> None:
