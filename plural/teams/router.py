@@ -5,6 +5,9 @@ the same in every direction, the nearest mean is the likeliest label (Fisher's d
 towards a sphere as far as cross-validation wants it). The probabilities are calibrated: their temperature is chosen on
 examples that the fit had not seen (Guo et al. 2017, arXiv 1706.04599).
 
+Who plans is asked already when that is not unlikely (`_PLANNED`): a plan for one task costs its tokens, one task done
+of two costs an answer.
+
 A request that is further from its label's mean than all but `_AWAY` of that label's own unseen examples is nobody's,
 whatever the probabilities say (the distance of Lee et al. 2018, arXiv 1807.03888, with the threshold of split conformal
 prediction). Everything is deterministic and takes no random numbers.
@@ -32,6 +35,8 @@ _FOLDS = 5
 _TEMPERATURES = np.geomspace(0.05, 400.0, 91)
 # Held-out examples are few, and none of them is far from all others: a router is never surer than they can show.
 _SURE = 1e-3
+# A request that somebody is for goes to the planner from this probability of its being compound on.
+_PLANNED = 0.2
 # So many of a label's own requests are taken for nobody's because they are far. With fewer than 33 examples none is.
 _AWAY = 0.03
 
@@ -50,19 +55,27 @@ class Router:
     reach: Array
     temperature: float
     threshold: float
+    planner: str | None = None
 
     @classmethod
-    def fit(cls, vectors: Mapping[str, Sequence[Sequence[float]]], *, threshold: float = 0.5) -> Self:
+    def fit(
+        cls, vectors: Mapping[str, Sequence[Sequence[float]]], *, threshold: float = 0.5, planner: str | None = None
+    ) -> Self:
         """Learns from example vectors of each label; "base" is one of them. Every label weighs the same.
 
         `threshold`: a best label less probable than this is not taken, the base answers. At 0 it never abstains.
+        `planner` is the label of those requests that have several tasks.
 
         Raises:
             DataError: fewer than two labels, no "base", a label with one example, or vectors that are damaged.
-            SettingsError: a threshold outside [0, 1).
+            SettingsError: a threshold outside [0, 1), or a planner that is no label.
         """
         if not 0 <= threshold < 1:
             raise SettingsError(f"threshold is {threshold!r}; it must be in [0, 1).")
+        if planner is not None and planner not in vectors:
+            raise SettingsError(
+                f"The planner {planner!r} is no label of the router.", hint=f"It has {list(vectors)!r}."
+            )
         labels = tuple(sorted(vectors))
         x_ND, y_N = _examples(vectors, labels)
         shrinkage, temperature, reach_L = _calibrate(x_ND, y_N, _folds(y_N, min(_FOLDS, int(np.bincount(y_N).min()))))
@@ -71,10 +84,11 @@ class Router:
         means_LD = (space.means_LD - space.centre_D) @ whitening_DD
         bias_L = -0.5 * (means_LD**2).sum(axis=1)
         small_DD = whitening_DD.astype(np.float32)
-        return cls(labels, means_LD, bias_L, space.centre_D, small_DD, reach_L, temperature, threshold)
+        return cls(labels, means_LD, bias_L, space.centre_D, small_DD, reach_L, temperature, threshold, planner)
 
     def route_vector(self, vector: Sequence[float]) -> Decision[str]:
-        """The label with its probability, and every label's, most probable first. Too unsure or too far: the base.
+        """The label with its probability, and every label's, most probable first. Too unsure or too far: the base. The
+        planner need not be the most probable.
 
         Raises:
             SettingsError: a vector of another width, zero, or with values that are no numbers.
@@ -93,6 +107,8 @@ class Router:
         far = float(z_D @ z_D) - 2 * logits_L[best] > self.reach[best]
         if self.threshold and (far or chosen.probability < self.threshold):
             chosen = next(option for option in ranked if option.value == BASE)
+        elif chosen.value != BASE:
+            chosen = next((one for one in ranked if one.value == self.planner and one.probability >= _PLANNED), chosen)
         return Decision(chosen.value, chosen.probability, ranked)
 
     async def route(self, text: str, embedder: Embedder) -> Decision[str]:
@@ -103,7 +119,8 @@ class Router:
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` gives the same router back."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        return {"labels": list(self.labels), **arrays, "temperature": self.temperature, "threshold": self.threshold}
+        single = {"temperature": self.temperature, "threshold": self.threshold, "planner": self.planner or ""}
+        return {"labels": list(self.labels), **arrays, **single}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
@@ -112,6 +129,7 @@ class Router:
             labels = tuple(str(label) for label in saved["labels"])
             weights_LD, bias_L, centre_D, whitening_DD, reach_L = (np.asarray(saved[key], float) for key in _ARRAYS)
             temperature, threshold = (float(saved[key]) for key in ("temperature", "threshold"))
+            planner = str(saved["planner"]) or None
         except (KeyError, TypeError, ValueError) as error:
             raise DataError("saved router", [(0, f"damaged: {error}")], hint="Delete it; it is made again.") from error
         count, width = len(labels), len(centre_D)
@@ -119,7 +137,7 @@ class Router:
         if shapes != ((count, width), (count,), (width, width), (count,)):
             raise DataError("saved router", [(0, "its parts do not fit")], hint="Delete it; it is made again.")
         small_DD = whitening_DD.astype(np.float32)
-        return cls(labels, weights_LD, bias_L, centre_D, small_DD, reach_L, temperature, threshold)
+        return cls(labels, weights_LD, bias_L, centre_D, small_DD, reach_L, temperature, threshold, planner)
 
 
 _ARRAYS = ("weights", "bias", "centre", "whitening", "reach")

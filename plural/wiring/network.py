@@ -295,7 +295,8 @@ class Network:
         learned = learning.examples(self.lessons.read(), (*examples, BASE))
         texts = {**examples, BASE: general_texts()}
         labelled = {one: tuple(dict.fromkeys((*texts[one], *learned[one]))) for one in texts}
-        return await self.routes.router(labelled, self.reader)
+        plans = next((one.name for one in self._planners() if one.name in labelled), None)
+        return await self.routes.router(labelled, self.reader, plans)
 
 
 class Conversation:

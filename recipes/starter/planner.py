@@ -259,6 +259,6 @@ def test_rows() -> list[Row]:
 
 
 def compound(count: int) -> list[str]:
-    """Requests that need more than one step: the router's examples."""
-    made = rows(Source(held_out=False), 3 * count)
-    return [row["prompt"] for row in made if row["answer"].count('"task"') > 1][:count]
+    """The router's examples: requests of two tasks, which are the hardest to tell from those of one."""
+    made = rows(Source(held_out=False), 4 * count)
+    return [row["prompt"] for row in made if row["answer"].count('"task"') == 2][:count]

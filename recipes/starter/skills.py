@@ -125,7 +125,7 @@ SKILLS: dict[str, Skill] = {
         checker="words",
         train_rows=planner.train_rows,
         test_rows=planner.test_rows,
-        examples=lambda: planner.compound(EXAMPLES),
+        examples=lambda: planner.compound(2 * EXAMPLES),
         settings={**SETTINGS, "batch_rows": 16, "max_steps": 400, "holdout_rows": 64},
         licence=APACHE,
         output=Contract(kind="json_schema", source=json.dumps(PLAN_SCHEMA, separators=(",", ":"))),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from plural.models.base import find_base
 from plural.specialists import Library
 from plural.types import Score
+from plural.wiring.network import Network
 from plural.wiring.settings import STARTER
 
 LIBRARY = Library(STARTER)
@@ -33,6 +35,27 @@ def test_a_starter_specialist_is_whole_and_much_better_than_the_base(name: str) 
     assert len(card.scores["base"]) == len(card.scores["specialist"])  # test by test
     base, own = card.scores["base"][0], card.scores["specialist"][0]
     assert between(base)[1] < between(own)[0], f"base {base.value:.3f}, {name} {own.value:.3f} (n = {own.n})"
+
+
+# What `make demo` asks, and requests of two tasks that were once answered by the specialist of the second one alone.
+ROUTES = {
+    "Turn off the lights in the kitchen": "home",
+    "Turn on the bedroom fan, and give me the cron expression for every weekday at 7:30 in the morning": "planner",
+    "When will a job that runs every weekday at 7:30 in the morning run next?": "planner",
+    "Turn off the kitchen lights and tell me how many days are between 2026-01-01 and 2026-03-01": "planner",
+    "Open the garage door and write a cron schedule for midnight every day": "planner",
+    "What is 12*7, and turn on the lamp": "planner",
+    "Who wrote Faust?": "base",
+}
+
+
+@pytest.mark.usefixtures("base")
+async def test_requests_of_one_task_and_of_two_are_told_apart(tmp_path: Path) -> None:
+    with Network.open(library=tmp_path, journal=None) as network:
+        router = await network.router()
+        assert router is not None
+        found = {request: (await router.route(request, network.reader)).value for request in ROUTES}
+    assert found == ROUTES
 
 
 def test_the_starter_library_is_small() -> None:
