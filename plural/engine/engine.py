@@ -6,7 +6,6 @@ through a queue and get results back on their own loop.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 import time
@@ -22,29 +21,26 @@ from plural.engine import sampler
 from plural.engine.adapter_pool import AdapterPool
 from plural.engine.batch import Batch, build_batch
 from plural.engine.grammar import GrammarCompiler
+from plural.engine.intake import Intake, check_options
 from plural.engine.kernels.choice import best_kernels
 from plural.engine.kernels.interface import AdapterWeights, Kernels, Packed, Result
 from plural.engine.kernels.pages import Pages, Parcel, held_bytes, page_bytes
 from plural.engine.mailbox import Mailbox
 from plural.engine.page_pool import PagePool
 from plural.engine.queue import WaitingQueue
-from plural.engine.request import EmbedJob, GenerateJob, Job, PromptJob, Request, ScoreJob, Sink, mixture, share
+from plural.engine.request import EmbedJob, GenerateJob, Job, PromptJob, Request, ScoreJob, mixture, share
 from plural.engine.runner import Runner
 from plural.engine.scheduler import Plan, Scheduler
 from plural.engine.settings import EngineSettings
-from plural.engine.text import TextStream
 from plural.errors import (
     EngineStopped,
-    GrammarError,
     MachineError,
     NumericError,
     PluralError,
-    PoolError,
-    PromptError,
     SettingsError,
 )
 from plural.models.decoder import Decoder
-from plural.models.tokenizer import Detokenizer, Tokenizer
+from plural.models.tokenizer import Tokenizer
 from plural.types import AdapterRef, Decision, Mixture, Option, TokenEvent, Usage
 
 
@@ -98,11 +94,11 @@ class Engine:
             )
         self.tokenizer = tokenizer
         self.context = decoder.config.max_positions
-        self._vocabulary = min(tokenizer.vocab_size, decoder.config.vocab_size)
+        vocabulary = min(tokenizer.vocab_size, decoder.config.vocab_size)
         machine = kernels or best_kernels(decoder, self.settings)
         size, dtype, device = self.settings.page_size, decoder.dtype, decoder.device
         each = page_bytes(decoder.config, size, dtype)
-        forward = machine.forward(decoder, self._vocabulary, packed)
+        forward = machine.forward(decoder, vocabulary, packed)
         num_pages = self.settings.num_pages(each, held_bytes(device))
         self._pages = PagePool(num_pages, size, prefix_cache=self.settings.prefix_cache)
         memory = Pages(decoder.config, num_pages, size, dtype, device)
@@ -116,7 +112,9 @@ class Engine:
         )
         self._scheduler = Scheduler(self.settings, self._pages, self._adapters)
         self._runner = Runner(forward, memory, self._adapters.__getitem__)
-        self._grammars = GrammarCompiler(tokenizer)
+        self._intake = Intake(
+            tokenizer, GrammarCompiler(tokenizer), context=self.context, vocabulary=vocabulary, room=num_pages * size
+        )
         self._steps = 0
         self._submitted = 0
         self._closed = False
@@ -224,7 +222,7 @@ class Engine:
         iterator, by `aclose`, cancellation or garbage collection, ends the request.
         """
         box = Mailbox()
-        job = await self._generate_job(request, box.put)
+        job = await self._intake.job(request, box.put)
         begun = job.forced(self.tokenizer.eos_ids)
         whole = job.done = _is_whole(begun)
         if not whole:
@@ -247,7 +245,7 @@ class Engine:
         if n < 1:
             raise SettingsError(f"n is {n}; it must be at least 1.")
         box = Mailbox()
-        jobs = [await self._generate_job(_nth(request, which), box.tagged(which)) for which in range(n)]
+        jobs = [await self._intake.job(_nth(request, which), box.tagged(which)) for which in range(n)]
         begun = [job.forced(self.tokenizer.eos_ids) for job in jobs]
         for job, events in zip(jobs, begun, strict=True):
             job.done = _is_whole(events)
@@ -275,15 +273,10 @@ class Engine:
         An option is read as its own tokens, the ones a model writes after its prompt; what several begin with is read
         once. Raises what `generate` raises, and GrammarError for options that are empty or alike.
         """
-        if not options or len(set(options)) != len(options) or not all(options):
-            raise GrammarError(f"Options must be non-empty and differ from each other, got {list(options)!r}.")
-        if not self.tokenizer.eos_ids:
-            raise PromptError("The base has no end-of-turn token, so no answer has an end.", hint="Use a chat model.")
+        check_options(options, self.tokenizer)
         adapters = mixture(adapter)
         answers = [self.tokenizer.encode(option) for option in options]
-        longest = max(map(len, answers))
-        self._check_prompt(prompt, longest)
-        self._check_pool(len(prompt) + longest)
+        self._intake.check(prompt, max(map(len, answers)))
         boxes = [Mailbox() for _ in options]
         ends = self.tokenizer.eos_ids
         leaves = [ScoreJob(prompt, answer, ends, adapters, box.put) for answer, box in zip(answers, boxes, strict=True)]
@@ -304,8 +297,7 @@ class Engine:
 
     async def score(self, tokens: Sequence[int], adapter: AdapterRef | Mixture | None = None) -> list[float]:
         """The log-probability of every token but the first, given those before it. Raises what `generate` raises."""
-        self._check_prompt(tokens, 0)
-        self._check_pool(len(tokens))
+        self._intake.check(tokens)
         box = Mailbox()
         job = ScoreJob(tokens[:1], tokens[1:], self.tokenizer.eos_ids, mixture(adapter), box.put)
         self._submit(job)
@@ -323,8 +315,7 @@ class Engine:
         What is read stays in the prefix cache to its last token: a request that begins with a prompt goes on there.
         """
         for prompt in prompts:
-            self._check_prompt(prompt, 0)
-            self._check_pool(len(prompt))
+            self._intake.check(prompt)
             if not 0 <= start < len(prompt):
                 raise SettingsError(f"start is {start}, and a prompt has {len(prompt)} tokens.")
         boxes = [Mailbox() for _ in prompts]
@@ -462,41 +453,6 @@ class Engine:
             self._scheduler.waiting = WaitingQueue()
         for job in jobs:
             job.sink(_as_machine_error(error))
-
-    async def _generate_job(self, request: Request, sink: Sink) -> GenerateJob:
-        self._check_prompt(request.prompt, 1)
-        max_tokens = min(request.sampling.max_tokens, self.context - len(request.prompt))
-        self._check_pool(len(request.prompt) + max_tokens)
-        grammar = None
-        if request.grammar is not None:
-            if request.sampling.stop or request.sampling.stop_token_ids:
-                raise SettingsError(
-                    "A request has a grammar and stop strings or tokens.", hint="The grammar says where it ends."
-                )
-            grammar = await asyncio.to_thread(self._grammars.start, request.grammar)
-        text = TextStream(Detokenizer(self.tokenizer), request.sampling.stop)
-        return GenerateJob(request, max_tokens, text, grammar, sink)
-
-    def _check_prompt(self, prompt: Sequence[int], answer: int) -> None:
-        """There must be room for `answer` tokens after the prompt."""
-        if not prompt:
-            raise PromptError("The prompt is empty.", hint="Give it at least one token.")
-        if len(prompt) + answer > self.context:
-            raise PromptError(
-                f"The prompt has {len(prompt)} tokens, the context has {self.context} in all.", hint="Shorten it."
-            )
-        for token in prompt:
-            if not 0 <= token < self._vocabulary:
-                raise PromptError(f"Token id {token} is not in the vocabulary of {self._vocabulary}.")
-
-    def _check_pool(self, tokens: int) -> None:
-        room = self._pages.num_pages * self._pages.page_size
-        # One token more: that is how much room a job is let in with.
-        if tokens + 1 > room:
-            raise PoolError(
-                f"The request needs room for {tokens + 1} tokens, the KV pool has {room}.",
-                hint="Ask for fewer tokens or raise kv_tokens.",
-            )
 
 
 def _is_wanted(job: Job) -> bool:

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from plural.engine.intake import check_endings
 from plural.engine.request import Request
-from plural.errors import GrammarError, SettingsError
+from plural.errors import GrammarError
 from plural.models.tokenizer import Tokenizer
 from plural.types import Grammar
 
@@ -20,10 +21,7 @@ _JSON = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator":
 def body(request: Request, n: int, room: int, tokenizer: Tokenizer, *, vllm: bool) -> dict[str, Any]:
     """All but the model. `room` is how many tokens fit behind the prompt. Raises SettingsError and GrammarError."""
     drawn = request.sampling
-    if request.grammar is not None and (drawn.stop or drawn.stop_token_ids):
-        raise SettingsError(
-            "A request has a grammar and stop strings or tokens.", hint="The grammar says where it ends."
-        )
+    check_endings(request)
     said: dict[str, Any] = {
         "prompt": list(request.prompt),
         "max_tokens": min(drawn.max_tokens, room),

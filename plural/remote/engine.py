@@ -15,6 +15,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from plural.engine.intake import check_options, check_prompt
 from plural.engine.mailbox import Mailbox
 from plural.engine.request import Request, mixture
 from plural.errors import (
@@ -23,7 +24,6 @@ from plural.errors import (
     EngineStopped,
     GrammarError,
     MachineError,
-    PromptError,
     SettingsError,
     SpecialistError,
 )
@@ -115,12 +115,9 @@ class RemoteEngine:
         self, prompt: Sequence[int], options: Sequence[str], adapter: AdapterRef | Mixture | None = None
     ) -> Decision[str]:
         """As Engine.choose, exact: from the log-probabilities of each option's tokens and of end of turn."""
-        if not options or len(set(options)) != len(options) or not all(options):
-            raise GrammarError(f"Options must be non-empty and differ from each other, got {list(options)!r}.")
         tokenizer = self._base.tokenizer
+        check_options(options, tokenizer)
         ends = sorted(tokenizer.eos_ids)
-        if not ends:
-            raise PromptError("The base has no end-of-turn token, so no answer has an end.", hint="Use a chat model.")
         answers = [tokenizer.encode(option) for option in options]
         rows = [[*prompt, *answer, end] for answer in answers for end in ends]
         self._check_prompt(max(rows, key=len), 0)
@@ -424,12 +421,7 @@ class RemoteEngine:
         return await asyncio.to_thread(self._shelf.combined, worn)
 
     def _check_prompt(self, prompt: Sequence[int], answer: int) -> None:
-        if not prompt:
-            raise PromptError("The prompt is empty.", hint="Give it at least one token.")
-        if len(prompt) + answer > self.context:
-            raise PromptError(
-                f"The prompt has {len(prompt)} tokens, the context has {self.context} in all.", hint="Shorten it."
-            )
+        check_prompt(prompt, answer=answer, context=self.context, vocabulary=self._base.tokenizer.vocab_size)
 
     def _count(self, event: TokenEvent, which: int) -> None:
         assert event.usage is not None  # of an answer's last event

@@ -46,6 +46,18 @@ def save(folder: Path, kind: str = "Llama", **options):
     return made
 
 
+def save_small(folder: Path) -> None:
+    """The smallest one that a network runs on, with room for a thousand tokens."""
+    save(
+        folder,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=64,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    )
+
+
 def write_tokenizer(folder: Path, template: str | None = TEMPLATE) -> None:
     backend().save(str(folder / "tokenizer.json"))
     settings = {"eos_token": "<|im_end|>"} | ({} if template is None else {"chat_template": template})

@@ -6,81 +6,75 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from plural import cli
 from plural.remote import guard
 from plural.wiring.network import Network
 from tests.models import tiny
 from tests.serve.tiny import served
+from tests.typed import typed
+
+Told = Callable[..., tuple[int, list[Any]]]
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    tiny.save(
-        tmp_path / "base",
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        intermediate_size=64,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-    )
+    tiny.save_small(tmp_path / "base")
     said = {"BASE": tmp_path / "base", "LIBRARY": tmp_path / "library", "CACHE": tmp_path / "cache", "STARTER": "false"}
     for name, value in {**said, "JOURNAL": "none", "MAX_TOKENS": "8", "THREADS": "1"}.items():
         monkeypatch.setenv(f"PLURAL_{name}", str(value))
     return tmp_path
 
 
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, list[Any]]:
-    monkeypatch.setattr(sys, "argv", ["plural", *words, "--json"])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as leave:
-        code = int(leave.code or 0)
-    return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+@pytest.fixture
+def told(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Told:
+    """`plural` with --json: exit code and what each line says."""
+    run = typed(monkeypatch, capsys)
+
+    def lines(*words: str) -> tuple[int, list[Any]]:
+        code, out, _ = run(*words, "--json")
+        return code, [json.loads(line) for line in out.splitlines()]
+
+    return lines
 
 
-def test_another_engine_is_one_option(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, mine = run(capsys, monkeypatch, "ask", "Who are you?", "--to", "base")
+def test_another_engine_is_one_option(home: Path, told: Told) -> None:
+    code, mine = told("ask", "Who are you?", "--to", "base")
     assert code == 0
     with Network.open(library=home / "elsewhere", journal=None) as network, served(network) as running:
         where = f"vllm:{running.url}"
-        code, theirs = run(capsys, monkeypatch, "ask", "Who are you?", "--to", "base", "--engine", where)
+        code, theirs = told("ask", "Who are you?", "--to", "base", "--engine", where)
         assert code == 0
         assert network.engine.stats().finished == 1, "it was asked"
         assert theirs[-1]["answer"] == mine[-1]["answer"] != ""
-        code, (told,) = run(capsys, monkeypatch, "ask", "x", "--engine", where, "--memory", "2GB")
-        assert (code, told["error"]) == (2, "SettingsError")
-        assert told["message"].startswith("memory is '2GB', which the engine vllm:")
-    code, (told,) = run(capsys, monkeypatch, "ask", "x", "--engine", "llama.cpp")
-    assert (code, told["message"]) == (2, "engine is 'llama.cpp'.")
+        code, (said,) = told("ask", "x", "--engine", where, "--memory", "2GB")
+        assert (code, said["error"]) == (2, "SettingsError")
+        assert said["message"].startswith("memory is '2GB', which the engine vllm:")
+    code, (said,) = told("ask", "x", "--engine", "llama.cpp")
+    assert (code, said["message"]) == (2, "engine is 'llama.cpp'.")
 
 
-def test_no_vllm_here(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_vllm_here(home: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLURAL_PEERS", str(home / "peers"))
     monkeypatch.setenv("PATH", str(home))
-    code, (told,) = run(capsys, monkeypatch, "ask", "x", "--engine", "vllm")
-    assert (code, told["error"]) == (2, "SettingsError")
-    assert told["message"].startswith("There is no vLLM")
+    code, (said,) = told("ask", "x", "--engine", "vllm")
+    assert (code, said["error"]) == (2, "SettingsError")
+    assert said["message"].startswith("There is no vLLM")
 
 
-def test_a_vllm_that_ends_at_once(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_vllm_that_ends_at_once(home: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     program = home / "peers" / "vllm" / "bin" / "vllm"
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\necho no GPU here\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setenv("PLURAL_PEERS", str(home / "peers"))
-    code, (told,) = run(capsys, monkeypatch, "ask", "x", "--engine", "vllm")
-    assert (code, told["error"]) == (1, "MachineError")
-    assert told["message"] == "vLLM ended with 3; its last words: no GPU here"
+    code, (said,) = told("ask", "x", "--engine", "vllm")
+    assert (code, said["error"]) == (1, "MachineError")
+    assert said["message"] == "vLLM ended with 3; its last words: no GPU here"
 
 
 def test_what_is_started_does_not_outlive_us() -> None:

@@ -16,14 +16,7 @@ PARTS = ("Another engine", "A library for many machines")
 
 
 def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.save(
-        tmp_path / "base",
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        intermediate_size=64,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-    )
+    tiny.save_small(tmp_path / "base")
     said = {"BASE": tmp_path / "base", "CACHE": tmp_path / "cache", "STARTER": "false", "MAX_TOKENS": "4"}
     for name, value in {**said, "LIBRARY": tmp_path / "library", "THREADS": "1"}.items():
         monkeypatch.setenv(f"PLURAL_{name}", str(value))

@@ -42,14 +42,7 @@ number = 7
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
-    tiny.save(
-        folder / "base",
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        intermediate_size=64,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-    )
+    tiny.save_small(folder / "base")
     (folder / "drafting_chat.py").write_text(CHAT)
     rows = [{"prompt": f"{n} and {n % 7}?", "answer": f"sum {n + n % 7}."} for n in range(40)]
     (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
