@@ -17,7 +17,7 @@ from plural.agents.budget import Budget, Price, Purse, purse_in, spending
 from plural.agents.decisions import Model
 from plural.agents.effects import effects_of, once, through
 from plural.agents.merge import merge
-from plural.errors import ModelError, SettingsError
+from plural.errors import ModelError, PromptError, SettingsError
 from plural.teams.insisting import insist
 from plural.teams.patterns.state import Assignment, Decide, Finish, Pattern, Speak, State, Turn
 from plural.teams.stop import Condition
@@ -82,7 +82,8 @@ class _Turns:
 async def work(team: Members, task: str, config: RunnableConfig) -> AsyncIterator[Event]:
     """The events of one run. Members that work at once meet in one batch of the engine.
 
-    What a member cannot do (a limit, a broken contract) is what it says; any other error ends the run.
+    What a member cannot do (a limit, a broken contract, a transcript longer than its context) is what it says; any
+    other error ends the run.
     """
     began = time.monotonic()
     purse = Purse(team.budget, team.name, parent=purse_in(config))
@@ -149,7 +150,9 @@ async def _turn(
                         hint="Begin it with plural.teams.journal.begin.",
                     )
             yield event
-    except ModelError as error:
+    except (ModelError, PromptError) as error:
+        if isinstance(error, PromptError) and task == state.task:
+            raise  # the user's own words
         why = f"Not done: {error}"
         yield StepFinished(step, given.agent, why, Usage(), time.monotonic() - started, failed=True)
         made = Turn(step, given.agent, why, task, failed=True, calls=tuple(calls))

@@ -131,6 +131,15 @@ async def test_members_work_at_once_and_one_that_fails_does_not_stop_the_others(
     assert events[-1].answer == "yes"  # type: ignore[union-attr]
 
 
+async def test_a_member_that_is_asked_nothing_says_so_and_ends_nobody() -> None:
+    """The 2,000 drafted runs found a step whose task was a space."""
+    team = Team("items", [agent("a", "done")], map_items("a", ["tea", " "]))
+    events = await all_of(team.events("Two things."))
+    assert {event.task: False for event in events if isinstance(event, StepStarted)} == {"tea": False}
+    assert sorted(event.failed for event in events if isinstance(event, StepFinished)) == [False, True]
+    assert isinstance(events[-1], RunFinished)
+
+
 async def test_a_team_can_be_a_member() -> None:
     inner = duo()
     outer = Team("press", [inner, agent("printer", "Printed.")], graph([("duo", "printer")]))

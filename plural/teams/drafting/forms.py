@@ -114,7 +114,8 @@ def _some(names: Sequence[str], what: str, *, least: int = 0) -> Form:
 
 
 def _text(sizes: Sizes, what: str) -> Form:
-    return {"type": "string", "minLength": 1, "maxLength": sizes.letters, "description": what}
+    """Not blank: a task of nothing but space is none."""
+    return {"type": "string", "pattern": r"\S", "maxLength": sizes.letters, "description": what}
 
 
 def _object(**properties: Form) -> Form:

@@ -126,6 +126,11 @@ def form_of(kind: str, value: Any) -> dict[str, Any]:
     }[kind]
 
 
+def test_no_text_of_a_form_is_blank() -> None:
+    assert violations({"needed": " a"}, forms.memory_form(SIZES)) == []
+    assert violations({"needed": " "}, forms.memory_form(SIZES))
+
+
 def runs(model: ChatPlural, seeds: Iterable[int]) -> Counter[str]:
     """As many at once as the engine takes: when one ends, the next begins."""
     seen: Counter[str] = Counter()
