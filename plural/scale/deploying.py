@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from plural.errors import MachineError, SettingsError
@@ -16,7 +17,7 @@ from plural.scale.settings import ScaleSettings
 from plural.scale.tasks import send_long_tools, train_away
 from plural.serve.backend import Lesson, News
 from plural.wiring.network import Network
-from plural.wiring.serving import DATA_FOLDER, ServedNetwork, ServeOrder, read_order
+from plural.wiring.serving import ServedNetwork, ServeOrder, read_order
 from plural.wiring.settings import Settings, read_settings, shelf
 
 API = "api"
@@ -150,13 +151,14 @@ class Api:
 
         log_as_json()
         send_long_tools()
-        chosen = Settings(**settings)
+        read = Settings(**settings)
+        journal = order.journal(None if read.journal is None else str(read.journal))
+        chosen = read.model_copy(update={"journal": journal})
         base = _base(chosen)
         network = Network(base, shelf(chosen), ClusterEngine(engines, scale), chosen, lambda _what, _done: None)
-        folder = (order.settings.data or DATA_FOLDER).expanduser().absolute()
-        store = Store(folder / "records.sqlite")
-        backend = ScaledNetwork(network, scale)
-        self._server = Server(backend, order.settings, order.keys, store, folder / "files")
+        store = Store(order.folder / "records.sqlite")
+        backend = ScaledNetwork(network, scale, order.folder / "teams")
+        self._server = Server(backend, order.settings, order.keys, store, order.folder / "files")
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._server.app
@@ -165,8 +167,8 @@ class Api:
 class ScaledNetwork(ServedNetwork):
     """Trainings run as tasks beside the replicas."""
 
-    def __init__(self, network: Network, scale: ScaleSettings) -> None:
-        super().__init__(network)
+    def __init__(self, network: Network, scale: ScaleSettings, teams: Path) -> None:
+        super().__init__(network, teams=teams)
         self._scale = scale
 
     def train(self, lesson: Lesson) -> Iterator[News]:

@@ -111,6 +111,15 @@ def test_http_says_what_the_laptop_says(laptop: Network, cluster: Any) -> None:
     assert text == str(laptop.ask("file this paper", to="cook"))
 
 
+def test_a_run_goes_on_without_its_client(laptop: Network, cluster: Any) -> None:
+    begun = post("/v1/runs", {"model": "clerk", "input": "file this paper"})
+    until = time.monotonic() + 120
+    while (run := json.loads(get(f"/v1/runs/{begun['id']}")))["status"] in ("queued", "running"):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    assert (run["status"], run["answer"]) == ("finished", str(laptop.ask("file this paper", to="clerk")))
+
+
 def test_a_specialist_is_loaded_by_one_replica_while_that_is_not_busy(network: Network) -> None:
     engine: Any = network.engine
     for _ in range(5):
