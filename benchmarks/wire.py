@@ -1,10 +1,13 @@
 """Times what the wire costs: the same engine asked in process and over HTTP, so many streams at once.
 
-    python benchmarks/wire.py                          64 answers of 64 tokens, 32 streams, 5 rounds
-    python benchmarks/wire.py --requests 4 --tokens 4 --streams 2 --rounds 1
+    python benchmarks/wire.py                          96 answers of 32 to 96 tokens, 32 streams, 5 rounds
+    python benchmarks/wire.py --requests 4 --tokens 4 4 --streams 2 --rounds 1
 
-Both sides ask the same chat model in turns, each time with prompts that nobody has read. The HTTP client is a process
-of its own that looks for little but the end, yet it computes on the same cores as the engine. The last line is JSON.
+Both sides ask the same chat model in turns, each time with prompts that nobody has read. As many requests as there are
+streams come at once, in a burst; each of the others comes when an answer has ended. Answers differ in length, so that
+those come one by one, and their time to the first token is what one request costs; in the burst it is what all cost.
+The HTTP client is a process of its own that looks for little but the end, yet it computes on the same cores as the
+engine. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import random
 import statistics
 import subprocess
@@ -39,7 +43,7 @@ CLIENT = Path(__file__).with_name("wire_client.py")
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds to the first token of each answer, and to the end of all."""
+    """Seconds to the first token of each answer, in the order in which they were asked for, and to the end of all."""
 
     tokens: int
     seconds: float
@@ -60,34 +64,55 @@ def main() -> None:
         dice = random.Random(0)
         runs: dict[str, list[Run]] = {"in process": [], "http": []}
         with network, _served(network) as url:
-            in_process(network, _prompts(network, dice, given), given)  # warms it up
+            warm = [given.tokens[0]] * given.requests
+            in_process(network, _prompts(network, dice, given), warm, given.streams)
             for number in range(given.rounds):
-                runs["in process"].append(in_process(network, _prompts(network, dice, given), given))
-                runs["http"].append(over_http(url, _prompts(network, dice, given), given))
+                lengths = [dice.randint(*given.tokens) for _ in range(given.requests)]
+                runs["in process"].append(in_process(network, _prompts(network, dice, given), lengths, given.streams))
+                runs["http"].append(over_http(url, _prompts(network, dice, given), lengths, given.streams))
                 rates = " ".join(f"{made[-1].rate:.1f}" for made in runs.values())
                 print(f"round {number + 1}: {rates} tokens/s", flush=True)
-    print(f"{base.name}, {given.dtype}; {given.requests} answers of {given.tokens} tokens, {given.streams} streams")
-    print(f"{'':12}{'tokens/s':>10}{'(range)':>16}{'first ms p50':>14}{'p95':>9}")
+    low, high = given.tokens
+    print(f"{base.name}, {given.dtype}; {given.requests} answers of {low} to {high} tokens, {given.streams} streams")
+    print(
+        f"{'':12}{'tokens/s':>10}{'(range)':>16}{'first ms: in the burst p50':>28}{'p95':>9}{'later p50':>12}{'p95':>9}"
+    )
     for side, made in runs.items():
-        each, firsts = [run.rate for run in made], _firsts(made)
-        print(
-            f"{side:12}{statistics.median(each):10.1f}{f'({min(each):.0f} to {max(each):.0f})':>16}"
-            f"{1000 * statistics.median(firsts):14.1f}{1000 * firsts[int(0.95 * len(firsts))]:9.1f}"
-        )
+        each = [run.rate for run in made]
+        print(f"{side:12}{statistics.median(each):10.1f}{f'({min(each):.0f} to {max(each):.0f})':>16}", end="")
+        burst, later = (sorted(1000 * first for first in firsts) for firsts in _firsts(made, given.streams))
+        print(f"{_at(0.5, burst):28.1f}{_at(0.95, burst):9.1f}{_at(0.5, later):12.1f}{_at(0.95, later):9.1f}")
     # Neighbouring runs are compared: a slow moment of the machine then meets both.
     ratios = [http.rate / own.rate for own, http in zip(runs["in process"], runs["http"], strict=True)]
-    medians = {side: statistics.median(_firsts(made)) for side, made in runs.items()}
-    later = 1000 * (medians["http"] - medians["in process"])
-    print(f"over HTTP {100 * statistics.median(ratios):.1f}% of the throughput, the first token {later:+.1f} ms")
+    own, http = (
+        [statistics.median(firsts or [math.nan]) for firsts in _firsts(made, given.streams)] for made in runs.values()
+    )
+    more = [1000 * (over - inside) for over, inside in zip(http, own, strict=True)]
+    print(
+        f"over HTTP {100 * statistics.median(ratios):.1f}% of the throughput; "
+        f"the first token {more[0]:+.1f} ms in the burst, {more[1]:+.1f} ms later"
+    )
     asked = {"streams": given.streams, "requests": given.requests, "tokens": given.tokens, "dtype": given.dtype}
     every = {side: [run.rate for run in made] for side, made in runs.items()}
-    print(json.dumps({"benchmark": "wire", **asked, "ratios": ratios, "first_ms": later, "rates": every}))
+    print(json.dumps({"benchmark": "wire", **asked, "ratios": ratios, "first_ms": more, "rates": every}))
+
+
+def _firsts(runs: Sequence[Run], streams: int) -> tuple[list[float], list[float]]:
+    """Of those who came at once, and of those who came when another had left."""
+    burst = [first for run in runs for first in run.firsts[:streams]]
+    return burst, [first for run in runs for first in run.firsts[streams:]]
+
+
+def _at(share: float, ordered: Sequence[float]) -> float:
+    return ordered[int(share * len(ordered))] if ordered else math.nan
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=64, help="new tokens of each answer")
+    parser.add_argument("--requests", type=int, default=96)
+    parser.add_argument(
+        "--tokens", type=int, nargs=2, default=[32, 96], help="new tokens of an answer, at least and at most"
+    )
     parser.add_argument("--inputs", type=int, nargs=2, default=[32, 97], help="prompt tokens, the upper one excluded")
     parser.add_argument("--streams", type=int, default=32, help="answers at once")
     parser.add_argument("--rounds", type=int, default=5)
@@ -103,25 +128,21 @@ def _prompts(network: Network, dice: random.Random, given: argparse.Namespace) -
     ]
 
 
-def _firsts(runs: Sequence[Run]) -> list[float]:
-    return sorted(first for run in runs for first in run.firsts)
-
-
-def in_process(network: Network, prompts: Sequence[str], given: argparse.Namespace) -> Run:
+def in_process(network: Network, prompts: Sequence[str], lengths: Sequence[int], streams: int) -> Run:
     speaker = network.base.speaker
-    sampling = Sampling(max_tokens=given.tokens, ignore_eos=True)
 
-    async def one(prompt: str, room: asyncio.Semaphore) -> tuple[int, float]:
+    async def one(prompt: str, length: int, room: asyncio.Semaphore) -> tuple[int, float]:
         async with room:
             start, first, tokens = time.perf_counter(), 0.0, 0
+            sampling = Sampling(max_tokens=length, ignore_eos=True)
             async for piece in speaker.speak(Asked((Message("user", prompt),), sampling=sampling)):
                 first = first or time.perf_counter() - start
                 tokens += piece.usage.completion if piece.usage else 0
             return tokens, first
 
     async def every() -> list[tuple[int, float]]:
-        room = asyncio.Semaphore(given.streams)
-        return await asyncio.gather(*(one(prompt, room) for prompt in prompts))
+        room = asyncio.Semaphore(streams)
+        return await asyncio.gather(*(one(*asked, room) for asked in zip(prompts, lengths, strict=True)))
 
     start = time.perf_counter()
     answers = sync.run(every())
@@ -129,19 +150,19 @@ def in_process(network: Network, prompts: Sequence[str], given: argparse.Namespa
     return Run(sum(tokens for tokens, _ in answers), seconds, [first for _, first in answers])
 
 
-def over_http(url: str, prompts: Sequence[str], given: argparse.Namespace) -> Run:
+def over_http(url: str, prompts: Sequence[str], lengths: Sequence[int], streams: int) -> Run:
     bodies = [
         {
             "model": BASE,
             "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": given.tokens,
+            "max_tokens": length,
             "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        for prompt in prompts
+        for prompt, length in zip(prompts, lengths, strict=True)
     ]
-    asked = json.dumps({"url": url, "streams": given.streams, "bodies": bodies})
+    asked = json.dumps({"url": url, "streams": streams, "bodies": bodies})
     done = subprocess.run([sys.executable, str(CLIENT)], input=asked, capture_output=True, text=True, check=True)
     return Run(**json.loads(done.stdout))
 

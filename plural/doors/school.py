@@ -40,6 +40,10 @@ def school(
     tokens_at_once: Annotated[
         int | None, typer.Option(min=1, help="Tokens trained on together: memory, not the result. Default: 2048.")
     ] = None,
+    prompt_megabytes: Annotated[
+        int | None,
+        typer.Option(min=0, help="Memory for the states of prompts that activated adapters share. Default: 1024."),
+    ] = None,
     compute: Annotated[
         str | None, typer.Option(help="Precision of the frozen base in training: auto (the default), fp32 or bf16.")
     ] = None,
@@ -57,10 +61,10 @@ def school(
 
     if twins and activated:
         raise SettingsError("--twins trains plain and activated adapters; --activated only these.", hint="Give one.")
-    if generalist and (twins or activated or rows or out_ is None):
+    if generalist and (twins or rows or out_ is None):
         raise SettingsError(
-            "--generalist goes with --out, and without --twins, --activated and --rows.",
-            hint="The generalists are two plain LoRAs beside the library, not in it, and are not scored here.",
+            "--generalist goes with --out, and without --twins and --rows.",
+            hint="The generalists are two adapters beside the library, not in it, and are not scored here.",
         )
     read = read_recipe(recipe)
     settings = read_settings()
@@ -69,7 +73,7 @@ def school(
         read.chosen(skills or (), form),
         out_ or STARTER,
         work or settings.resolve(settings.cache) / "retraining",
-        PassSettings.of(tokens_at_once=tokens_at_once, compute=compute),
+        PassSettings.of(tokens_at_once=tokens_at_once, prompt_megabytes=prompt_megabytes, compute=compute),
         form=form,
         rows=rows,
         max_steps=max_steps,

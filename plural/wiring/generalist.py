@@ -42,14 +42,14 @@ def train_generalists(order: Retraining) -> Iterator[Stage]:
         if (order.out / name).exists():
             raise SettingsError(f"{order.out / name} exists already.", hint="Remove it, or choose another --out.")
     lessons = yield from prepared(order, Times())
-    path = write_rows(order.work / "data" / "generalist.jsonl", union(lessons, order.max_steps))
+    path = write_rows(order.work / "data" / "generalist.jsonl", union(order, lessons))
     examples = read_examples(path)
     settings = read_settings(base=order.base, device=order.device)
     base = load_base(settings.base, cache_dir=settings.resolve(settings.cache), device=settings.device)
     failed: list[PluralError] = []
     orders = [
         TrainOrder(path, name, each, purpose=_PURPOSE)
-        for name, each in zip(NAMES, generalists(lessons, len(examples.rows), order.max_steps), strict=True)
+        for name, each in zip(NAMES, generalists(order, lessons, len(examples.rows)), strict=True)
     ]
     trained = yield from train_all(order, [(one, examples) for one in orders], base, failed)
     order.out.mkdir(parents=True, exist_ok=True)
@@ -59,22 +59,23 @@ def train_generalists(order: Retraining) -> Iterator[Stage]:
     raise_all(failed)
 
 
-def budget(lesson: Lesson, max_steps: int | None = None) -> tuple[TrainSettings, int]:
+def budget(order: Retraining, lesson: Lesson) -> tuple[TrainSettings, int]:
     """The settings of a specialist, and the steps that they allow it."""
     from plural.train import TrainSettings
 
-    settings = TrainSettings.of(**lesson.skill.settings | said(max_steps=max_steps))
+    changed = said(max_steps=order.max_steps, activated=order.activated)
+    settings = TrainSettings.of(**lesson.skill.settings | changed)
     rows = len(lesson.examples.rows)
     held = min(settings.holdout_rows, round(settings.holdout * rows))
     return settings, settings.steps(rows - held)
 
 
-def union(lessons: Sequence[Lesson], max_steps: int | None = None) -> list[Row]:
+def union(order: Retraining, lessons: Sequence[Lesson]) -> list[Row]:
     """Of each skill as many rows as its training takes, epoch after epoch, each with what its specialist is told as a
     system message; all of them shuffled."""
     found: list[Row] = []
     for lesson in lessons:
-        settings, steps = budget(lesson, max_steps)
+        settings, steps = budget(order, lesson)
         rows = [_told(row, lesson.skill) for row in lesson.rows]
         chance = random.Random(_SEED)
         epochs = itertools.chain.from_iterable(chance.sample(rows, len(rows)) for _ in itertools.count())
@@ -91,19 +92,21 @@ def _told(row: Mapping[str, Any], skill: Skill) -> Row:
     return {**said(tools=row.get("tools")), "messages": [{"role": "system", "content": skill.instructions}, *messages]}
 
 
-def generalists(lessons: Sequence[Lesson], rows: int, max_steps: int | None = None) -> tuple[TrainSettings, ...]:
-    """Of both: all steps of the specialists, never fewer rows, the rate in the middle of theirs.
+def generalists(order: Retraining, lessons: Sequence[Lesson], rows: int) -> tuple[TrainSettings, ...]:
+    """Of both: all steps of the specialists, never fewer rows, the rate in the middle of theirs; activated if all of
+    them are.
 
     It may use all of its steps: of the weights on the way those of the best held-out loss are kept, as theirs are.
     """
     from plural.train import TrainSettings
 
-    budgets = [budget(lesson, max_steps) for lesson in lessons]
+    budgets = [budget(order, lesson) for lesson in lessons]
     each = [settings for settings, _ in budgets]
     steps = sum(count for _, count in budgets)
     batch = -(-rows // steps)
     same = TrainSettings.of(
         rank=max(one.rank for one in each),
+        activated=all(one.activated for one in each),
         learning_rate=statistics.median(one.learning_rate for one in each),
         batch_rows=batch,
         max_steps=steps,

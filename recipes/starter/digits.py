@@ -42,17 +42,19 @@ _ASKED: dict[str, str] = {
 }
 _STEPS = " Write your steps first, and the answer after the last = sign."
 _CALCULATOR = "Call the calculator with the expression that gives the answer."
+_ALL: tuple[arith.Form, ...] = ("direct", "steps", "tool")
 _MAX_TOKENS = {"direct": 32, "steps": 200, "tool": 64}
 
 
 # Steps of a training, by form: a call is copied from the question and learned at once.
 _STEPS_OF = {"direct": 500, "steps": 400, "tool": 60}
+_LONGER = {"units": 100, "finalstep": 120}
 
 
 def _skill(name: str, form: str, purpose: str, instructions: str, train: Rows, test: Rows, **more: Any) -> Skill:
     """What the skills of this file share."""
     tool = form == "tool"
-    steps = 200 if name == "linear" and tool else _STEPS_OF[form]
+    steps = _LONGER.get(name, _STEPS_OF[form]) if tool else _STEPS_OF[form]
     source = _CONTRACTS.get(name)
     contract = Contract(kind="regex", source=source) if source and form == "direct" else None
     return Skill(
@@ -121,7 +123,7 @@ FORMS: dict[str, dict[str, Skill]] = {
     "arith": {"direct": _arith("direct"), "steps": _arith("steps"), "tool": _arith("tool")},
     "units": {"direct": _units("direct"), "steps": _units("steps"), "tool": _units("tool")},
     "time": {"direct": _time("direct"), "steps": _time("steps")},
-    **{kind: {"direct": _maths(kind, "direct"), "steps": _maths(kind, "steps")} for kind in KINDS},
+    **{kind: {form: _maths(kind, form) for form in _ALL} for kind in KINDS},
 }
 # What the starter library teaches.
 BEST = {
@@ -132,8 +134,5 @@ BEST = {
     "exprs": "tool",
     "linear": "tool",
     "polyeval": "tool",
-    "finalstep": "steps",
+    "finalstep": "tool",
 }
-for _kind in KINDS:
-    if _kind != "finalstep":  # the calculator cannot sort or compare
-        FORMS[_kind]["tool"] = _maths(_kind, "tool")

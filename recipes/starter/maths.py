@@ -5,8 +5,8 @@ primitive modules give the same rows for the same seed. The test is its official
 questions; `near` rows are as hard as the training's, from a far seed. One polynomial in eight is written in more terms
 than it needs: composed questions have such ones.
 
-An answer comes directly, after the steps that lead there (worked.py), or, but for the last steps, as a call of the
-calculator (calculations.py). Steps and calls are made here and checked against the gold answer.
+An answer comes directly, after the steps that lead there (worked.py), or as a call of the calculator: copied from the
+question, nothing worked out. Steps and calls are made here and checked against the gold answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from typing import Any, Literal
 
-from calculations import solution, substituted
 from sources import FAR, Problem, in_all_levels, problems
 from toolcall import call_row, own_tools
 from worked import Steps, equations, evaluated, expression, finish, number, operated, polynomial, said_polynomial, shown
@@ -89,24 +88,28 @@ def solved(kind: Kind, question: str) -> Solution:
         case "polyeval":
             found = _found(_POLYNOMIAL, question)
             return evaluated(found[1], found[2], found[3], number(found[4]))
-    for pattern, solve in _FINALS.items():
+    for pattern, (solve, _) in _FINALS.items():
         if asked := re.fullmatch(pattern, question):
             return solve(asked)
     raise ValueError(f"{question!r} is no last step")
 
 
 def calculation(kind: Kind, question: str) -> str:
-    """The one calculation that answers a question. Raises ValueError for the last steps, which are none."""
+    """The one calculation that answers a question. Raises ValueError for a question of another kind."""
     match kind:
         case "exprs":
             return _found(_EXPRESSION, question)[1].strip()
         case "linear":
             found = _found(_LINEAR, question)
-            return solution(found[1].split(", "), found[2])
+            return f"solve({found[1].replace(' = ', ' == ')}, {found[2]})"
         case "polyeval":
             found = _found(_POLYNOMIAL, question)
-            return substituted(found[3], found[2], found[4])
-    raise ValueError(f"{question!r} is no calculation")
+            value = found[4] if found[4].isdigit() else f"({found[4]})"
+            return re.sub(rf"\b{found[2]}\b", value, found[3])
+    for pattern, (_, call) in _FINALS.items():
+        if asked := re.fullmatch(pattern, question):
+            return call(asked)
+    raise ValueError(f"{question!r} is no last step")
 
 
 def _found(pattern: re.Pattern[str], question: str) -> re.Match[str]:
@@ -135,12 +138,20 @@ def _gcd(asked: re.Match[str]) -> Solution:
     return [*steps, f"gcd = {big}"], str(big)
 
 
+def _call_gcd(asked: re.Match[str]) -> str:
+    return f"gcd({asked[1]}, {asked[2]})"
+
+
 def _remainder(asked: re.Match[str]) -> Solution:
     number_, divisor = Fraction(asked[1]), Fraction(asked[2])
     steps: Steps = []
     quotient = Fraction(number_ // divisor)
     operated(number_, "-", operated(divisor, "*", quotient, steps), steps)
     return steps, shown(number_ % divisor)
+
+
+def _call_remainder(asked: re.Match[str]) -> str:
+    return f"{asked[1]} % {asked[2]}"
 
 
 def _rounded(asked: re.Match[str]) -> Solution:
@@ -152,6 +163,11 @@ def _rounded(asked: re.Match[str]) -> Solution:
     marked = f"{text[:kept]}|{text[kept:]}".removesuffix(".") if 0 < kept < len(text) else asked[1]
     answer = shown(value, decimal=True)
     return [f"{marked.replace('|.', '|')} = {answer}"], answer
+
+
+def _call_round(asked: re.Match[str]) -> str:
+    unit = _unit(asked[2])
+    return f"round({asked[1]}, {-unit.adjusted()})"
 
 
 def _unit(words: str) -> Decimal:
@@ -172,6 +188,10 @@ def _digit(asked: re.Match[str]) -> Solution:
     return [f"{said} = {digits[place]}"], digits[place]
 
 
+def _call_digit(asked: re.Match[str]) -> str:
+    return f"abs({asked[2]}) // {10 ** _PLACES.index(asked[1])} % 10"
+
+
 def _prime(asked: re.Match[str]) -> Solution:
     """The smallest factor, where there is one."""
     given = int(asked[1])
@@ -181,11 +201,19 @@ def _prime(asked: re.Match[str]) -> Solution:
     return [f"{factor}*{given // factor} = {answer}" if factor else f"no factor = {answer}"], answer
 
 
+def _call_prime(asked: re.Match[str]) -> str:
+    return f"is_{asked[2]}({asked[1]})"
+
+
 def _sorted(asked: re.Match[str]) -> Solution:
     texts = asked[1].split(", ")
     falling = (asked[2] or "").startswith(("de",))
     answer = ", ".join(sorted(texts, key=number, reverse=falling))
     return _as_decimals(texts), answer
+
+
+def _call_sort(asked: re.Match[str]) -> str:
+    return f"sort{'_down' if (asked[2] or '').startswith('de') else ''}({asked[1]})"
 
 
 def _as_decimals(texts: Sequence[str]) -> Steps:
@@ -194,27 +222,38 @@ def _as_decimals(texts: Sequence[str]) -> Steps:
 
 
 def _kth(asked: re.Match[str]) -> Solution:
-    if "(a)" in asked[3]:
-        named = dict(re.findall(r"\(([a-z])\) (\S+)", asked[3]))
-    else:
-        named = {text: text for text in asked[3].removeprefix(" in ").split(", ")}
-    biggest = asked[2] in ("biggest", "largest")
+    named = _named(asked[3])
+    biggest = asked[2] in _BIGGEST
     order = sorted(named, key=lambda name: number(named[name]), reverse=biggest)
     rank = _ORDINALS.index(asked[1] or "")
     steps = _as_decimals([*named.values()])
     return [*steps, f"{', '.join(named[name] for name in order[: rank + 1])} = {order[rank]}"], order[rank]
 
 
+def _call_kth(asked: re.Match[str]) -> str:
+    rank = _ORDINALS.index(asked[1] or "") + 1
+    said = ", ".join(value if name == value else f"{name}={value}" for name, value in _named(asked[3]).items())
+    return f"kth_{'largest' if asked[2] in _BIGGEST else 'smallest'}({rank}, {said})"
+
+
+def _named(values: str) -> dict[str, str]:
+    """Choices by their letters, or values by themselves."""
+    if "(a)" in values:
+        return dict(re.findall(r"\(([a-z])\) (\S+)", values))
+    return {text: text for text in values.removeprefix(" in ").split(", ")}
+
+
+_BIGGEST = ("biggest", "largest")
 _ASKED = r"(?:Calculate|What is) the (?:greatest|highest) common (?:divisor|factor) of (.+) and (.+)[.?]"
-_FINALS: dict[str, Callable[[re.Match[str]], Solution]] = {
-    _ASKED: _gcd,
-    r"(?:Calculate|What is) the remainder when (.+) is divided by (.+)[.?]": _remainder,
-    r"Round (.+?) to (.+)\.": _rounded,
-    r"What is (.+?) rounded to (.+)\?": _rounded,
-    r"What is the (.+) digit of (.+)\?": _digit,
-    r"Is (.+?) (?:a )?(prime|composite)(?: number)?\?": _prime,
-    r"(?:Sort|Put) (.+?)(?: in (\w+) order)?\.": _sorted,
-    r"(?:What|Which) is the (\w+ )?(biggest|smallest|largest) value((?: in |\?  \(a\)).+?)\??": _kth,
+_FINALS: dict[str, tuple[Callable[[re.Match[str]], Solution], Callable[[re.Match[str]], str]]] = {
+    _ASKED: (_gcd, _call_gcd),
+    r"(?:Calculate|What is) the remainder when (.+) is divided by (.+)[.?]": (_remainder, _call_remainder),
+    r"Round (.+?) to (.+)\.": (_rounded, _call_round),
+    r"What is (.+?) rounded to (.+)\?": (_rounded, _call_round),
+    r"What is the (.+) digit of (.+)\?": (_digit, _call_digit),
+    r"Is (.+?) (?:a )?(prime|composite)(?: number)?\?": (_prime, _call_prime),
+    r"(?:Sort|Put) (.+?)(?: in (\w+) order)?\.": (_sorted, _call_sort),
+    r"(?:What|Which) is the (\w+ )?(biggest|smallest|largest) value((?: in |\?  \(a\)).+?)\??": (_kth, _call_kth),
 }
 
 

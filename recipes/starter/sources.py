@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sympy
 
 ARCHIVES = Path(os.environ.get("PLURAL_SCHOOL", "~/.cache/plural/school")).expanduser()
 FAR = 10_000_000
@@ -120,6 +121,8 @@ _SINCE_2019 = {
     "coeffs.itemset(index, value)": "coeffs[index] = value",
     "expanded_coefficients.itemset(power, coeffs)": "expanded_coefficients[power] = coeffs",
     "from sympy.solvers.diophantine import": "from sympy.solvers.diophantine.diophantine import",
+    # Not of 2019: a set's order is another one in every process, and so were the symbols of its questions.
+    "random.choice(list(allowed))": "random.choice(sorted(allowed))",
 }
 Problem = tuple[str, str]
 THIRDS = 3
@@ -138,7 +141,7 @@ def _renewed(name: str) -> None:
         source = source.replace(old, new)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    exec(compile(source, spec.origin, "exec"), module.__dict__)  # the package's own code, four names renewed
+    exec(compile(source, spec.origin, "exec"), module.__dict__)  # the package's own code, a few names renewed
     parent, _, last = name.rpartition(".")
     setattr(importlib.import_module(parent), last, module)
 
@@ -150,7 +153,8 @@ def _modules(split: str) -> dict[str, Callable[[], Any]]:
     train-small, which is ours, has less entropy than the easiest: as little as a step of a composed question has.
     """
     if "mathematics_dataset.sample.polynomials" not in sys.modules:
-        _renewed("mathematics_dataset.sample.polynomials")
+        for name in ("sample.polynomials", "util.composition"):
+            _renewed(f"mathematics_dataset.{name}")
     made = importlib.import_module("mathematics_dataset.modules.modules")
     if split == "interpolate":
         nested = made.test()
@@ -173,9 +177,10 @@ def problems(module: str, split: str, count: int, seed: int) -> list[Problem]:
     The same seed gives the same rows, but for the `*_composed` modules: those are frozen in a file.
     """
     make = _modules(split)[module]
-    before = random.getstate(), np.random.get_state()
+    before = random.getstate(), np.random.get_state(), sympy.core.random.rng.getstate()
     random.seed(seed)
     np.random.seed(seed % 2**32)
+    sympy.core.random.rng.seed(seed)
     found: list[Problem] = []
     try:
         while len(found) < count:
@@ -186,6 +191,7 @@ def problems(module: str, split: str, count: int, seed: int) -> list[Problem]:
     finally:  # the generators draw from the state that everybody shares
         random.setstate(before[0])
         np.random.set_state(before[1])
+        sympy.core.random.rng.setstate(before[2])
     return found
 
 

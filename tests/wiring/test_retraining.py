@@ -199,7 +199,7 @@ def test_rows_that_are_trained_on_are_no_test(school: Any, tmp_path: Path) -> No
         ((), "empty", "SKILLS, FORMS and GENERAL"),
         ((), "unmade", "needs the package no_such_package"),
         (("--generalist", "--twins"), "recipe", "without --twins"),
-        (("--generalist", "--rows", "3"), "recipe", "without --twins, --activated and --rows"),
+        (("--generalist", "--rows", "3"), "recipe", "without --twins and --rows"),
         (("--twins", "--activated"), "recipe", "Give one"),
     ],
 )

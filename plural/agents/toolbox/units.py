@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from plural.agents.marks import mark
-from plural.agents.toolbox.calculator import written
+from plural.agents.toolbox.arithmetic import written
 from plural.agents.toolbox.extras import missing
 from plural.agents.tools import tool
 
