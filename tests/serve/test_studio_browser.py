@@ -253,6 +253,28 @@ def test_a_run_is_forked_at_an_event_with_another_specialist(opened: Callable[..
     shot(page, "run-forked")
 
 
+def test_teams_are_constellations(opened: Callable[..., Any], running: Running) -> None:
+    agents = [{"name": f"my-{name}", "specialist": name} for name in ("judge", "clerk")]
+    steps = [{"task": "judge it", "agents": ["my-judge"]}, {"task": "file it", "agents": ["my-clerk"], "inputs": [1]}]
+    url = f"{running.url}/v1/teams/court"
+    plain = {"observers": False, "refinement": False, "memory": False}
+    team = {"task": "settle it", "agents": agents, "steps": steps, "ways": plain}
+    assert httpx.post(url, json=team).status_code == 200
+    try:
+        page = opened()
+        link = page.get_by_role("list", name="Teams").get_by_role("link", name="team/court")
+        expect(page.locator(".constellation path")).to_have_attribute("d", re.compile(r"^M[\d. ]+Q[-\d. ]+$"))
+        link.focus()
+        expect(page.locator(".constellation.here")).to_have_count(1)
+        shot(page, "teams")
+        link.click()
+        expect(page.get_by_role("combobox", name="Ask")).to_have_value("team/court")
+        ask(page, "settle it", "team/court")
+        expect(answer_of(page, "team/court").locator(".said")).not_to_be_empty()
+    finally:
+        assert httpx.delete(url).status_code == 200
+
+
 def test_a_refusal_is_told(browser: Any, running: Running, tmp_path: Path) -> None:
     file = tmp_path / "judge.jsonl"
     file.write_text("\n".join(map(json.dumps, ROWS)))

@@ -147,6 +147,7 @@ function show(run, open, { lit, shares, links, steps, tools }) {
   });
 }
 
-/** Names that can be asked: the network, the base, the specialists that answer by themselves. */
-export const askable = () => [NETWORK, BASE, ...(state.cards ?? []).map((card) => card.name)];
+/** Names that can be asked: the network, the base, the specialists that answer by themselves, the teams. */
+export const askable = () =>
+  [NETWORK, BASE, ...(state.cards ?? []).map((card) => card.name), ...state.teams.map((team) => team.id)];
 

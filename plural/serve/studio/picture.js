@@ -1,11 +1,12 @@
 // The network as a picture: the base in the middle, the specialists around it, larger the more they are asked, lit when
-// they work. A drawing that stands still costs nothing, and the base computes on the same cores: only who works moves.
+// they work; teams are constellations, lines from one member to the next. A drawing that stands still costs nothing, and the base computes on the same cores: only who works moves.
 
 import { forceCollide, forceSimulation, forceX, forceY } from "./vendor/d3.js";
 import { html, useMemo } from "./vendor/preact.js";
-import { lights } from "./asking.js";
+import { isOpen, lights } from "./asking.js";
+import { isOver } from "./running.js";
 import { useSize } from "./size.js";
-import { BASE, NETWORK, cardOf, hueOf, state } from "./store.js";
+import { BASE, HUES, NETWORK, cardOf, changed, hueOf, state } from "./store.js";
 
 const SMALLEST = 18;
 const LARGEST = 34;
@@ -24,6 +25,8 @@ export function Picture() {
   return html`<div class="picture" ref=${ref}>
     <svg viewBox="0 0 ${width} ${height}" role="group" aria-label=${title}>
       <${Orbit} count=${cards.length} width=${width} height=${height} />
+      ${state.teams.map((team, index) => html`<${Constellation} key=${team.id} team=${team} index=${index}
+        places=${team.members.map(at).filter(Boolean)} middle=${at(BASE)} />`)}
       ${cards.map((card) => html`<${Ray} key=${card.name} name=${card.name} from=${at(BASE)}
         to=${at(card.name)} ...${shown} />`)}
       ${shown.links.map(({ from, to, given }) => html`<${Handover} key=${`${from}>
@@ -31,7 +34,54 @@ export function Picture() {
       <${Base} ...${at(BASE)} ...${shown} />
       ${cards.map((card) => html`<${Specialist} key=${card.name} card=${card} ...${at(card.name)} ...${shown} />`)}
     </svg>
+    <${Teams} />
   </div>`;
+}
+
+/** The teams by name: whoever points at one sees its constellation, whoever chooses one asks it. */
+function Teams() {
+  if (!state.teams.length) return null;
+  const point = (id) => () => ((state.team = id), changed());
+  const choose = (id) => () => (Object.assign(state.draft, { model: id }), changed());
+  return html`<ul class="teams" aria-label="Teams">${state.teams.map(({ id, members }, index) => html`<li key=${id}>
+    <a href="#ask" class=${hueOfTeam(index)} title=${[...new Set(members)].join(", ")} onClick=${choose(id)}
+      onMouseEnter=${point(id)} onMouseLeave=${point(null)} onFocus=${point(id)} onBlur=${point(null)}>
+      <i class="dot"></i>${id}</a></li>`)}</ul>`;
+}
+
+/** Bowed away from the base, so that lines are not taken for its rays. A member alone has a ring. */
+function Constellation({ team, index, places, middle }) {
+  if (!places.length) return null;
+  const states = [hueOfTeam(index), isAtWork(team.id) && "lit", state.team === team.id && "here"];
+  const [first, ...rest] = places;
+  let [line, before] = [`M${first.x} ${first.y}`, first];
+  for (const place of rest.filter((place, at) => place !== places[at])) {
+    line += `Q${bow(before, place, middle).join(" ")} ${place.x} ${place.y}`;
+    before = place;
+  }
+  const alone = places.every((place) => place === first);
+  return html`<g class="constellation ${states.filter(Boolean).join(" ")}" aria-hidden="true">
+    ${alone ? html`<circle cx=${first.x} cy=${first.y} r=${first.r + 17} />` : html`<path d=${line} />`}
+  </g>`;
+}
+
+/** Where a line from one to the other is drawn to, so that it goes around the base. */
+function bow(one, other, middle) {
+  const [x, y] = [(one.x + other.x) / 2, (one.y + other.y) / 2];
+  const [outX, outY] = [x - middle.x, y - middle.y];
+  const far = Math.hypot(outX, outY);
+  const across = Math.hypot(other.x - one.x, other.y - one.y) || 1;
+  const [toX, toY] = far > 8 ? [outX / far, outY / far] : [(one.y - other.y) / across, (other.x - one.x) / across];
+  const wanted = Math.max(1.3 * far, 3 * middle.r);
+  return [middle.x + toX * wanted, middle.y + toY * wanted];
+}
+
+const hueOfTeam = (index) => `skill-${(index + 3) % HUES}`;
+
+function isAtWork(id) {
+  const { run } = state.running;
+  const running = state.view[0] === "runs" && state.view[1] && run?.model === id && !isOver(run);
+  return running || (state.turns.at(-1)?.answers ?? []).some((answer) => answer.model === id && isOpen(answer));
 }
 
 const baseRadius = (width, height) => Math.max(26, Math.min(width, height) * 0.085);

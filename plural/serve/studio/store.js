@@ -4,7 +4,7 @@ import { ApiError, call, metrics } from "./api.js";
 
 export const NETWORK = "network";
 export const BASE = "base";
-const HUES = 8;
+export const HUES = 8;
 const KEPT = 150; // readings of /metrics
 const FLASH = 1500; // milliseconds that somebody whom another client asked stays lit
 
@@ -12,6 +12,8 @@ export const state = {
   view: ["ask"], // of the address: #library/cron is ["library", "cron"]
   base: null, // the base as /v1/models tells it
   cards: null, // of the library; null until it is known
+  teams: [], // that are kept: {id, members}, the members' specialists in the order in which the plan asks them
+  team: null, // the id of the one that is pointed at
   turns: [], // questions and their answers, see asking.js
   replay: null, // {answer, upto}: a run that is looked at again, as far as the slider is
   draft: { text: "", model: NETWORK, beside: false },
@@ -54,13 +56,19 @@ export async function trying(work) {
 
 export const refresh = () =>
   trying(async () => {
-    const [models, library] = await Promise.all([call("/v1/models"), call("/v1/library")]);
+    const [models, library, teams] = await Promise.all(["/v1/models", "/v1/library", "/v1/teams"].map((path) => call(path)));
     state.base = models.data.find((model) => model.id === BASE);
     state.models = models.data.map((model) => model.id);
     const mine = new Set(state.models);
     state.cards = library.data.filter((card) => mine.has(card.name));
+    state.teams = teams.data.map(({ id, team }) => ({ id, members: membersOf(team) }));
     state.locked = false;
   });
+
+function membersOf({ agents, steps }) {
+  const specialists = new Map(agents.map((agent) => [agent.name, agent.specialist]));
+  return steps.flatMap((step) => step.agents).map((name) => specialists.get(name));
+}
 
 const summed = (samples, name, labels = {}) =>
   samples
