@@ -63,7 +63,7 @@ def main() -> None:
         )
         dice = random.Random(0)
         runs: dict[str, list[Run]] = {"in process": [], "http": []}
-        with network, _served(network) as url:
+        with network, served(network) as url:
             warm = [given.tokens[0]] * given.requests
             in_process(network, _prompts(network, dice, given), warm, given.streams)
             for number in range(given.rounds):
@@ -168,7 +168,7 @@ def over_http(url: str, prompts: Sequence[str], lengths: Sequence[int], streams:
 
 
 @contextmanager
-def _served(network: Network) -> Iterator[str]:
+def served(network: Network) -> Iterator[str]:
     settings = ServeSettings(port=0, max_inside=1024)
     server = Server(ServedNetwork(network), settings, Keyring(), Store(None), Path())
     address: list[str] = []
