@@ -39,7 +39,7 @@ from staff import SHOTS, Choose, Staff, answered, shots_of, worked_out
 from plural import Network, sync
 from plural.evals import Row, Task, checker, interval
 from plural.evals.finals import equal_value, final
-from plural.specialists import Card, Library, adapter_digest
+from plural.specialists import Card, Library, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
 from plural.types import Message
 from plural.wiring.generalist import NAMES
@@ -351,14 +351,21 @@ def gathered(library: Path, generalists: Path | None, into: Path) -> list[str]:
         base, base_name = one.card.base, one.card.base_name
     if generalists is None:
         return []
-    for name in NAMES:
-        if not (generalists / name).is_dir():
-            sys.exit(f"There is no {generalists / name}: plural school --generalist --out {generalists} makes it.")
+    there = [name for name in NAMES if (generalists / name).is_dir()]
+    if not there:
+        sys.exit(f"There is no generalist: plural school --generalist --out {generalists} makes them.")
+    for name in there:
         shutil.copytree(generalists / name, into / name)
-        digest = adapter_digest(into / name)
-        card = Card(name=name, digest=digest, base=base, base_name=base_name, purpose="Is compared with specialists.")
+        card = Card(
+            name=name,
+            digest=adapter_digest(into / name),
+            base=base,
+            base_name=base_name,
+            purpose="Is compared with specialists.",
+            invocation=read_invocation(into / name),
+        )
         (into / name / CARD_FILE).write_text(card.to_json())
-    return list(NAMES)
+    return there
 
 
 def main() -> None:

@@ -162,7 +162,7 @@ def test_imports_are_added_up_by_package(script):
 
 def test_the_wire_gives_the_same_tokens(run, monkeypatch, tmp_path):
     monkeypatch.setenv("PLURAL_CACHE", str(tmp_path / "cache"))
-    few = ["--requests", "3", "--tokens", "4", "--inputs", "2", "6", "--streams", "2", "--rounds", "1"]
+    few = ["--requests", "3", "--tokens", "4", "4", "--inputs", "2", "6", "--streams", "2", "--rounds", "1"]
     found = run("wire", *few)
     assert [len(rates) for rates in found["rates"].values()] == [1, 1]
     assert found["ratios"] == [pytest.approx(found["rates"]["http"][0] / found["rates"]["in process"][0])]

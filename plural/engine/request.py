@@ -168,7 +168,9 @@ class GenerateJob(Job):
         self.num_prompt = len(request.prompt)
         self.text = text
         self.grammar = grammar
-        self.random = random.Random(request.sampling.seed)
+        seed, sampled = request.sampling.seed, request.sampling.temperature > 0
+        # Who draws nothing needs no seed of the system's, which costs a call of it.
+        self.random = random.Random(seed if sampled or seed is not None else 0)
 
     @property
     def most(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -14,6 +13,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from plural.serve.chat_wire import ChatBody
+from plural.serve.ids import fresh
 from plural.serve.service import Service, needs, visit_of
 from plural.serve.stored import keep_answer
 from plural.serve.stream import DONE, STREAMED, event_stream
@@ -76,7 +76,7 @@ class Answer:
 
     @classmethod
     def begun(cls, model: str, digest: str) -> Answer:
-        return cls(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), model, fingerprint(digest))
+        return cls(fresh("chatcmpl-"), int(time.time()), model, fingerprint(digest))
 
     def add(self, piece: Spoken) -> None:
         self.choices.setdefault(piece.which, _Choice()).add(piece)

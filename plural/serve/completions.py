@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -15,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from plural.serve.chat import fingerprint, usage_json
 from plural.serve.errors import WireError
+from plural.serve.ids import fresh
 from plural.serve.service import Service, needs, visit_of
 from plural.serve.stream import DONE, STREAMED, event_stream
 from plural.serve.visit import Visit
@@ -83,7 +83,7 @@ def completion_routes(service: Service) -> APIRouter:
         visit.user = body.user or ""
         speech = service.speech(speaker, body.asked(service.backend.max_tokens), visit)
         head = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
+            "id": fresh("cmpl-"),
             "object": "text_completion",
             "created": int(time.time()),
             "model": body.model,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -15,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from plural.serve.chat import cut, in_json
 from plural.serve.errors import WireError, described
+from plural.serve.ids import fresh
 from plural.serve.responses_wire import ResponseBody
 from plural.serve.service import Service, needs, visit_of
 from plural.serve.store import Record
@@ -108,13 +108,13 @@ def _before(service: Service, previous: str | None, owner: str) -> list[Mapping[
 class _Answer:
     body: ResponseBody
     keep: Callable[[Mapping[str, Any]], None]
-    id: str = field(default_factory=lambda: f"resp_{secrets.token_hex(16)}")
+    id: str = field(default_factory=lambda: fresh("resp_"))
     created: float = field(default_factory=time.time)
     text: list[str] = field(default_factory=list)
     logprobs: list[Mapping[str, Any]] = field(default_factory=list)
     calls: tuple[ToolCall, ...] = ()
     finish: str | None = None
-    message_id: str = field(default_factory=lambda: f"msg_{secrets.token_hex(16)}")
+    message_id: str = field(default_factory=lambda: fresh("msg_"))
 
     def add(self, piece: Spoken) -> None:
         self.text.append(piece.text)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from plural.serve.ids import fresh
 from plural.serve.keys import ANYBODY, Key
 from plural.types import Usage
 
@@ -61,4 +61,4 @@ class Visit:
 
 def request_id(given: str | None) -> str:
     """The client's, if it is one that can stand in a log and a header."""
-    return given if given and _OURS.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+    return given if given and _OURS.fullmatch(given) else fresh("req_")
