@@ -14,13 +14,14 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fleet_simulation import Affinity, Ask, Fleet, Policy, Popularity, Random, ReplicaSize, StepTimes
 
+_REST_S = 60.0
 POLICIES = ("random", "popularity", "affinity", "affinity + prefix")
 
 
@@ -66,17 +67,25 @@ def policy_of(name: str, fleet: Fleet, shares: np.ndarray) -> Policy:
 
 
 def simulated(
-    times: StepTimes, size: ReplicaSize, count: int, asks: Sequence[Ask], policy: str, shares: np.ndarray
+    times: StepTimes,
+    size: ReplicaSize,
+    count: int,
+    asks: Sequence[Ask],
+    policy: str,
+    shares: np.ndarray,
+    before: Sequence[Ask] = (),
 ) -> dict[str, float]:
     """`p95` and `median` in seconds; `throughput` in answered tokens a second, from the first arrival to the last
-    answer; `loads` for each request."""
+    answer; `loads` for each request. Those who ask `before`, which decides who is known where, are not counted."""
     fleet = Fleet(times, size, count)
-    fleet.run(asks, policy_of(policy, fleet, shares))
-    assert len(fleet.waits) == len(asks)
+    later = max((ask.at for ask in before), default=0.0) + (_REST_S if before else 0.0)
+    fleet.run([*before, *(replace(ask, at=ask.at + later) for ask in asks)], policy_of(policy, fleet, shares))
+    waits = fleet.waits[len(before) :]
+    assert len(waits) == len(asks)
     return {
-        "throughput": fleet.tokens / (fleet.ended - asks[0].at),
-        "median": float(np.quantile(fleet.waits, 0.5)),
-        "p95": float(np.quantile(fleet.waits, 0.95)),
+        "throughput": sum(ask.answer for ask in asks) / (fleet.ended - later - asks[0].at),
+        "median": float(np.quantile(waits, 0.5)),
+        "p95": float(np.quantile(waits, 0.95)),
         "loads": fleet.loads / len(asks),
     }
 

@@ -32,6 +32,7 @@ from plural.specialists import Card, Library, adapter_digest, write_adapter
 from plural.wiring.settings import read_settings
 
 RANK = 8
+_FITTED = ("step", "row", "token", "adapter", "load")
 SPECIALISTS = 48
 
 
@@ -129,18 +130,23 @@ def ray_here(cpus: int = 2) -> Iterator[None]:
 
 
 def measure() -> dict[str, Any]:
-    """Step times of one replica while the other one works as well, by least squares over all their steps."""
+    """Step times of two replicas under a third and two thirds of what they can do, by least squares over all steps.
+
+    When all cores are busy the two are slower, for the processes around them compute, too: of that load nobody's fleet
+    should be.
+    """
     with shelf() as made, ray_here(), replicas(made, 2, kind=Recording) as engine:
         dice = random.Random(1)
         shares = popularity(SPECIALISTS)
         asyncio.run(_quick(engine, made))
-        waits = [max(engine.every("bring", digest)) for digest in made.digests[-6:]]
+        waits = [seconds for digest in made.digests[-6:] for seconds in engine.every("bring", digest)]
+        calls = [made.call(ask, dice) for ask in load_of(1.0, 48, shares, seed=1)]
+        capacity = len(calls) / asyncio.run(_together(engine, calls, 16))
         engine.every("steps")
-        rows: list[tuple[float, int, int, int, int]] = []
-        for at_once, count in ((2, 12), (8, 32), (24, 72)):
-            calls = [made.call(ask, dice) for ask in load_of(1.0, count, shares, seed=at_once)]
-            asyncio.run(_together(engine, calls, at_once))
-            rows += [row for told in engine.every("steps") for row in told]
+        for share in (1 / 3, 2 / 3):
+            calls = [made.call(ask, dice) for ask in load_of(share * capacity, 25.0, shares, seed=2)]
+            asyncio.run(as_they_arrive(engine, calls))  # type: ignore[arg-type]
+        rows = [row for told in engine.every("steps") for row in told]
         hop = asyncio.run(_hop(engine, made)) - _alone(rows)
         times = fitted(rows, statistics.median(waits), max(0.0, hop))
     _tell(times, len(rows))
@@ -158,7 +164,7 @@ def fitted(rows: Sequence[tuple[float, int, int, int, int]], wait: float, hop: f
         worst = int(np.argmin(found))
         if found[worst] >= 0:
             known = dict(zip(columns, map(float, found), strict=True))
-            return StepTimes(**{name: known.get(name, 0.0) for name in ("step", "row", "token", "adapter", "load")},
+            return StepTimes(**{name: known.get(name, 0.0) for name in _FITTED},
                              wait=wait, hop=hop)  # fmt: skip
         del columns[list(columns)[worst]]
 
@@ -167,15 +173,15 @@ def validate(times: StepTimes) -> dict[str, Any]:
     """Another load than the one that was measured: Poisson arrivals at two rates, with affinity and without."""
     size = ReplicaSize(adapters=SPECIALISTS)  # all of them fit
     shares = popularity(SPECIALISTS)
+    # One after another, on both sides: so the same are known to the same replica.
+    known = [Ask(float(who), who, 8, 1) for who in range(SPECIALISTS)]
     made: dict[str, Any] = {}
     print(f"  {'':<22}{'tokens/s':>20}{'p95 s':>18}{'median s':>18}   real / simulated")
     with shelf() as stock, ray_here():
         for affinity in (True, False):
             with replicas(stock, 2, affinity=affinity) as engine:
                 asyncio.run(_quick(engine, stock))
-                asyncio.run(
-                    _together(engine, [stock.call(Ask(0, who, 8, 1), random.Random(who)) for who in range(8)], 4)
-                )
+                asyncio.run(_together(engine, [stock.call(ask, random.Random(ask.specialist)) for ask in known], 1))
                 for share in (0.4, 0.7):
                     rate = share * _capacity(times)
                     asks = load_of(rate, 25.0, shares, seed=int(100 * share))
@@ -189,7 +195,7 @@ def validate(times: StepTimes) -> dict[str, Any]:
                         "median": float(np.quantile(waits, 0.5)),
                     }
                     policy = "affinity" if affinity else "random"
-                    played = simulated(times, size, 2, asks, policy, shares)
+                    played = simulated(times, size, 2, asks, policy, shares, known)
                     name = f"{policy}, {rate:.1f}/s"
                     ratio = {key: real[key] / played[key] for key in real}
                     print(

@@ -1,10 +1,12 @@
 """Two replicas on two cores against one with two threads, behind Ray Serve: throughput, and loads of adapters.
 
-    python benchmarks/replicas.py                    48 specialists by Zipf's law, 240 requests, 32 at a time; needs Ray
+    python benchmarks/replicas.py                    48 specialists by Zipf's law, 120 requests, 32 at a time; needs Ray
 
 All have the same cores and, in sum, the same memory for keys, values and adapters. The same requests are sent to one
 replica with two threads, to two with one thread each where a request goes to its specialist, and to two where it goes
-wherever less waits. Rounds take turns. The last line is JSON.
+wherever less waits. Before it counts, twice as many requests fill the memory. How many adapters are loaded again
+depends on it: with little memory an adapter has gone before it is asked for again, wherever it was. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from plural.scale.engine import ClusterEngine
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=240)
+    parser.add_argument("--requests", type=int, default=120)
     parser.add_argument("--in-flight", type=int, default=32)
-    parser.add_argument("--memory", type=float, default=1.3, help="GB of one of two replicas; one alone has the double")
+    parser.add_argument("--memory", type=float, default=2.0, help="GB of one of two replicas; one alone has the double")
     parser.add_argument("--busy", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
@@ -60,7 +62,7 @@ def _measured(stock: Shelf, given: argparse.Namespace, *, count: int, **kind: An
     shares = popularity(SPECIALISTS)
     rates = []
     with replicas(stock, count, **kind) as engine:
-        asyncio.run(_all(engine, _calls(stock, 32, shares, 99), given.in_flight))
+        asyncio.run(_all(engine, _calls(stock, 2 * given.requests, shares, 99), given.in_flight))
         before = engine.look()
         for seed in range(given.rounds):
             calls = _calls(stock, given.requests, shares, seed)

@@ -4,10 +4,11 @@
     python benchmarks/wire.py --requests 4 --tokens 4 4 --streams 2 --rounds 1
 
 Both sides ask the same chat model in turns, each time with prompts that nobody has read. As many requests as there are
-streams come at once, in a burst; each of the others comes when an answer has ended. Answers differ in length, so that
-those come one by one, and their time to the first token is what one request costs; in the burst it is what all cost.
-The HTTP client is a process of its own that looks for little but the end, yet it computes on the same cores as the
-engine. The last line is JSON.
+streams come at once, in a burst; each of the others comes a moment after an answer has ended, so that it meets the
+engine anywhere in a step, as requests of strangers do. (Without that moment a request over HTTP comes just after a
+step has begun, and one in process just before.) The time to the first token of those is what one request costs, in the
+burst it is what all cost. The HTTP client is a process of its own that looks for little but the end, yet it computes on
+the same cores as the engine. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -38,7 +39,17 @@ from plural.types import Asked, Message, Sampling
 from plural.wiring.network import BASE, Network
 from plural.wiring.serving import ServedNetwork
 
+_LONGEST_PAUSE_S = 0.5
 CLIENT = Path(__file__).with_name("wire_client.py")
+
+
+@dataclass(frozen=True)
+class Load:
+    """Tokens of each answer, and seconds for which each request waits when a place is free for it."""
+
+    lengths: list[int]
+    pauses: list[float]
+    streams: int
 
 
 @dataclass(frozen=True)
@@ -64,12 +75,11 @@ def main() -> None:
         dice = random.Random(0)
         runs: dict[str, list[Run]] = {"in process": [], "http": []}
         with network, served(network) as url:
-            warm = [given.tokens[0]] * given.requests
-            in_process(network, _prompts(network, dice, given), warm, given.streams)
+            in_process(network, _prompts(network, dice, given), _load(dice, given))
             for number in range(given.rounds):
-                lengths = [dice.randint(*given.tokens) for _ in range(given.requests)]
-                runs["in process"].append(in_process(network, _prompts(network, dice, given), lengths, given.streams))
-                runs["http"].append(over_http(url, _prompts(network, dice, given), lengths, given.streams))
+                load = _load(dice, given)
+                runs["in process"].append(in_process(network, _prompts(network, dice, given), load))
+                runs["http"].append(over_http(url, _prompts(network, dice, given), load))
                 rates = " ".join(f"{made[-1].rate:.1f}" for made in runs.values())
                 print(f"round {number + 1}: {rates} tokens/s", flush=True)
     low, high = given.tokens
@@ -120,6 +130,12 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _load(dice: random.Random, given: argparse.Namespace) -> Load:
+    lengths = [dice.randint(*given.tokens) for _ in range(given.requests)]
+    pauses = [0.0 if at < given.streams else dice.uniform(0, _LONGEST_PAUSE_S) for at in range(given.requests)]
+    return Load(lengths, pauses, given.streams)
+
+
 def _prompts(network: Network, dice: random.Random, given: argparse.Namespace) -> list[str]:
     tokenizer = network.base_model.tokenizer
     return [
@@ -128,11 +144,12 @@ def _prompts(network: Network, dice: random.Random, given: argparse.Namespace) -
     ]
 
 
-def in_process(network: Network, prompts: Sequence[str], lengths: Sequence[int], streams: int) -> Run:
+def in_process(network: Network, prompts: Sequence[str], load: Load) -> Run:
     speaker = network.base.speaker
 
-    async def one(prompt: str, length: int, room: asyncio.Semaphore) -> tuple[int, float]:
+    async def one(prompt: str, length: int, pause: float, room: asyncio.Semaphore) -> tuple[int, float]:
         async with room:
+            await asyncio.sleep(pause)
             start, first, tokens = time.perf_counter(), 0.0, 0
             sampling = Sampling(max_tokens=length, ignore_eos=True)
             async for piece in speaker.speak(Asked((Message("user", prompt),), sampling=sampling)):
@@ -141,8 +158,9 @@ def in_process(network: Network, prompts: Sequence[str], lengths: Sequence[int],
             return tokens, first
 
     async def every() -> list[tuple[int, float]]:
-        room = asyncio.Semaphore(streams)
-        return await asyncio.gather(*(one(*asked, room) for asked in zip(prompts, lengths, strict=True)))
+        room = asyncio.Semaphore(load.streams)
+        each = zip(prompts, load.lengths, load.pauses, strict=True)
+        return await asyncio.gather(*(one(*asked, room) for asked in each))
 
     start = time.perf_counter()
     answers = sync.run(every())
@@ -150,7 +168,7 @@ def in_process(network: Network, prompts: Sequence[str], lengths: Sequence[int],
     return Run(sum(tokens for tokens, _ in answers), seconds, [first for _, first in answers])
 
 
-def over_http(url: str, prompts: Sequence[str], lengths: Sequence[int], streams: int) -> Run:
+def over_http(url: str, prompts: Sequence[str], load: Load) -> Run:
     bodies = [
         {
             "model": BASE,
@@ -160,9 +178,9 @@ def over_http(url: str, prompts: Sequence[str], lengths: Sequence[int], streams:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        for prompt, length in zip(prompts, lengths, strict=True)
+        for prompt, length in zip(prompts, load.lengths, strict=True)
     ]
-    asked = json.dumps({"url": url, "streams": streams, "bodies": bodies})
+    asked = json.dumps({"url": url, "streams": load.streams, "bodies": bodies, "pauses": load.pauses})
     done = subprocess.run([sys.executable, str(CLIENT)], input=asked, capture_output=True, text=True, check=True)
     return Run(**json.loads(done.stdout))
 

@@ -49,15 +49,16 @@ async def main(asked: dict[str, Any]) -> dict[str, Any]:
         free.put_nowait(Connection(*await asyncio.open_connection(url.hostname, url.port or 80), head))
     bodies = [json.dumps(body).encode() for body in asked["bodies"]]
 
-    async def one(body: bytes) -> tuple[int, float]:
+    async def one(body: bytes, pause: float) -> tuple[int, float]:
         connection = await free.get()
         try:
+            await asyncio.sleep(pause)
             return await connection.ask(body)
         finally:
             free.put_nowait(connection)
 
     start = time.perf_counter()
-    done = await asyncio.gather(*map(one, bodies))
+    done = await asyncio.gather(*map(one, bodies, asked["pauses"]))
     seconds = time.perf_counter() - start
     return {"tokens": sum(tokens for tokens, _ in done), "seconds": seconds, "firsts": [first for _, first in done]}
 

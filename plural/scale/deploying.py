@@ -124,6 +124,10 @@ def engine_deployment(
             "min_replicas": scale.replicas,
             "max_replicas": scale.max_replicas,
             "target_ongoing_requests": scale.target,
+            "upscale_delay_s": scale.grow_after,
+            "downscale_delay_s": scale.shrink_after,
+            # Of so many seconds the mean is looked at.
+            "look_back_period_s": min(30.0, max(1.0, scale.grow_after)),
         }
     return serve.deployment(name=ENGINE, **options)(Placed).bind(own, identity, scale.pause)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Tokens from which on a shared beginning is worth more than an even load, and the number that stands for it.
 PREFIX = 64
 _LOOK_S = 2.0
+_IDENTITY_S = 10.0
 
 
 def connect(base: Base, settings: Settings) -> ClusterEngine:
@@ -53,10 +54,22 @@ def connect(base: Base, settings: Settings) -> ClusterEngine:
         )
     handle = serve.get_deployment_handle(ENGINE, app_name=APP)
     engine = ClusterEngine(handle, scale)
-    for theirs in engine.every("identity"):
+    for theirs in identities(engine, scale.patience):
         Identity.of(base).refuse(theirs, "A replica of the cluster")
     tasks.send_long_tools()
     return engine
+
+
+def identities(engine: ClusterEngine, patience: float) -> list[Identity]:
+    """Of all replicas; one that is lost just then is replaced soon. Raises MachineError."""
+    left = Patience(patience)
+    while True:
+        try:
+            return cast("list[Identity]", engine.every("identity", within=_IDENTITY_S))
+        except MachineError:
+            if (pause := left.pause()) is None:
+                raise
+            time.sleep(pause)
 
 
 class ClusterEngine:
@@ -117,13 +130,14 @@ class ClusterEngine:
         self._closed = True
 
     # ---------------------------------------------------------------------------------------------- of a cluster
-    def every(self, call: str, *given: Any) -> list[Any]:
-        """What each replica says, blocking. Raises what one of them raises, and MachineError when none answers."""
+    def every(self, call: str, *given: Any, within: float | None = None) -> list[Any]:
+        """What each replica says, blocking. Raises what one of them raises, and MachineError when one does not answer
+        `within` so many seconds, or as long as the settings are patient."""
         silent: tuple[type[Exception], ...] = (TimeoutError, *_lost())
         asked = self._handle.broadcast(call, *given)
         try:
             with ThreadPoolExecutor(1) as thread:  # Ray refuses to wait where an event loop runs
-                told: list[Any] = thread.submit(asked.results, timeout_s=self._scale.patience).result()
+                told: list[Any] = thread.submit(asked.results, timeout_s=within or self._scale.patience).result()
         except silent as error:
             raise MachineError(f"Replicas did not answer {call!r}: {error}.", hint="ray status shows them.") from error
         for one in told:

@@ -22,6 +22,12 @@ class ScaleSettings(BaseSettings):
     target: float = Field(
         default=16.0, gt=0, description="Requests under way and waiting at each replica that scaling aims at."
     )
+    grow_after: float = Field(
+        default=10.0, ge=0, description="Seconds for which the target is exceeded before a replica is added."
+    )
+    shrink_after: float = Field(
+        default=300.0, ge=0, description="Seconds for which fewer would do before a replica is taken away."
+    )
     busy: int = Field(
         default=32,
         ge=1,

@@ -43,7 +43,7 @@ _ASKED: dict[str, str] = {
 _STEPS = " Write your steps first, and the answer after the last = sign."
 _CALCULATOR = "Call the calculator with the expression that gives the answer."
 _ALL: tuple[arith.Form, ...] = ("direct", "steps", "tool")
-_MAX_TOKENS = {"direct": 32, "steps": 200, "tool": 64}
+_MAX_TOKENS = {"direct": 32, "steps": 200, "tool": 112}
 
 
 # Steps of a training, by form: a call is copied from the question and learned at once.
@@ -66,7 +66,8 @@ def _skill(name: str, form: str, purpose: str, instructions: str, train: Rows, t
         train_rows=train,
         test_rows=test,
         examples=lambda: _prompts(train()),
-        settings={**SETTINGS, "batch_rows": 8 if tool else 16, "max_steps": steps},
+        # To copy is learned by an activated adapter as well, and its prompts, tools and all, are read once.
+        settings={**SETTINGS, "activated": tool, "batch_rows": 8 if tool else 16, "max_steps": steps},
         licence=APACHE,
         output=contract,
         tools=("calculate",) if tool else (),

@@ -22,7 +22,7 @@ pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'plur
 from ray.exceptions import ActorDiedError
 
 from plural.scale.cluster import Identity, Patience
-from plural.scale.engine import PREFIX, ClusterEngine, affinity_key
+from plural.scale.engine import PREFIX, ClusterEngine, affinity_key, identities
 from plural.scale.settings import ScaleSettings
 
 DIED = ActorDiedError()
@@ -194,6 +194,24 @@ def test_another_version_or_base_is_refused_by_name(theirs: Identity, named: str
     mine.refuse(replace(mine, base_name="the same under another name"), "node 2")
     with pytest.raises(SettingsError, match=f"node 2 has the {named}"):
         mine.refuse(theirs, "node 2")
+
+
+def test_a_network_opens_while_a_replica_is_being_replaced() -> None:
+    """An owner of runs that was started anew in that moment failed for good, and with it whoever asked it."""
+    mine = Identity("0.1", "sha256:1", "tiny")
+
+    class Shaky(Replicas):
+        lost = 2
+
+        def results(self, *, timeout_s: float) -> list[Any]:
+            self.lost -= 1
+            if self.lost >= 0:
+                raise DIED
+            return super().results(timeout_s=timeout_s)
+
+    assert identities(engine(Shaky([], told=[mine])), patience=5) == [mine]
+    with pytest.raises(MachineError, match="did not answer 'identity'"):
+        identities(engine(Shaky([], told=[mine])), patience=0)
 
 
 # ------------------------------------------------------------------------------------------------------ who meets whom
