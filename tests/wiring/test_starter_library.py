@@ -45,6 +45,10 @@ ROUTES = {
     "Turn off the kitchen lights and tell me how many days are between 2026-01-01 and 2026-03-01": "planner",
     "Open the garage door and write a cron schedule for midnight every day": "planner",
     "What is 12*7, and turn on the lamp": "planner",
+    "Solve 3*x + 5 = 2*x - 7 for x.": "linear",
+    "Let f(x) = 3*x**2 - 4. What is f(-5)?": "polyeval",
+    "Round 31415 to the nearest one hundred.": "finalstep",
+    "Evaluate (-12)/(-9) + (-47 - 277/(-6)).": "exprs",
     "Who wrote Faust?": "base",
 }
 
