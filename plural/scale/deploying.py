@@ -126,8 +126,9 @@ def engine_deployment(
             "target_ongoing_requests": scale.target,
             "upscale_delay_s": scale.grow_after,
             "downscale_delay_s": scale.shrink_after,
-            # Of so many seconds the mean is looked at.
-            "look_back_period_s": min(30.0, max(1.0, scale.grow_after)),
+            # Of so many seconds the mean is looked at; it is of two reports at least.
+            "look_back_period_s": (looked := min(30.0, max(1.0, scale.grow_after))),
+            "metrics_interval_s": looked / 2,
         }
     return serve.deployment(name=ENGINE, **options)(Placed).bind(own, identity, scale.pause)
 

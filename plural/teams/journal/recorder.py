@@ -191,8 +191,8 @@ def _repeatable(tool: BaseTool) -> bool:
 
 
 def _tool(seat: _Seat, tool: BaseTool) -> RecordedTool:
-    # Time-out and further tries are the inner tool's: together they are one call.
-    marks = replace(marks_of(tool), timeout=None, retries=0)
+    # Time-out, further tries and another process are the inner tool's: together they are one call, written down here.
+    marks = replace(marks_of(tool), timeout=None, retries=0, long=False)
     return RecordedTool(
         seat=seat,
         inner=tool,

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import BaseTool
 
 from plural.agents import Agent, Budget, Middleware, Observation, mark, tool
+from plural.agents.marks import send_long_tools
 from plural.agents.middleware import ToolRunner
 from plural.errors import LimitError, RunError, SettingsError, StorageError
 from plural.teams.journal import Journal, begin, open_questions, replay, resume
@@ -91,6 +92,36 @@ async def test_a_replay_of_something_else_is_refused(journal: Journal) -> None:
     run, _ = await begun(journal, World().agent(shopping(FIRST, "All bought.")))
     with pytest.raises(RunError, match=r"Call 0 of 0\.buyer asks its model something else"):
         await all_of(replay(journal, run, World().agent(shopping(), instructions="Haggle.")))
+
+
+async def test_a_long_tool_of_a_run_is_sent_as_it_is_and_its_call_is_written_down(journal: Journal) -> None:
+    """Its recorder was sent with it, which no other process can have; nor was the failure in the journal."""
+    sent: list[BaseTool] = []
+
+    async def away(tool: BaseTool, request: Mapping[str, Any]) -> Any:
+        sent.append(tool)
+        return await tool.ainvoke(dict(request))
+
+    @mark(long=True)
+    @tool
+    def square(number: int) -> str:
+        """Square a number.
+
+        Args:
+            number: Which one.
+        """
+        return str(number**2)
+
+    send_long_tools(away)
+    try:
+        script = [calling(("square", {"number": 3})), "Nine."]
+        run, events = await begun(journal, Agent("clerk", ScriptedModel(script), tools=[square]))
+    finally:
+        send_long_tools(None)
+    assert sent == [square]
+    assert [event.result for event in events if isinstance(event, ToolReturned)] == ["9"]
+    assert await all_of(replay(journal, run, Agent("clerk", ScriptedModel([]), tools=[square]))) == events
+    assert sum(isinstance(entry.what, ToolReturned) for entry in journal.entries(run)) == 1
 
 
 async def test_any_prefix_of_a_journal_comes_to_the_same_end(journal: Journal) -> None:
