@@ -224,6 +224,14 @@ def test_generalists_see_what_the_specialists_together_see(school: Any, tmp_path
     assert "exists already" in school("--generalist", fails=True)
 
 
+def test_generalists_are_activated_where_all_specialists_are(school: Any, tmp_path: Path) -> None:
+    for given, activated in (((), False), (("--activated",), True)):
+        out = tmp_path / f"out-{activated}"
+        school("--generalist", *given, "--out", str(out))
+        configs = [json.loads((out / name / "adapter_config.json").read_text()) for name in generalist.NAMES]
+        assert [bool(config.get("alora_invocation_tokens")) for config in configs] == [activated, activated]
+
+
 def test_a_generalist_reads_the_prompt_that_the_specialist_reads(tmp_path: Path) -> None:
     skill = read_recipe(write_recipe(tmp_path)).skills["sum"]
     row = generalist._told({"prompt": "add 1 and 1", "answer": "sum 2"}, skill)

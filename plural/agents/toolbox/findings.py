@@ -74,10 +74,10 @@ _Form = dict[str, Fraction]
 def _solve(node: ast.Call, text: str) -> str:
     """`solve(2*x + 1 == 5, x)`: every name is an unknown, also e and pi."""
     said = ast.unparse(node)
-    *equations, wanted = node.args if node.args else [ast.Constant(0)]
-    if node.keywords or not equations or not isinstance(wanted, ast.Name):
+    wanted = node.args[-1] if len(node.args) > 1 else None
+    if node.keywords or not isinstance(wanted, ast.Name):
         raise ValueError(f"{said!r} is not as solve(2*x + 1 == 5, x): equations with ==, and then an unknown")
-    forms = [_equation(each, text) for each in equations]
+    forms = [_equation(each, text) for each in node.args[:-1]]
     unknown = sorted({name for form in forms for name in form} - {"", wanted.id})
     if len(unknown) + 1 > _MOST_UNKNOWN:
         raise ValueError(f"{said!r} has {len(unknown) + 1} unknowns; at most {_MOST_UNKNOWN} are solved for")

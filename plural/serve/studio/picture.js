@@ -1,5 +1,6 @@
 // The network as a picture: the base in the middle, the specialists around it, larger the more they are asked, lit when
-// they work; teams are constellations, lines from one member to the next. A drawing that stands still costs nothing, and the base computes on the same cores: only who works moves.
+// they work; teams are constellations, lines from one member to the next. A drawing that stands still costs nothing, and
+// the base computes on the same cores: only who works moves.
 
 import { forceCollide, forceSimulation, forceX, forceY } from "./vendor/d3.js";
 import { html, useMemo } from "./vendor/preact.js";

@@ -56,7 +56,8 @@ export async function trying(work) {
 
 export const refresh = () =>
   trying(async () => {
-    const [models, library, teams] = await Promise.all(["/v1/models", "/v1/library", "/v1/teams"].map((path) => call(path)));
+    const paths = ["/v1/models", "/v1/library", "/v1/teams"];
+    const [models, library, teams] = await Promise.all(paths.map((path) => call(path)));
     state.base = models.data.find((model) => model.id === BASE);
     state.models = models.data.map((model) => model.id);
     const mine = new Set(state.models);
