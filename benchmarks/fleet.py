@@ -76,7 +76,7 @@ def simulated(
     before: Sequence[Ask] = (),
 ) -> dict[str, float]:
     """`p95` and `median` in seconds; `throughput` in answered tokens a second, from the first arrival to the last
-    answer; `loads` for each request, the only one in which those count who ask `before`, to decide who is known where."""
+    answer; `loads` for each request. Who asks `before`, to decide who is known where, counts in `loads` alone."""
     fleet = Fleet(times, size, count)
     later = max((ask.at for ask in before), default=0.0) + (_REST_S if before else 0.0)
     fleet.run([*before, *(replace(ask, at=ask.at + later) for ask in asks)], policy_of(policy, fleet, shares))
