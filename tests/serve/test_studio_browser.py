@@ -197,6 +197,7 @@ def test_a_run_asks_for_approval_goes_on_and_is_looked_at_again(opened: Callable
     home = running.network.settings.journal.parent
     assert [line for line in world(home) if line in ("paid 23", "paid 24")] == ["paid 24"]
     timeline = page.get_by_role("list", name="Timeline")
+    expect(timeline.get_by_role("listitem").last).to_contain_text("finished")  # events come after the status
     whole = timeline.get_by_role("listitem").count()
     slider = page.get_by_label("Look again")
     slider.focus()
