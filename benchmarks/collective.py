@@ -6,7 +6,9 @@
 
 Composed questions (benchmarks/composed) are answered directly, or step by step: each primitive question of a chain is
 put with the values found so far, and who answers it is the base, a generalist, the specialist that the learned router
-chooses, the right specialist (oracle router), or SymPy (oracle at each step). A generalist is told what the right
+chooses, the right specialist (oracle router), or SymPy (oracle at each step). With `own plan` nobody is told the steps:
+the network is asked the question and nothing else, and its planner splits it; a generalist answers the steps of that
+same plan. A generalist is told what the right
 specialist would be told, with the same tools and grammar; so is the base, at greater length. Steps that need nothing
 from each other, and all questions, are asked at once. A chain whose value is no number ends there and is wrong.
 
@@ -37,21 +39,24 @@ from typing import Any, Generic, TypeVar
 from staff import SHOTS, Choose, Staff, answered, shots_of, worked_out
 
 from plural import Network, sync
+from plural.errors import PluralError
 from plural.evals import Row, Task, checker, interval
 from plural.evals.finals import equal_value, final
 from plural.specialists import Card, Library, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
-from plural.types import Message
+from plural.teams.planner import fill_in
+from plural.types import Message, RunFinished, StepStarted
 from plural.wiring.generalist import NAMES
 from plural.wiring.recipe import STARTER_RECIPE, Skill, read_recipe
 from plural.wiring.settings import STARTER
 
 sys.path.append(str(STARTER_RECIPE))
-from composed import SPLITS, Chain, Step, chains, oracle
+from composed import SPLITS, Chain, Step, chains, in_words_of, oracle
 from maths import KINDS
 
 T = TypeVar("T")
 NETWORK = "network, learned router"
+NETWORK_ALONE = "network, own plan"
 DIRECT = (
     "Work out the question. Answer only with what is asked for at its end: a number, True or False, a letter, or the "
     "list in order."
@@ -153,6 +158,38 @@ async def directly(split: str, chain: Chain, choose: Choose) -> Outcome:
     return Outcome(split, chain, equal_value(answer, chain.gold) == 1.0)
 
 
+async def alone(split: str, chain: Chain, staff: Staff) -> Outcome:
+    """The whole question, put to the network as a user would: it plans, routes and calculates."""
+    answer, asked = "", {0: ""}
+    try:
+        async for event in staff.network.run(chain.question):
+            if isinstance(event, StepStarted):
+                asked[event.step] = event.task
+            if isinstance(event, RunFinished):
+                answer = event.answer
+    except PluralError:
+        return Outcome(split, chain, right=False)
+    return _ended(split, chain, asked[max(asked)], answer)
+
+
+async def planned(split: str, chain: Chain, staff: Staff, choose: Choose) -> Outcome:
+    """The plan is the network's, and `choose` says who answers its steps."""
+    task = answer = ""
+    answers: dict[int, str] = {}
+    try:
+        for number, step in enumerate(await staff.plan(chain.question), start=1):
+            task = fill_in(step.task, answers)
+            answer = answers[number] = final(await worked_out(await choose("", task), task))
+    except PluralError:
+        return Outcome(split, chain, right=False)
+    return _ended(split, chain, task, answer)
+
+
+def _ended(split: str, chain: Chain, task: str, answer: str) -> Outcome:
+    said = in_words_of(chain.question, task, final(answer))
+    return Outcome(split, chain, equal_value(said, chain.gold) == 1.0)
+
+
 def drawn(found: Sequence[Chain], count: int, chance: random.Random) -> list[Chain]:
     """`count` of them, as many of each number of steps as its share."""
     groups: dict[int, list[Chain]] = defaultdict(list)
@@ -240,6 +277,9 @@ def compose(bench: Bench, generalists: Sequence[str], given: argparse.Namespace)
     def steps(choose: Callable[[Staff], Choose]) -> Callable[[Staff], list[Awaitable[Outcome]]]:
         return lambda staff: [followed(split, chain, stepwise(choose(staff))) for split, chain in asked]
 
+    def plans(choose: Callable[[Staff], Choose]) -> Callable[[Staff], list[Awaitable[Outcome]]]:
+        return lambda staff: [planned(split, chain, staff, choose(staff)) for split, chain in asked]
+
     lines: dict[str, Callable[[Staff], Sequence[Awaitable[Outcome]]]] = {
         "base, directly": whole(lambda staff: staff.base(told=DIRECT)),
         f"base, directly, {SHOTS}-shot": whole(lambda staff: staff.base(same, told=DIRECT)),
@@ -249,7 +289,9 @@ def compose(bench: Bench, generalists: Sequence[str], given: argparse.Namespace)
     for name in generalists:
         lines[f"{name}, directly"] = whole(functools.partial(Staff.generalist, name=name))
         lines[f"{name}, step by step"] = steps(functools.partial(Staff.generalist, name=name))
+        lines[f"{name}, own plan"] = plans(functools.partial(Staff.generalist, name=name))
     lines[NETWORK] = steps(lambda staff: staff.routed_step)
+    lines[NETWORK_ALONE] = lambda staff: [alone(split, chain, staff) for split, chain in asked]
     lines["network, oracle router"] = steps(lambda staff: staff.right)
     lines["oracle at each step"] = lambda _: [followed(split, chain, by_sympy) for split, chain in asked]
     lengths = sorted({len(chain.steps) for _, chain in asked})

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from adapters import random_adapter
@@ -34,6 +34,7 @@ from plural.wiring.settings import read_settings
 RANK = 8
 _FITTED = ("step", "row", "token", "adapter", "load")
 SPECIALISTS = 48
+_LINE_S = 100.0  # of load for each line that is validated: a p95 is then of 12 answers or more
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,24 @@ def shelf(count: int = SPECIALISTS) -> Iterator[Shelf]:
         yield Shelf(folder / "library", tuple(digests), base)
 
 
+class TimedStep(NamedTuple):
+    """`begun` is by the machine's clock, the same for all of its processes."""
+
+    begun: float
+    seconds: float
+    rows: int
+    tokens: int
+    adapters: int
+    loads: int
+
+
 class Recording(Replica):
     """A replica that writes down what its steps take."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         engine: Any = self._network.engine
-        self._steps: list[tuple[float, int, int, int, int]] = []
+        self._steps: list[TimedStep] = []
         step = engine.step
 
         def timed() -> bool:
@@ -85,12 +97,12 @@ class Recording(Replica):
             jobs = list(engine._scheduler.running)
             if tokens := after.computed - before.computed:
                 flows = len({job.flow for job in jobs if job.flow})
-                self._steps.append((seconds, len(jobs), tokens, flows, after.loaded - before.loaded))
+                self._steps.append(TimedStep(begun, seconds, len(jobs), tokens, flows, after.loaded - before.loaded))
             return worked
 
         engine.step = timed
 
-    def steps(self) -> list[tuple[float, int, int, int, int]]:
+    def steps(self) -> list[TimedStep]:
         told, self._steps = self._steps, []
         return told
 
@@ -130,11 +142,7 @@ def ray_here(cpus: int = 2) -> Iterator[None]:
 
 
 def measure() -> dict[str, Any]:
-    """Step times of two replicas under a third and two thirds of what they can do, by least squares over all steps.
-
-    When all cores are busy the two are slower, for the processes around them compute, too: of that load nobody's fleet
-    should be.
-    """
+    """Step times of two replicas under a third and two thirds of what they can do, by least squares over all steps."""
     with shelf() as made, ray_here(), replicas(made, 2, kind=Recording) as engine:
         dice = random.Random(1)
         shares = popularity(SPECIALISTS)
@@ -146,32 +154,53 @@ def measure() -> dict[str, Any]:
         for share in (1 / 3, 2 / 3):
             calls = [made.call(ask, dice) for ask in load_of(share * capacity, 25.0, shares, seed=2)]
             asyncio.run(as_they_arrive(engine, calls))  # type: ignore[arg-type]
-        rows = [row for told in engine.every("steps") for row in told]
-        hop = asyncio.run(_hop(engine, made)) - _alone(rows)
-        times = fitted(rows, statistics.median(waits), max(0.0, hop))
-    _tell(times, len(rows))
-    return {"times": asdict(times), "steps": len(rows)}
+        one, other = engine.every("steps")
+        steps = [*one, *other]
+        beside = [*shared(one, other), *shared(other, one)]
+        hop = asyncio.run(_hop(engine, made)) - min(step.seconds for step in steps)
+        times = fitted(steps, beside, statistics.median(waits), max(0.0, hop))
+    _tell(times, len(steps))
+    return {"times": asdict(times), "steps": len(steps)}
 
 
-def fitted(rows: Sequence[tuple[float, int, int, int, int]], wait: float, hop: float) -> StepTimes:
-    """No time is below 0: what would be is left out, one after another."""
-    table = np.asarray(rows, dtype=float)
-    seconds = table[:, 0]
-    columns = {"step": np.ones(len(table)), "row": table[:, 1], "token": table[:, 2], "adapter": table[:, 3],
-               "load": table[:, 4]}  # fmt: skip
+def shared(steps: Sequence[TimedStep], others: Sequence[TimedStep]) -> list[float]:
+    """Of each step the share of its time in which another replica computed, too."""
+    begun = np.array([other.begun for other in others])
+    ended = begun + np.array([other.seconds for other in others])
+    found = []
+    for step in steps:
+        both = np.minimum(ended, step.begun + step.seconds) - np.maximum(begun, step.begun)
+        found.append(float(both.clip(min=0).sum()) / step.seconds)
+    return found
+
+
+def fitted(steps: Sequence[TimedStep], beside: Sequence[float], wait: float, hop: float) -> StepTimes:
+    """By least squares, for each of many values of `crowd`; the one that fits best."""
+    crowds = np.linspace(0, 1, 51)
+    found = [_least_squares(steps, 1 + crowd * np.asarray(beside)) for crowd in crowds]
+    best = int(np.argmin([rest for _, rest in found]))
+    return StepTimes(**found[best][0], wait=wait, hop=hop, crowd=float(crowds[best]))
+
+
+def _least_squares(steps: Sequence[TimedStep], longer: np.ndarray) -> tuple[dict[str, float], float]:
+    """The times, and what they leave unexplained. None is below 0: what would be is left out, one after another."""
+    counts = {"row": "rows", "token": "tokens", "adapter": "adapters", "load": "loads"}
+    columns = {"step": longer}
+    columns |= {name: longer * [getattr(step, counted) for step in steps] for name, counted in counts.items()}
+    seconds = np.array([step.seconds for step in steps])
     while True:
-        found = np.linalg.lstsq(np.column_stack(list(columns.values())), seconds, rcond=None)[0]
+        table = np.column_stack(list(columns.values()))
+        found = np.linalg.lstsq(table, seconds, rcond=None)[0]
         worst = int(np.argmin(found))
         if found[worst] >= 0:
             known = dict(zip(columns, map(float, found), strict=True))
-            return StepTimes(**{name: known.get(name, 0.0) for name in _FITTED},
-                             wait=wait, hop=hop)  # fmt: skip
+            return {name: known.get(name, 0.0) for name in _FITTED}, float(((table @ found - seconds) ** 2).sum())
         del columns[list(columns)[worst]]
 
 
 def validate(times: StepTimes) -> dict[str, Any]:
     """Another load than the one that was measured: Poisson arrivals at two rates, with affinity and without."""
-    size = ReplicaSize(adapters=SPECIALISTS)  # all of them fit
+    size = ReplicaSize(adapters=SPECIALISTS, busy=ScaleSettings.of(cpus=1).most)  # all adapters fit
     shares = popularity(SPECIALISTS)
     # One after another, on both sides: so the same are known to the same replica.
     known = [Ask(float(who), who, 8, 1) for who in range(SPECIALISTS)]
@@ -184,7 +213,7 @@ def validate(times: StepTimes) -> dict[str, Any]:
                 asyncio.run(_together(engine, [stock.call(ask, random.Random(ask.specialist)) for ask in known], 1))
                 for share in (0.4, 0.7):
                     rate = share * _capacity(times)
-                    asks = load_of(rate, 25.0, shares, seed=int(100 * share))
+                    asks = load_of(rate, _LINE_S, shares, seed=int(100 * share))
                     dice = random.Random(7)
                     calls = [stock.call(ask, dice) for ask in asks]
                     seconds, outcomes = asyncio.run(as_they_arrive(engine, calls))  # type: ignore[arg-type]
@@ -235,11 +264,7 @@ async def _hop(engine: ClusterEngine, shelf: Shelf) -> float:
     return statistics.median(taken)
 
 
-def _alone(rows: Sequence[tuple[float, int, int, int, int]]) -> float:
-    return min(row[0] for row in rows)
-
-
 def _tell(times: StepTimes, count: int) -> None:
     print(f"{count} steps of two replicas with one thread each, rank {RANK}; milliseconds:")
-    for name, seconds in asdict(times).items():
-        print(f"  {name:<8}{1000 * seconds:8.2f}")
+    for name, value in asdict(times).items():
+        print(f"  {name:<8}{value:8.2f} of itself" if name == "crowd" else f"  {name:<8}{1000 * value:8.2f}")

@@ -20,7 +20,8 @@ import simpy
 class StepTimes:
     """Seconds: of a step, of each request in it, of each token computed in it, of each different adapter; of an adapter
     that is brought in, as work of the replica (`load`) and until it is there (`wait`); and of the way to a replica and
-    back (`hop`)."""
+    back (`hop`). `crowd` is no time: by what share of itself a step is longer while all other replicas compute, too, which
+    it is where they are on one machine."""
 
     step: float
     row: float
@@ -29,6 +30,7 @@ class StepTimes:
     load: float
     wait: float
     hop: float
+    crowd: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,12 @@ class Replica:
                     drawn.append(one)
             adapters.discard(None)
             spent = times.step + times.row * len(able) + times.token * tokens + times.adapter * len(adapters)
-            yield env.timeout(spent + loads * times.load)
+            spent += loads * times.load
+            if times.crowd:
+                spent *= 1 + times.crowd * self.fleet.working / max(1, self.fleet.count - 1)
+            self.fleet.working += 1
+            yield env.timeout(spent)
+            self.fleet.working -= 1
             for one in drawn:
                 one.left -= 1
                 if not one.left:
@@ -167,6 +174,7 @@ class Fleet:
     waits: list[float] = field(default_factory=list)
     tokens: int = 0
     ended: float = 0.0
+    working: int = 0  # replicas in the middle of a step
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)

@@ -10,7 +10,8 @@ from plural.agents import Agent, toolbox
 from plural.engine.chat import ChatPlural
 from plural.errors import ModelError
 from plural.evals import ChatAnswerer, Row, Task
-from plural.types import Grammar, Message, Sampling
+from plural.teams.router import without
+from plural.types import Decision, Grammar, Message, Sampling, Step
 from plural.wiring.recipe import Skill
 
 BASE = "base"
@@ -40,20 +41,19 @@ class Staff:
     def __init__(self, network: Network, skills: Mapping[str, Skill], tokens: int) -> None:
         router = sync.run(network.router())
         assert router is not None  # specialists have examples
-        self._network, self._skills, self._router = network, skills, router
+        self.network, self._skills, self._router = network, skills, router
         self._free = min(tokens, BASE_TOKENS)
         self._cards = {one.name: one.card for one in network.mine()}
         self._models = {name: _limited(network.specialist(name), tokens) for name in self._cards}
         self._models[BASE] = _limited(network.base, self._free)
-        # As in the network, of several planners one plans, and a step is not planned again.
-        self._planner = next((card.name for card in self._cards.values() if card.kind == "planner"), "")
+        self._planners = {planner.name: planner for planner in network.planners()}
 
     def base(self, shown: Mapping[str, Sequence[Message]] | None = None, *, told: str = "") -> Choose:
         """Told what the recipe tells it, with the skill's tools and contract; or else `told`, without these."""
 
         async def choose(skill: str, _: str) -> Chosen:
             known = self._skills[skill]
-            model = self._network.model(None, told or known.asked_of_base, output=None if told else known.output)
+            model = self.network.model(None, told or known.asked_of_base, output=None if told else known.output)
             ends = not told and (known.output is not None or bool(known.tools))
             limit = known.max_tokens if ends else self._free
             tools = () if told else known.tools
@@ -62,10 +62,11 @@ class Staff:
         return choose
 
     def generalist(self, name: str) -> Choose:
-        """Told what the skill's specialist would be told, with its tools, and held to the same contract."""
+        """Told what the skill's specialist would be told, with its tools, and held to the same contract. Where no skill
+        is named, the router says which one it is."""
 
-        async def choose(skill: str, _: str) -> Chosen:
-            card = self._cards[skill]
+        async def choose(skill: str, question: str) -> Chosen:
+            card = self._cards[skill or await self._nearest(question)]
             grammar = Grammar(card.output.kind, card.output.source) if card.output else None
             told = {"instructions": card.instructions, "grammar": grammar}
             return Chosen(name, self._models[name].model_copy(update=told), card.tools)
@@ -77,12 +78,25 @@ class Staff:
         return self._served(skill)
 
     async def routed(self, _: str, question: str) -> Chosen:
-        return self._served((await self._router.route(question, self._network.reader)).value)
+        return self._served((await self._route(question)).value)
 
     async def routed_step(self, _: str, question: str) -> Chosen:
-        decision = await self._router.route(question, self._network.reader)
-        barred = decision.value == self._planner
-        return self._served(decision.options[1].value if barred else decision.value)
+        """As in the network, a step is not planned again."""
+        return self._served(without(await self._route(question), self._planners).value)
+
+    async def plan(self, question: str) -> Sequence[Step]:
+        """The steps of the planner that the router chooses; one, the question itself, where it chooses none. Raises
+        PlanError."""
+        planner = self._planners.get((await self._route(question)).value)
+        return (await planner.plan(question)).steps if planner else [Step(question)]
+
+    async def _nearest(self, question: str) -> str:
+        """The most probable specialist, however improbable."""
+        decision = await self._route(question)
+        return next(one.value for one in decision.options if one.value not in {BASE, *self._planners})
+
+    async def _route(self, question: str) -> Decision[str]:
+        return await self._router.route(question, self.network.reader)
 
     def _served(self, name: str) -> Chosen:
         return Chosen(name, self._models[name], self._cards[name].tools if name != BASE else ())

@@ -87,8 +87,8 @@ def test_every_line_is_measured_on_the_same_questions(
     ways = ("directly", "step by step")
     assert composed.keys() == {
         *(f"base, {way}{shots}" for way in ways for shots in ("", ", 4-shot")),
-        *(f"{name}, {way}" for name in NAMES for way in ways),
-        *("network, learned router", "network, oracle router", "oracle at each step"),
+        *(f"{name}, {way}" for name in NAMES for way in (*ways, "own plan")),
+        *("network, learned router", "network, own plan", "network, oracle router", "oracle at each step"),
     }
     assert union.keys() == {"base", "base, 4-shot", *NAMES, "network, learned router", "network, oracle router"}
     assert {line["n"] for line in composed.values()} == {2 * 4}
@@ -104,7 +104,7 @@ def test_every_line_is_measured_on_the_same_questions(
     gaps = said["union, network, learned router less"]
     for line, gap in gaps.items():
         assert gap["value"] == pytest.approx(union["network, learned router"]["value"] - union[line]["value"])
-    assert sum(line.startswith(("base", "generalist", "network", "oracle")) for line in printed) == 11 + 6
+    assert sum(line.startswith(("base", "generalist", "network", "oracle")) for line in printed) == 14 + 6
 
 
 def test_a_library_without_the_primitives_is_refused(

@@ -111,7 +111,7 @@ def engine_deployment(
             "num_gpus": scale.gpus,
             "runtime_env": {"env_vars": environment},
         },
-        "max_ongoing_requests": scale.busy,
+        "max_ongoing_requests": scale.most,
         "health_check_period_s": 10,
         "graceful_shutdown_timeout_s": 600,
     }
@@ -123,7 +123,7 @@ def engine_deployment(
         options["autoscaling_config"] = {
             "min_replicas": scale.replicas,
             "max_replicas": scale.max_replicas,
-            "target_ongoing_requests": scale.target,
+            "target_ongoing_requests": scale.aim,
             "upscale_delay_s": scale.grow_after,
             "downscale_delay_s": scale.shrink_after,
             # Of so many seconds the mean is looked at; it is of two reports at least.

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +40,11 @@ class AdapterConfig:
     invocation: tuple[int, ...] = ()
 
     def covers(self, layer: int, module: str) -> bool:
-        path = module_path(layer, module)
-        return any(path == target or path.endswith(f".{target}") for target in self.targets)
+        return f".{module_path(layer, module)}".endswith(self._ends)
+
+    @cached_property
+    def _ends(self) -> tuple[str, ...]:
+        return tuple(f".{target}" for target in self.targets)
 
     def rank_of(self, layer: int, module: str) -> int:
         key = _pattern_key(self.rank_pattern, module_path(layer, module))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,7 @@ _NEUTRAL = (
     "lora_dropout", "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "init_lora_weights",
     "ensure_weight_tying", "runtime_config",
 )  # fmt: skip
+_AT_ONCE = 1 << 16  # of its numbers that are looked at: larger temporary arrays are new pages of memory every time
 # These initialisations change the base's own weights, so that the adapter does not fit the base any more.
 _INIT_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -174,7 +175,23 @@ def _read_tensors(content: bytes, source: Path) -> dict[str, Array]:
         found = deserialize(content)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise SpecialistError(f"{source} is damaged or cut off: {error}.", hint="Fetch or train it again.") from error
-    return {name: _as_array(name, entry, source) for name, entry in found}
+    tensors = {name: _as_array(name, entry, source) for name, entry in found}
+    if not _known_finite(content, found):
+        for name, array in tensors.items():
+            if not np.isfinite(array).all():
+                raise SpecialistError(
+                    f"{source}: {name} holds NaN or infinity.", hint="The training diverged or the file is damaged."
+                )
+    return tensors
+
+
+def _known_finite(content: bytes, found: list[tuple[str, Mapping[str, Any]]]) -> bool:
+    """Of a file of half floats alone, from its bits, many at once: an exponent of all ones is NaN or infinity."""
+    if not found or any(entry["dtype"] != "F16" for _, entry in found):
+        return False
+    bits = np.frombuffer(content, "<u2", offset=8 + int.from_bytes(content[:8], "little"))
+    parts = (bits[at : at + _AT_ONCE] for at in range(0, len(bits), _AT_ONCE))
+    return all((part & 0x7C00).max() < 0x7C00 for part in parts)
 
 
 def _as_array(name: str, entry: Mapping[str, Any], source: Path) -> Array:
@@ -190,12 +207,7 @@ def _as_array(name: str, entry: Mapping[str, Any], source: Path) -> Array:
             flat = (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
         case _:
             raise SpecialistError(f"{source}: {name} is stored as {dtype}.", hint="Supported: F32, F16, BF16.")
-    array = flat.reshape(entry["shape"])
-    if not np.isfinite(array).all():
-        raise SpecialistError(
-            f"{source}: {name} holds NaN or infinity.", hint="The training diverged or the file is damaged."
-        )
-    return array
+    return flat.reshape(entry["shape"])
 
 
 # ------------------------------------------------------------------------------------------------------------ config
@@ -260,24 +272,20 @@ def _targets(raw: Mapping[str, Any], shape: BaseShape, source: Path) -> tuple[st
         asked = list(shape.modules) if asked == "all-linear" else _compile(asked, source)
     elif not isinstance(asked, list) or not asked or not all(isinstance(each, str) for each in asked):
         raise SpecialistError(f"{source}: target_modules is {asked!r}; it must name modules.")
-    every = [(layer, module) for module in shape.modules for layer in range(shape.num_layers)]
+    places = [(layer, module) for module in shape.modules for layer in range(shape.num_layers)]
+    every = {where: module_path(*where) for where in places}
     if isinstance(asked, list):
         for target in asked:
-            if not any(_ends(module_path(*each), target) for each in every):
+            if not any(map(_hits([target]), every.values())):
                 raise SpecialistError(
                     f"{source}: the target {target!r} is no linear of this base.",
                     hint=f"Linears: {', '.join(shape.modules)}.",
                 )
     excluded = raw.get("exclude_modules") or []
-    banned = _compile(excluded, source) if isinstance(excluded, str) else excluded
+    banned = _hits(_compile(excluded, source) if isinstance(excluded, str) else excluded)
     layers = _layers(raw, shape, source) if isinstance(asked, list) else range(shape.num_layers)
-    chosen = [
-        (layer, module)
-        for layer, module in every
-        if layer in layers
-        and _hits(module_path(layer, module), asked)
-        and not _hits(module_path(layer, module), banned)
-    ]
+    meant = _hits(asked)
+    chosen = [where for where, path in every.items() if where[0] in layers and meant(path) and not banned(path)]
     if not chosen:
         raise SpecialistError(f"{source}: target_modules {asked!r:.80} matches no linear of this base.")
     held = {module: [layer for layer, name in chosen if name == module] for module in shape.modules}
@@ -310,14 +318,12 @@ def _compile(pattern: str, source: Path) -> re.Pattern[str]:
         raise SpecialistError(f"{source}: {pattern!r} is not a regular expression: {error}.") from error
 
 
-def _hits(path: str, asked: list[str] | re.Pattern[str]) -> bool:
+def _hits(asked: list[str] | re.Pattern[str]) -> Callable[[str], bool]:
+    """Whether a path is what is asked for: all of it matches the pattern, or it ends as one of the names."""
     if isinstance(asked, re.Pattern):
-        return asked.fullmatch(path) is not None
-    return any(_ends(path, target) for target in asked)
-
-
-def _ends(path: str, target: str) -> bool:
-    return path == target or path.endswith(f".{target}")
+        return lambda path: asked.fullmatch(path) is not None
+    ends = tuple(f".{name}" for name in asked)
+    return lambda path: f".{path}".endswith(ends)
 
 
 # ----------------------------------------------------------------------------------------------------------- weights
@@ -325,6 +331,12 @@ def _pair(
     tensors: Mapping[str, Array], config: AdapterConfig, shape: BaseShape, source: Path
 ) -> dict[tuple[int, str], tuple[Array, Array]]:
     """Every tensor has its place, every place that the config targets its two tensors, and all shapes fit."""
+    covered = {
+        (layer, module): None
+        for layer in range(shape.num_layers)
+        for module in shape.modules
+        if config.covers(layer, module)
+    }
     found: dict[tuple[int, str, str], Array] = {}
     for name, array in tensors.items():
         match = _TENSOR.fullmatch(name)
@@ -334,14 +346,11 @@ def _pair(
                 f"{source}: the tensor {name} fits nothing in this base.",
                 hint="The adapter is of another base, or not a plain LoRA.",
             )
-        if not config.covers(*place):
+        if place not in covered:
             raise SpecialistError(f"{source}: the tensor {name} is of a module that target_modules does not name.")
         found[(*place, match[3])] = array
-    every = [(layer, module) for layer in range(shape.num_layers) for module in shape.modules]
     pairs: dict[tuple[int, str], tuple[Array, Array]] = {}
-    for layer, module in every:
-        if not config.covers(layer, module):
-            continue
+    for layer, module in covered:
         rank = config.rank_of(layer, module)
         inputs, outputs = shape.modules[module]
         for letter, expected in (("A", (rank, inputs)), ("B", (outputs, rank))):

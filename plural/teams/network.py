@@ -17,7 +17,7 @@ from plural.agents.merge import merge
 from plural.errors import EngineStopped, LimitError, PlanError, RunError
 from plural.protocols import Embedder
 from plural.teams.planner import MOST_STEPS, Plan, Planner, fill_in
-from plural.teams.router import BASE, Router
+from plural.teams.router import BASE, Router, without
 from plural.types import (
     Decision,
     Event,
@@ -36,7 +36,7 @@ async def work(
     request: str,
     *,
     router: Router | None,
-    planner: Planner | None,
+    planners: Sequence[Planner],
     agents: Mapping[str, Agent],
     embedder: Embedder,
     max_steps: int = MOST_STEPS,
@@ -46,18 +46,19 @@ async def work(
     """Works on one request; the last event is RunFinished with the whole answer and what it cost.
 
     Without a router the only agent answers, or the one called "base". The base also reads `history`, what was said
-    before; a specialist reads only what it is asked. In a plan, steps that need nothing from each other run at once,
-    and a step that fails says so in its answer; a request without a plan raises what its agent raises.
+    before; a specialist reads only what it is asked. What is routed to a planner is planned by it. In a plan, steps that
+    need nothing from each other run at once, and a step that fails says so in its answer; a request without a plan
+    raises what its agent raises.
 
     Raises:
         PlanError: a label of the router has no agent, or the plan cannot be carried out.
         LimitError: the plan has more than `max_steps` steps.
     """
     started = time.monotonic()
-    team = _Team(router, planner, agents, embedder, config)
+    team = _Team(router, planners, agents, embedder, config)
     decision = await team.route(request, 0, may_plan=True)
     yield Routed(request, decision)
-    if planner is not None and decision.value == planner.name:
+    if planner := team.planners.get(decision.value):
         plan = await planner.plan(request, config)
         if len(plan.steps) > max_steps:
             raise LimitError(f"The plan has {len(plan.steps)} steps.", hint=f"Raise max_steps (now {max_steps}).")
@@ -85,14 +86,15 @@ class _Team:
     def __init__(
         self,
         router: Router | None,
-        planner: Planner | None,
+        planners: Sequence[Planner],
         agents: Mapping[str, Agent],
         embedder: Embedder,
         config: RunnableConfig | None,
     ) -> None:
         self.agents, self._config = agents, config
-        self._router, self._planner, self._embedder = router, planner, embedder
-        known = {*agents, *([planner.name] if planner else [])}
+        self._router, self._embedder = router, embedder
+        self.planners = {planner.name: planner for planner in planners}
+        known = {*agents, *self.planners}
         missing = [label for label in (router.labels if router else ()) if label not in known]
         if missing:
             raise PlanError(
@@ -117,9 +119,7 @@ class _Team:
         if router is None:
             return _certain(BASE if BASE in self.agents else next(iter(self.agents)))
         decision = await once(self._config, f"{step}.route", task, Decision[str], lambda: router.route(task, embedder))
-        if self._planner and decision.value == self._planner.name and not may_plan:
-            return _without(decision, decision.value)
-        return decision
+        return decision if may_plan else without(decision, self.planners)
 
 
 @dataclass(slots=True)
@@ -206,12 +206,6 @@ def _unheeded(event: HandedOff | Paused) -> PlanError:
 
 def _certain(name: str) -> Decision[str]:
     return Decision(name, 1.0, (Option(name, 1.0),))
-
-
-def _without(decision: Decision[str], barred: str) -> Decision[str]:
-    """The best of the other options; the probabilities are kept as they were."""
-    best = next(option for option in decision.options if option.value != barred)
-    return Decision(best.value, best.probability, decision.options)
 
 
 def _as_langchain(message: Message) -> BaseMessage:

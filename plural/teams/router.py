@@ -15,7 +15,7 @@ prediction). Everything is deterministic and takes no random numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -35,7 +35,7 @@ _FOLDS = 5
 _TEMPERATURES = np.geomspace(0.05, 400.0, 91)
 # Held-out examples are few, and none of them is far from all others: a router is never surer than they can show.
 _SURE = 1e-3
-# A request that somebody is for goes to the planner from this probability of its being compound on.
+# A request that somebody is for goes to a planner from this probability of its being compound on.
 _PLANNED = 0.2
 # So many of a label's own requests are taken for nobody's because they are far. With fewer than 33 examples none is.
 _AWAY = 0.03
@@ -55,16 +55,16 @@ class Router:
     reach: Array
     temperature: float
     threshold: float
-    planner: str | None = None
+    planners: tuple[str, ...] = ()
 
     @classmethod
     def fit(
-        cls, vectors: Mapping[str, Sequence[Sequence[float]]], *, threshold: float = 0.5, planner: str | None = None
+        cls, vectors: Mapping[str, Sequence[Sequence[float]]], *, threshold: float = 0.5, planners: Sequence[str] = ()
     ) -> Self:
         """Learns from example vectors of each label; "base" is one of them. Every label weighs the same.
 
         `threshold`: a best label less probable than this is not taken, the base answers. At 0 it never abstains.
-        `planner` is the label of those requests that have several tasks.
+        `planners` are the labels of those requests that are made of several.
 
         Raises:
             DataError: fewer than two labels, no "base", a label with one example, or vectors that are damaged.
@@ -72,9 +72,9 @@ class Router:
         """
         if not 0 <= threshold < 1:
             raise SettingsError(f"threshold is {threshold!r}; it must be in [0, 1).")
-        if planner is not None and planner not in vectors:
+        if unknown := [one for one in planners if one not in vectors]:
             raise SettingsError(
-                f"The planner {planner!r} is no label of the router.", hint=f"It has {list(vectors)!r}."
+                f"The planner {unknown[0]!r} is no label of the router.", hint=f"It has {list(vectors)!r}."
             )
         labels = tuple(sorted(vectors))
         x_ND, y_N = _examples(vectors, labels)
@@ -84,10 +84,11 @@ class Router:
         means_LD = (space.means_LD - space.centre_D) @ whitening_DD
         bias_L = -0.5 * (means_LD**2).sum(axis=1)
         small_DD = whitening_DD.astype(np.float32)
-        return cls(labels, means_LD, bias_L, space.centre_D, small_DD, reach_L, temperature, threshold, planner)
+        about = (labels, means_LD, bias_L, space.centre_D, small_DD, reach_L, temperature, threshold)
+        return cls(*about, tuple(planners))
 
     def route_vector(self, vector: Sequence[float]) -> Decision[str]:
-        """The label with its probability, and every label's, most probable first. Too unsure or too far: the base. The
+        """The label with its probability, and every label's, most probable first. Too unsure or too far: the base. A
         planner need not be the most probable.
 
         Raises:
@@ -108,7 +109,7 @@ class Router:
         if self.threshold and (far or chosen.probability < self.threshold):
             chosen = next(option for option in ranked if option.value == BASE)
         elif chosen.value != BASE:
-            chosen = next((one for one in ranked if one.value == self.planner and one.probability >= _PLANNED), chosen)
+            chosen = next((one for one in ranked if one.value in self.planners and one.probability >= _PLANNED), chosen)
         return Decision(chosen.value, chosen.probability, ranked)
 
     async def route(self, text: str, embedder: Embedder) -> Decision[str]:
@@ -119,8 +120,8 @@ class Router:
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` gives the same router back."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        single = {"temperature": self.temperature, "threshold": self.threshold, "planner": self.planner or ""}
-        return {"labels": list(self.labels), **arrays, **single}
+        single = {"temperature": self.temperature, "threshold": self.threshold}
+        return {"labels": list(self.labels), "planners": list(self.planners), **arrays, **single}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
@@ -129,7 +130,7 @@ class Router:
             labels = tuple(str(label) for label in saved["labels"])
             weights_LD, bias_L, centre_D, whitening_DD, reach_L = (np.asarray(saved[key], float) for key in _ARRAYS)
             temperature, threshold = (float(saved[key]) for key in ("temperature", "threshold"))
-            planner = str(saved["planner"]) or None
+            planners = tuple(str(label) for label in saved["planners"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError("saved router", [(0, f"damaged: {error}")], hint="Delete it; it is made again.") from error
         count, width = len(labels), len(centre_D)
@@ -137,10 +138,18 @@ class Router:
         if shapes != ((count, width), (count,), (width, width), (count,)):
             raise DataError("saved router", [(0, "its parts do not fit")], hint="Delete it; it is made again.")
         small_DD = whitening_DD.astype(np.float32)
-        return cls(labels, weights_LD, bias_L, centre_D, small_DD, reach_L, temperature, threshold, planner)
+        return cls(labels, weights_LD, bias_L, centre_D, small_DD, reach_L, temperature, threshold, planners)
 
 
 _ARRAYS = ("weights", "bias", "centre", "whitening", "reach")
+
+
+def without(decision: Decision[str], barred: Container[str]) -> Decision[str]:
+    """The same, or the best of the other options; the probabilities are kept as they were."""
+    if decision.value not in barred:
+        return decision
+    best = next(option for option in decision.options if option.value not in barred)
+    return Decision(best.value, best.probability, decision.options)
 
 
 @dataclass(frozen=True, slots=True)

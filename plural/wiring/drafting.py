@@ -57,8 +57,7 @@ async def drafted(
     does what no specialist can."""
     staff = staff_of(network, by)
     if by == PLANNER:
-        planner = network.planner()
-        async for each in draft_by_specialist(task, staff, planner, may_lack=may_lack):
+        async for each in draft_by_specialist(task, staff, network.planners(), may_lack=may_lack):
             yield each
         return
     known = [each.memory.text for each in await network.memory().recall(task, _REMEMBERED)] if ways.memory else []

@@ -120,7 +120,7 @@ class Network:
 
     # ------------------------------------------------------------------------------------------------------- members
     def names(self) -> list[str]:
-        """The specialists of this base, without the planner."""
+        """The specialists of this base, without its planners."""
         return [one.name for one in self.mine() if one.card.kind == "skill"]
 
     @property
@@ -238,7 +238,7 @@ class Network:
             request,
             agents={name: self.agent(name) for name in names},
             router=None if to else await self.router(),
-            planner=None if to else self.planner(),
+            planners=[] if to else self.planners(),
             embedder=self.reader,
             history=history,
             max_steps=self.settings.max_steps,
@@ -278,25 +278,20 @@ class Network:
             sampling=Sampling(max_tokens=self.settings.max_tokens),
         )
 
-    def _planners(self) -> list[Specialist]:
-        """The first of them plans."""
-        return [one for one in self.mine() if one.card.kind == "planner"]
-
-    def planner(self) -> Planner | None:
-        """The planner specialist, if there is one."""
-        return next((Planner(self.model(one), name=one.name) for one in self._planners()), None)
+    def planners(self) -> list[Planner]:
+        """The planner specialists; the router says which of them plans."""
+        return [Planner(self.model(one), name=one.name) for one in self.mine() if one.card.kind == "planner"]
 
     async def router(self) -> Router | None:
         """Fitted to the library as it stands and to the lessons of earlier runs. What was read once is kept on disk."""
-        unused = {one.name for one in self._planners()[1:]}
-        examples = {one.name: one.card.examples for one in self.mine() if one.card.examples and one.name not in unused}
+        examples = {one.name: one.card.examples for one in self.mine() if one.card.examples}
         if not examples:
             return None
         learned = learning.examples(self.lessons.read(), (*examples, BASE))
         texts = {**examples, BASE: general_texts()}
         labelled = {one: tuple(dict.fromkeys((*texts[one], *learned[one]))) for one in texts}
-        plans = next((one.name for one in self._planners() if one.name in labelled), None)
-        return await self.routes.router(labelled, self.reader, plans)
+        planners = [one.name for one in self.planners() if one.name in labelled]
+        return await self.routes.router(labelled, self.reader, planners)
 
 
 class Conversation:

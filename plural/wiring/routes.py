@@ -31,10 +31,10 @@ class Routes:
         self._fitted: tuple[Path, Router] | None = None
 
     async def router(
-        self, labelled: Mapping[str, Sequence[str]], reader: Embedder, planner: str | None = None
+        self, labelled: Mapping[str, Sequence[str]], reader: Embedder, planners: Sequence[str] = ()
     ) -> Router:
         """Fitted to the texts of each label, unless one that was is known. A text is read once and kept."""
-        made_of = label(self._base.digest, self._settings.dtype, _METHOD, planner or "", json.dumps(labelled))
+        made_of = label(self._base.digest, self._settings.dtype, _METHOD, *planners, json.dumps(labelled))
         path = self._cache / "routers" / f"{made_of}.npz"
         if self._fitted and self._fitted[0] == path:
             return self._fitted[1]
@@ -46,7 +46,7 @@ class Routes:
             for count, (name, texts) in enumerate(labelled.items()):
                 vectors[name] = await self.vectors(texts, reader, "requests", count / len(labelled))
             self._progress("", 1.0)
-            router = Router.fit(vectors, planner=planner)
+            router = Router.fit(vectors, planners=planners)
             made = router.to_dict()
             write(path, lambda partial: np.savez(partial, **made))
         self._fitted = path, router
@@ -70,7 +70,7 @@ class Routes:
 
 
 # What is kept of routers that were fitted in another way is of no use.
-_METHOD = "discriminants, a planner before others"
+_METHOD = "discriminants, planners before others"
 
 
 def general_texts() -> tuple[str, ...]:

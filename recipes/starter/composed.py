@@ -76,15 +76,8 @@ class Chain:
 
     def answer(self, values: Values, last: str) -> str:
         """The last step's answer in the words of the question: a sorted list names symbols, not their values."""
-        if not self.named:
-            return last
-        worth = {name: substituted("finalstep", name, values) for name in self.named}
-        found = []
-        for text in last.split(", "):
-            name = next((name for name, value in worth.items() if equal_value(text, value) == 1.0), None)
-            found.append(text if name is None else name.strip("{}"))
-            worth.pop(name or "", None)
-        return ", ".join(found)
+        worth = {name.strip("{}"): substituted("finalstep", name, values) for name in self.named}
+        return by_name(worth, last)
 
     def followed(self, solve: Callable[[Step, str], str]) -> str:
         """The answer that the steps lead to when `solve` answers each of them."""
@@ -92,6 +85,31 @@ class Chain:
         for step in self.steps:
             values[step.defines] = solve(step, step.asked(values))
         return self.answer(values, values[""])
+
+
+def by_name(worth: Values, answer: str) -> str:
+    """A list of values with the names that they have in `worth`; anything else as it is."""
+    left = dict(worth)
+    found = []
+    for text in answer.split(", "):
+        name = next((name for name, value in left.items() if equal_value(text, value) == 1.0), text)
+        left.pop(name, None)
+        found.append(name)
+    return ", ".join(found)
+
+
+def in_words_of(question: str, task: str, answer: str) -> str:
+    """An answer to the last task of a plan, in the words of the question: `Sort w, 4, l.` was asked as
+    `Sort -5, 4, 2.`"""
+    names, values = _listed(question), _listed(task)
+    return by_name(dict(zip(names, values, strict=True)), answer) if len(names) == len(values) else answer
+
+
+def _listed(text: str) -> list[str]:
+    """What the last sentence of a text wants in order; nothing if it wants anything else."""
+    last = _SENTENCES.split(text)[-1]
+    found = _SORT.fullmatch(last) or _KTH.fullmatch(last)
+    return found[2].split(", ") if found else []
 
 
 def substituted(kind: Kind, text: str, values: Values) -> str:
@@ -123,6 +141,7 @@ class Unsplit(ValueError):  # noqa: N818 - it is no error: some questions have s
     """A sentence that is no known step."""
 
 
+_SENTENCES = re.compile(r"(?<=[.?])\s+(?=[A-Z])")
 _FUNCTION = re.compile(r"Let ([a-z])\(([a-z])\) = (.+)\.")
 _VALUE = re.compile(r"Let ([a-z]) (?:be|=) (.+)\.")
 _SUPPOSE = re.compile(r"Suppose (.+)\.")
@@ -156,7 +175,7 @@ class Splitter:
     _fresh: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def read(self, question: str) -> Self:
-        *sentences, last = re.split(r"(?<=[.?])\s+(?=[A-Z])", question)
+        *sentences, last = _SENTENCES.split(question)
         for sentence in sentences:
             self._sentence(sentence)
         self._last(last)
@@ -266,7 +285,7 @@ def split(module: str, question: str, gold: str) -> Chain:
 
 
 def sentences(question: str) -> int:
-    return len(re.split(r"(?<=[.?])\s+(?=[A-Z])", question))
+    return len(_SENTENCES.split(question))
 
 
 # --------------------------------------------------------------------------------------------------------------- oracle

@@ -15,6 +15,7 @@ import planner
 import texts
 import toolcall
 import toolcall_words
+import unchain
 from skill import APACHE, EXAMPLES, SETTINGS, Row, Skill, some
 
 from plural.specialists import Contract
@@ -127,6 +128,25 @@ SKILLS: dict[str, Skill] = {
         test_rows=planner.test_rows,
         examples=lambda: planner.compound(2 * EXAMPLES),
         settings={**SETTINGS, "batch_rows": 16, "max_steps": 400, "holdout_rows": 64},
+        licence=APACHE,
+        output=Contract(kind="json_schema", source=json.dumps(PLAN_SCHEMA, separators=(",", ":"))),
+        kind="planner",
+        max_tokens=256,
+    ),
+    "unchain": Skill(
+        name=unchain.NAME,
+        purpose=unchain.PURPOSE,
+        instructions=unchain.INSTRUCTIONS,
+        asked_of_base=(
+            "Split the question into its single steps as JSON, #1 standing for the answer of step 1, such as "
+            '{"steps":[{"task":"Calculate 3 - -4."},{"task":"Calculate the greatest common factor of 14 and #1."}]}. '
+            "Answer only with the JSON."
+        ),
+        checker="words",
+        train_rows=unchain.train_rows,
+        test_rows=unchain.test_rows,
+        examples=lambda: some(unchain.train_rows()),
+        settings={**SETTINGS, "activated": True, "batch_rows": 8, "max_steps": 150},
         licence=APACHE,
         output=Contract(kind="json_schema", source=json.dumps(PLAN_SCHEMA, separators=(",", ":"))),
         kind="planner",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,20 @@ def test_everybody_is_answered_once_and_nobody_before_the_work_is_done(
     assert fleet.tokens == sum(ask.answer for ask in asks)
     assert not fleet.queue
     assert all(replica.inside == 0 for replica in fleet.replicas)
+
+
+def test_steps_are_longer_while_others_compute_on_the_same_machine(bench: Any, times: Any) -> None:
+    asks = [bench.sim.Ask(0.0, None, prompt=10, answer=20) for _ in range(2)]
+
+    def ends(crowd: float) -> float:
+        fleet = bench.sim.Fleet(replace(times, crowd=crowd), bench.sim.ReplicaSize(busy=1), 2)
+        fleet.run(asks, bench.sim.Random(fleet))
+        assert fleet.working == 0
+        return fleet.ended
+
+    alone = ends(0.0)
+    # The first step of the one begins before the other's.
+    assert 1.4 * alone < ends(0.5) < 1.5 * alone
 
 
 def test_affinity_loads_fewer_adapters_than_chance(bench: Any, times: Any) -> None:

@@ -45,7 +45,7 @@ async def asked(journal: Journal, request: str, *, to: str | None = None, plan: 
     names = [to] if to else ["cron", "home", "base"]
     agents = {name: Agent(name, ScriptedModel([] if name == mute else ["done"] * 3)) for name in names}
     working = functools.partial(
-        work, agents=agents, planner=None if to else Planner(ScriptedModel([plan])), embedder=ScriptedEmbedder()
+        work, agents=agents, planners=[] if to else [Planner(ScriptedModel([plan]))], embedder=ScriptedEmbedder()
     )
 
     async def events(request: str, *, to: str | None, **more: Any) -> Any:

@@ -62,7 +62,7 @@ async def run(request: str, plan: str | None = None, *, max_steps: int = 6, **ag
     return [
         event
         async for event in work(
-            request, router=ROUTER, planner=planner, agents=team, embedder=LabelEmbedder(), max_steps=max_steps
+            request, router=ROUTER, planners=[planner], agents=team, embedder=LabelEmbedder(), max_steps=max_steps
         )
     ]
 
@@ -137,7 +137,7 @@ async def test_only_the_base_reads_what_was_said_before() -> None:
     history = [Message("user", "I am Ada."), Message("assistant", "Hello Ada.")]
     for request in ("Who am I?", "cron please"):
         planner = Planner(ScriptedModel([]))
-        run = work(request, router=ROUTER, planner=planner, agents=team, embedder=LabelEmbedder(), history=history)
+        run = work(request, router=ROUTER, planners=[planner], agents=team, embedder=LabelEmbedder(), history=history)
         assert [event async for event in run]
     assert [message.content for message in models["base"].asked[0].messages] == ["I am Ada.", "Hello Ada.", "Who am I?"]
     assert [message.content for message in models["cron"].asked[0].messages] == ["cron please"]
@@ -146,7 +146,7 @@ async def test_only_the_base_reads_what_was_said_before() -> None:
 async def test_without_a_router_the_only_agent_or_the_base_answers() -> None:
     for names, expected in [(["cron"], "cron"), (["cron", "base"], "base")]:
         team = {name: Agent(name, ScriptedModel([name])) for name in names}
-        events = [event async for event in work("x", router=None, planner=None, agents=team, embedder=LabelEmbedder())]
+        events = [event async for event in work("x", router=None, planners=[], agents=team, embedder=LabelEmbedder())]
         assert events[-1].answer == expected  # type: ignore[union-attr]
 
 
@@ -155,11 +155,26 @@ async def test_a_planner_may_have_any_name() -> None:
     labels = {"splitter" if label == "planner" else label: [axis(label)] * 4 for label in LABELS}
     planner = Planner(ScriptedModel([plan_of("cron", "home")]), name="splitter")
     arguments: dict[str, Any] = {"router": Router.fit(labels), "agents": team, "embedder": LabelEmbedder()}
-    events = [event async for event in work("planner please", planner=planner, **arguments)]
+    events = [event async for event in work("planner please", planners=[planner], **arguments)]
     assert events[-1].answer == "cron: cron\nhome: home"  # type: ignore[union-attr]
     with pytest.raises(PlanError, match="knows 'splitter', which is no agent"):
-        async for _ in work("planner please", planner=None, **arguments):
+        async for _ in work("planner please", planners=[], **arguments):
             pass
+
+
+async def test_of_several_planners_the_router_says_which_one_plans() -> None:
+    team = {name: Agent(name, ScriptedModel([name])) for name in ("base", "home")}
+    labels = {{"cron": "unchain"}.get(label, label): [axis(label)] * 4 for label in LABELS}
+    arguments: dict[str, Any] = {"router": Router.fit(labels), "agents": team, "embedder": LabelEmbedder()}
+    for asked, planned in (("planner please", ["home"]), ("cron please", ["home", "planner", "cron"])):
+        plans = {"planner": plan_of("home"), "unchain": plan_of("home", "planner", "cron")}
+        planners = [Planner(ScriptedModel([plan]), name=name) for name, plan in plans.items()]
+        team["home"] = Agent("home", ScriptedModel(["done"] * 3))
+        team["base"] = Agent("base", ScriptedModel(["done"] * 3))
+        events = [event async for event in work(asked, planners=planners, **arguments)]
+        assert [step.task for step in only(events, Planned)[0].steps] == planned
+        # A step is planned by nobody once more, whoever planned it.
+        assert all(event.decision.value in team for event in only(events, Routed) if event.step)
 
 
 async def test_one_agents_failure_is_raised() -> None:
@@ -191,10 +206,10 @@ async def test_a_network_has_nobody_to_ask_and_follows_no_handover() -> None:
 async def test_teams_that_cannot_work() -> None:
     base = Agent("base", ScriptedModel([]))
     with pytest.raises(PlanError, match="knows 'cron', which is no agent"):
-        async for _ in work("x", router=ROUTER, planner=None, agents={"base": base}, embedder=LabelEmbedder()):
+        async for _ in work("x", router=ROUTER, planners=[], agents={"base": base}, embedder=LabelEmbedder()):
             pass
     with pytest.raises(PlanError, match="no agent 'base'"):
-        async for _ in work("x", router=None, planner=None, agents={}, embedder=LabelEmbedder()):
+        async for _ in work("x", router=None, planners=[], agents={}, embedder=LabelEmbedder()):
             pass
 
 
@@ -283,7 +298,7 @@ class Worked:
         return work(
             input,
             router=self.router,
-            planner=self.planner,
+            planners=[self.planner],
             agents=self.agents,
             embedder=LabelEmbedder(),
             config=config,

@@ -51,7 +51,7 @@ async def computed(model: ChatPlural, who: str, *, activated: bool) -> tuple[int
     router = replace(router, bias=np.array([1e6 * (label == who) for label in router.labels]))
     agents = {name: agent(model, name, activated=activated) for name in EXAMPLES}
     before = model.engine.stats().computed
-    run = work(REQUEST, router=router, planner=None, agents=agents, embedder=reader)
+    run = work(REQUEST, router=router, planners=[], agents=agents, embedder=reader)
     first, *_, last = [event async for event in run]
     assert isinstance(first, Routed)
     assert first.decision.value == who

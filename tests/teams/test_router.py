@@ -75,7 +75,7 @@ def test_too_unsure_means_the_base() -> None:
 
 def test_who_plans_is_asked_already_when_that_is_not_unlikely() -> None:
     examples, held_out = clusters(7, labels=4, spread=2.0, rows=40)
-    plain, planning = Router.fit(examples), Router.fit(examples, planner="s1")
+    plain, planning = Router.fit(examples), Router.fit(examples, planners=["s1"])
     asked_sooner = 0
     for vector in (row for rows in held_out.values() for row in rows):
         before, now = plain.route_vector(vector), planning.route_vector(vector)
@@ -86,7 +86,7 @@ def test_who_plans_is_asked_already_when_that_is_not_unlikely() -> None:
         asked_sooner += now.value != before.value
     assert asked_sooner
     with pytest.raises(SettingsError, match="The planner 'nobody' is no label"):
-        Router.fit(examples, planner="nobody")
+        Router.fit(examples, planners=["nobody"])
 
 
 async def test_a_request_is_read_by_the_embedder() -> None:
@@ -99,13 +99,13 @@ async def test_a_request_is_read_by_the_embedder() -> None:
 async def test_saved_and_made_again_it_decides_the_same() -> None:
     embedder = ScriptedEmbedder(64)
     vectors = {label: await embedder.aembed(texts) for label, texts in EXAMPLES.items()}
-    router = Router.fit(vectors, planner="cron")
+    router = Router.fit(vectors, planners=["cron"])
     back = Router.from_dict(json.loads(json.dumps(router.to_dict())))
-    turned = Router.fit(dict(reversed(vectors.items())), planner="cron")
+    turned = Router.fit(dict(reversed(vectors.items())), planners=["cron"])
     for (vector,) in [await embedder.aembed([text]) for text in ("every light", "who is there", "")]:
         assert back.route_vector(vector) == router.route_vector(vector)
         assert turned.route_vector(vector) == router.route_vector(vector)
-    assert back.planner == "cron"
+    assert back.planners == ("cron",)
 
 
 def test_a_label_with_many_examples_does_not_drown_another() -> None:

@@ -6,6 +6,7 @@ Where the library is missing or does not fit the machine, the engine computes wi
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 from ctypes import c_int32
 from dataclasses import dataclass
@@ -108,11 +109,10 @@ class NativeKernels(TorchKernels):
 
     def place(self, parcel: Parcel, memory: Pages, pages: Sequence[int]) -> NativeAdapter:
         entries, parts = parcel.handle
-        laid = iter(parcel.lay(memory, pages))
+        laid = itertools.starmap(memory.address, parcel.lay(memory, pages))
         tables = tuple((abi.Module * entries)() for _ in range(max(part.table for part in parts) + 1))
         for part in parts:
-            a, b = next(laid).data_ptr(), next(laid).data_ptr()
-            tables[part.table][part.index] = abi.Module(a=a, b=b, **part.entry)
+            tables[part.table][part.index] = abi.Module(a=next(laid), b=next(laid), **part.entry)
         return NativeAdapter(tables)
 
     def forward(self, decoder: Decoder, vocabulary: int | None = None, kept: Path | None = None) -> NativeForward:

@@ -6,6 +6,7 @@ pool knows; this is only the memory.
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from plural.models.config import DecoderConfig
 
 # What lies in a page begins at a multiple of this: a cache line, and what torch's products want for speed.
 ALIGN = 64
+_NUMPY = {torch.float16: np.float16, torch.float32: np.float32, torch.int64: np.int64}  # bfloat16 it has not
 
 
 def page_bytes(config: DecoderConfig, page_size: int, dtype: torch.dtype) -> int:
@@ -52,13 +54,16 @@ class Pages:
         self.page_size = page_size
         self.page_bytes = page_bytes(config, page_size, dtype)
         size = (count + 1) * self.page_bytes
+        self._bytes: np.ndarray[Any, np.dtype[np.uint8]] | None = None  # the same memory, where NumPy reaches it
         if device.type == "cpu":
             memory = np.zeros(size + ALIGN, np.uint8)  # Linux gives it when a page is first written
             start = -memory.ctypes.data % ALIGN
-            whole = torch.from_numpy(memory[start : start + size])
+            self._bytes = memory[start : start + size]
+            whole = torch.from_numpy(self._bytes)
         else:
             whole = torch.zeros(size, dtype=torch.uint8, device=device)
         self.memory = whole.view(count + 1, self.page_bytes)
+        self._start = self.memory.data_ptr()
         shape = (count + 1, config.num_layers, 2, config.num_kv_heads, page_size, config.head_dim)
         self.kv = whole.view(dtype).view(shape)
 
@@ -73,8 +78,22 @@ class Pages:
 
     def view(self, page: int, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """A tensor that lies in a page from byte `start` on."""
-        size = int(np.prod(shape)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         return self.memory[page, start : start + size].view(dtype).view(*shape)
+
+    def address(self, page: int, start: int) -> int:
+        """Of byte `start` of a page."""
+        return self._start + page * self.page_bytes + start
+
+    def write(self, page: int, start: int, piece: Piece) -> None:
+        """Copies an array into a page, from byte `start` on."""
+        array, kind = piece.array, _NUMPY.get(piece.dtype)
+        if self._bytes is None or kind is None:
+            self.view(page, start, array.shape, piece.dtype).copy_(torch.from_numpy(np.array(array)))
+            return
+        at = page * self.page_bytes + start
+        there = self._bytes[at : at + piece.bytes].view(kind).reshape(array.shape)
+        np.copyto(there, array, casting="same_kind")  # on this thread alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +133,11 @@ class Parcel:
             at = -(-(at + piece.bytes) // ALIGN) * ALIGN
         return cls(tuple(pieces), tuple(places), page + 1, handle)
 
-    def lay(self, memory: Pages, pages: Sequence[int]) -> list[Tensor]:
-        """Copies the pieces into `pages`, and shows where they lie."""
-        laid: list[Tensor] = []
-        for piece, (page, start) in zip(self.pieces, self.places, strict=True):
-            there = memory.view(pages[page], start, piece.array.shape, piece.dtype)
-            if there.device.type == "cpu" and piece.dtype != torch.bfloat16:
-                np.copyto(there.numpy(), piece.array, casting="same_kind")  # on this thread alone
-            else:
-                there.copy_(torch.from_numpy(np.array(piece.array)))
-            laid.append(there)
+    def lay(self, memory: Pages, pages: Sequence[int]) -> list[tuple[int, int]]:
+        """Copies the pieces into `pages`, and says where each begins: its page and the byte in it."""
+        laid = [(pages[page], start) for page, start in self.places]
+        for piece, where in zip(self.pieces, laid, strict=True):
+            memory.write(*where, piece)
         return laid
 
 

@@ -12,13 +12,14 @@ from plural.errors import PromptError
 from plural.teams.drafting.drafts import GENERAL, Draft, DraftedAgent, DraftedStep, Missing, Ways
 from plural.teams.drafting.staff import Staff
 from plural.teams.planner import Planner
+from plural.teams.router import without
 from plural.types import Decision, Planned, Routed, Step
 
 PLAIN = Ways(observers=False, refinement=False, memory=False)
 
 
 async def draft_by_specialist(
-    task: str, staff: Staff, planner: Planner | None, *, known: Sequence[str] = (), may_lack: bool = True
+    task: str, staff: Staff, planners: Sequence[Planner], *, known: Sequence[str] = (), may_lack: bool = True
 ) -> AsyncIterator[Routed | Planned | Draft | Missing]:
     """Every decision on the way; at last the draft, or the skill that is missing.
 
@@ -28,15 +29,16 @@ async def draft_by_specialist(
     if not task.strip():
         raise PromptError("The task is empty.", hint="Say what you want.")
     steps: tuple[Step, ...] = (Step(task),)
-    decision = await _routed(task, staff, barred=None)
+    plans = {planner.name: planner for planner in planners}
+    decision = await _routed(task, staff)
     yield Routed(task, decision)
     routed = [decision]
-    if planner is not None and decision.value == planner.name:
+    if planner := plans.get(decision.value):
         plan = await planner.plan(task)
         yield plan.event
         steps, routed = plan.steps, []
         for number, step in enumerate(steps, start=1):
-            decision = await _routed(step.task, staff, barred=planner.name)
+            decision = without(await _routed(step.task, staff), plans)  # a step is not planned once more
             yield Routed(step.task, decision, number)
             routed.append(decision)
     lost = next((at for at, decision in enumerate(routed) if decision.value == GENERAL), None)
@@ -55,15 +57,9 @@ async def draft_by_specialist(
     )
 
 
-async def _routed(task: str, staff: Staff, *, barred: str | None) -> Decision[str]:
-    """Whom it suits; a step is not planned once more."""
-    if staff.route is None:
-        return Decision(GENERAL, 1.0)
-    decision = await staff.route(task)
-    if decision.value != barred:
-        return decision
-    best = next(option for option in decision.options if option.value != barred)
-    return Decision(best.value, best.probability, decision.options)
+async def _routed(task: str, staff: Staff) -> Decision[str]:
+    """Whom it suits."""
+    return Decision(GENERAL, 1.0) if staff.route is None else await staff.route(task)
 
 
 def _agents(routed: Sequence[Decision[str]], staff: Staff) -> Sequence[DraftedAgent]:

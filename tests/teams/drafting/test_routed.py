@@ -31,7 +31,7 @@ def staff(*said: str) -> Staff:
 
 async def made(task: str, plan: list[str], staff: Staff, **options: Any) -> list[Any]:
     planner = Planner(ScriptedModel([json.dumps({"steps": [{"task": each} for each in plan]})]))
-    return [each async for each in draft_by_specialist(task, staff, planner, **options)]
+    return [each async for each in draft_by_specialist(task, staff, [planner], **options)]
 
 
 async def test_a_plan_whose_steps_are_routed_is_a_team() -> None:
