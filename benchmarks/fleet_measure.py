@@ -34,7 +34,8 @@ from plural.wiring.settings import read_settings
 RANK = 8
 _FITTED = ("step", "row", "token", "adapter", "load")
 SPECIALISTS = 48
-_LINE_S = 100.0  # of load for each line that is validated: a p95 is then of 12 answers or more
+_LINE_S = 100.0  # of load for each line that is validated: a p95 is then of ten answers or more
+_BETWEEN_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -82,22 +83,27 @@ class TimedStep(NamedTuple):
 
 
 class Recording(Replica):
-    """A replica that writes down what its steps take."""
+    """A replica that writes down what its steps take, with what comes between two of them while there is work."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         engine: Any = self._network.engine
         self._steps: list[TimedStep] = []
-        step = engine.step
+        step, ended, working = engine.step, 0.0, False
 
         def timed() -> bool:
+            nonlocal ended, working
             before, begun = engine.stats(), time.perf_counter()
+            begun = ended if working else begun
+            rows = len(engine._scheduler.running)
             worked: bool = step()
-            seconds, after = time.perf_counter() - begun, engine.stats()
+            ended, after = time.perf_counter(), engine.stats()
             jobs = list(engine._scheduler.running)
+            working = bool(jobs)
             if tokens := after.computed - before.computed:
                 flows = len({job.flow for job in jobs if job.flow})
-                self._steps.append(TimedStep(begun, seconds, len(jobs), tokens, flows, after.loaded - before.loaded))
+                loads, rows = after.loaded - before.loaded, max(rows, len(jobs))
+                self._steps.append(TimedStep(begun, ended - begun, rows, tokens, flows, loads))
             return worked
 
         engine.step = timed
@@ -154,13 +160,17 @@ def measure() -> dict[str, Any]:
         for share in (1 / 3, 2 / 3):
             calls = [made.call(ask, dice) for ask in load_of(share * capacity, 25.0, shares, seed=2)]
             asyncio.run(as_they_arrive(engine, calls))  # type: ignore[arg-type]
-        one, other = engine.every("steps")
-        steps = [*one, *other]
-        beside = [*shared(one, other), *shared(other, one)]
+        steps, beside = recorded(engine)
         hop = asyncio.run(_hop(engine, made)) - min(step.seconds for step in steps)
-        times = fitted(steps, beside, statistics.median(waits), max(0.0, hop))
+    times = fitted(steps, beside, statistics.median(waits), max(0.0, hop))
     _tell(times, len(steps))
     return {"times": asdict(times), "steps": len(steps)}
+
+
+def recorded(engine: ClusterEngine) -> tuple[list[TimedStep], list[float]]:
+    """The steps of both replicas since this was asked before, and in what share of each the other one computed."""
+    one, other = engine.every("steps")
+    return [*one, *other], [*shared(one, other), *shared(other, one)]
 
 
 def shared(steps: Sequence[TimedStep], others: Sequence[TimedStep]) -> list[float]:
@@ -198,50 +208,65 @@ def _least_squares(steps: Sequence[TimedStep], longer: np.ndarray) -> tuple[dict
         del columns[list(columns)[worst]]
 
 
-def validate(times: StepTimes) -> dict[str, Any]:
-    """Another load than the one that was measured: Poisson arrivals at two rates, with affinity and without."""
+def validate(before: StepTimes) -> dict[str, Any]:
+    """Poisson arrivals at two rates, with affinity and without, beside the simulation.
+
+    What steps take is measured anew, under other requests between the lines: this machine is not as fast in one quarter
+    of an hour as in another. `before` only says which rates the two can bear.
+    """
     size = ReplicaSize(adapters=SPECIALISTS, busy=ScaleSettings.of(cpus=1).most)  # all adapters fit
     shares = popularity(SPECIALISTS)
     # One after another, on both sides: so the same are known to the same replica.
     known = [Ask(float(who), who, 8, 1) for who in range(SPECIALISTS)]
-    made: dict[str, Any] = {}
-    print(f"  {'':<22}{'tokens/s':>20}{'p95 s':>18}{'median s':>18}   real / simulated")
+    lines: list[tuple[str, str, list[Ask], dict[str, float]]] = []
+    steps: list[TimedStep] = []
+    beside: list[float] = []
     with shelf() as stock, ray_here():
         for affinity in (True, False):
-            with replicas(stock, 2, affinity=affinity) as engine:
+            with replicas(stock, 2, affinity=affinity, kind=Recording) as engine:
                 asyncio.run(_quick(engine, stock))
                 asyncio.run(_together(engine, [stock.call(ask, random.Random(ask.specialist)) for ask in known], 1))
                 for share in (0.4, 0.7):
-                    rate = share * _capacity(times)
+                    rate = share * _capacity(before)
+                    recorded(engine)
+                    other = load_of(rate, _BETWEEN_S, shares, seed=1000 + int(100 * share))
+                    asyncio.run(_as_they_arrive(engine, stock, other))
+                    new, both = recorded(engine)
+                    steps, beside = [*steps, *new], [*beside, *both]
                     asks = load_of(rate, _LINE_S, shares, seed=int(100 * share))
-                    dice = random.Random(7)
-                    calls = [stock.call(ask, dice) for ask in asks]
-                    seconds, outcomes = asyncio.run(as_they_arrive(engine, calls))  # type: ignore[arg-type]
-                    waits = [one.whole for one in outcomes]
-                    real = {
-                        "throughput": sum(call.tokens for call in calls) / (seconds - asks[0].at),
-                        "p95": float(np.quantile(waits, 0.95)),
-                        "median": float(np.quantile(waits, 0.5)),
-                    }
                     policy = "affinity" if affinity else "random"
-                    played = simulated(times, size, 2, asks, policy, shares, known)
-                    name = f"{policy}, {rate:.1f}/s"
-                    ratio = {key: real[key] / played[key] for key in real}
-                    print(
-                        f"  {name:<22}"
-                        + "".join(
-                            f"{f'{real[key]:.2f} / {played[key]:.2f}':>19}" for key in ("throughput", "p95", "median")
-                        )
-                        + f"   {ratio['throughput']:.2f}, {ratio['p95']:.2f}"
-                    )
-                    made[name] = {"real": real, "simulated": played, "ratio": ratio}
-    return {"validation": made}
+                    real = asyncio.run(_as_they_arrive(engine, stock, asks))
+                    lines.append((f"{policy}, {rate:.1f}/s", policy, asks, real))
+    times = fitted(steps, beside, before.wait, before.hop)
+    _tell(times, len(steps))
+    print(f"  {'':<22}{'tokens/s':>20}{'p95 s':>18}{'median s':>18}   real / simulated")
+    made: dict[str, Any] = {}
+    for name, policy, asks, real in lines:
+        played = simulated(times, size, 2, asks, policy, shares, known)
+        ratio = {key: real[key] / played[key] for key in real}
+        cells = [f"{real[key]:.2f} / {played[key]:.2f}" for key in ("throughput", "p95", "median")]
+        print(f"  {name:<22}" + "".join(f"{cell:>19}" for cell in cells), end="")
+        print(f"   {ratio['throughput']:.2f}, {ratio['p95']:.2f}")
+        made[name] = {"requests": len(asks), "real": real, "simulated": played, "ratio": ratio}
+    return {"validation": made, "times": asdict(times)}
+
+
+async def _as_they_arrive(engine: ClusterEngine, stock: Shelf, asks: Sequence[Ask]) -> dict[str, float]:
+    dice = random.Random(7)
+    calls = [stock.call(ask, dice) for ask in asks]
+    seconds, outcomes = await as_they_arrive(engine, calls)  # type: ignore[arg-type]
+    waits = [one.whole for one in outcomes]
+    return {
+        "throughput": sum(call.tokens for call in calls) / (seconds - asks[0].at),
+        "p95": float(np.quantile(waits, 0.95)),
+        "median": float(np.quantile(waits, 0.5)),
+    }
 
 
 def _capacity(times: StepTimes) -> float:
     """Requests a second that two replicas can answer, eight at a time each, of 80 tokens read and 20 drawn."""
     each = 20 * ((times.step + times.adapter * 6) / 8 + times.row + times.token) + 80 * times.token
-    return 2 / each
+    return 2 / (each * (1 + times.crowd))
 
 
 async def _quick(engine: ClusterEngine, shelf: Shelf) -> None:

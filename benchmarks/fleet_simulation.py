@@ -20,8 +20,8 @@ import simpy
 class StepTimes:
     """Seconds: of a step, of each request in it, of each token computed in it, of each different adapter; of an adapter
     that is brought in, as work of the replica (`load`) and until it is there (`wait`); and of the way to a replica and
-    back (`hop`). `crowd` is no time: by what share of itself a step is longer while all other replicas compute, too, which
-    it is where they are on one machine."""
+    back (`hop`). `crowd` is no time: by what share of itself a step is longer while all other replicas compute, too,
+    which it is where they are on one machine."""
 
     step: float
     row: float

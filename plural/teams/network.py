@@ -46,8 +46,8 @@ async def work(
     """Works on one request; the last event is RunFinished with the whole answer and what it cost.
 
     Without a router the only agent answers, or the one called "base". The base also reads `history`, what was said
-    before; a specialist reads only what it is asked. What is routed to a planner is planned by it. In a plan, steps that
-    need nothing from each other run at once, and a step that fails says so in its answer; a request without a plan
+    before; a specialist reads only what it is asked. What is routed to a planner is planned by it. In a plan, steps
+    that need nothing from each other run at once, and a step that fails says so in its answer; a request without a plan
     raises what its agent raises.
 
     Raises:

@@ -181,8 +181,8 @@ def main() -> None:
         }
         examples[BASE] = (*PROMPTS, *OTHERS)
         began = time.perf_counter()
-        plans = next((name for name, skill in skills.items() if skill.kind == "planner"), None)
-        router = sync.run(network.routes.router(examples, network.reader, plans))
+        planners = [name for name, skill in skills.items() if skill.kind == "planner"]
+        router = sync.run(network.routes.router(examples, network.reader, planners))
         taken, count = time.perf_counter() - began, sum(map(len, examples.values()))
         print(f"{len(examples)} labels, {count} examples, read and fitted in {taken:.1f} s")
         several = [*held_out(skills, given.rows), *nobodys()]

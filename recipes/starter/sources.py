@@ -121,8 +121,10 @@ _SINCE_2019 = {
     "coeffs.itemset(index, value)": "coeffs[index] = value",
     "expanded_coefficients.itemset(power, coeffs)": "expanded_coefficients[power] = coeffs",
     "from sympy.solvers.diophantine import": "from sympy.solvers.diophantine.diophantine import",
-    # Not of 2019: a set's order is another one in every process, and so were the symbols of its questions.
+    # Not of 2019: a set's order is another one in every process, and so were the symbols and sentences of questions.
     "random.choice(list(allowed))": "random.choice(sorted(allowed))",
+    "entities = set(context.child_entities)": "entities = dict.fromkeys(context.child_entities)",
+    "entities.add(maybe_entity)": "entities.setdefault(maybe_entity)",
 }
 Problem = tuple[str, str]
 THIRDS = 3
@@ -174,7 +176,7 @@ def _modules(split: str) -> dict[str, Callable[[], Any]]:
 def problems(module: str, split: str, count: int, seed: int) -> list[Problem]:
     """`count` questions of a module, no longer than the data set's limits, with their answers.
 
-    The same seed gives the same rows, but for the `*_composed` modules: those are frozen in a file.
+    The same seed gives the same rows.
     """
     make = _modules(split)[module]
     before = random.getstate(), np.random.get_state(), sympy.core.random.rng.getstate()

@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+from plural.teams.planner import MOST_STEPS, read_plan
+
 LONG = (
     "Let x(p) = -p**3 + 5*p**2 - 4*p + 2. Let f be x(3). Let s be (-4)/f*(1 + -11). Suppose s + 11 = 2*o. "
     "Calculate the highest common factor of o and 32."
@@ -107,3 +109,52 @@ def test_nearly_all_questions_split_and_their_steps_lead_to_the_gold(name: str) 
     assert len(found) >= 0.96 * (len(found) + len(left))
     some = found[::8]
     assert [chain.question for chain in some if chain.followed(composed.oracle) != chain.gold] == []
+
+
+# ---------------------------------------------------------------------------------------------------------------- plans
+def test_a_plan_asks_what_the_chain_asks() -> None:
+    import composed
+    import unchain
+
+    chain = composed.split("numbers__gcd", LONG, "8")
+    said = unchain.tasks(chain)
+    assert said == [
+        "Let x(p) = -p**3 + 5*p**2 - 4*p + 2. What is x(3)?",
+        "Calculate (-4)/(#1)*(1 + -11).",
+        "Solve #2 + 11 = 2*o for o.",
+        "Calculate the highest common factor of #3 and 32.",
+    ]
+    assert unchain.worked_out(chain, said) == "8"
+    steps = read_plan(unchain.plan(said))
+    assert [step.after for step in steps] == [(), (1,), (2,), (3,)]
+
+
+def test_plans_are_of_questions_that_nothing_is_tested_on() -> None:
+    import composed
+    import unchain
+
+    frozen = {row["question"] for name in composed.SPLITS for row in composed.rows(name)}
+    first = unchain._drawn(24, 5, set())
+    assert len(first) == 24
+    barred = {row["prompt"] for row in first[:12]} | frozen
+    second = unchain._drawn(24, 5, barred)
+    assert not barred & {row["prompt"] for row in second}
+    for row in [*first, *second]:
+        assert 1 <= len(read_plan(row["answer"])) <= MOST_STEPS
+
+
+@pytest.mark.parametrize(
+    ("question", "task", "answer", "said"),
+    [
+        ("Let w = -7 + 2. Let l = 3. Sort w, 4, l.", "Sort -5, 4, 3.", "-5, 3, 4", "w, l, 4"),
+        ("Let w = -7 + 2. What is the second biggest value in w, 4, 0?", "What is the second biggest value in -5, 4, 0?",
+         "0", "0"),
+        ("Let w = -7 + 2. What is the smallest value in w, 4, 0?", "What is the smallest value in -5, 4, 0?", "-5", "w"),
+        ("Let w = 9. Is w prime?", "Is 9 prime?", "False", "False"),
+        ("Let w = 9. Sort w, 4, 1.", "Is 9 prime?", "False", "False"),  # a plan that asks something else
+    ],
+)  # fmt: skip
+def test_an_answer_is_said_in_the_words_of_the_question(question: str, task: str, answer: str, said: str) -> None:
+    import composed
+
+    assert composed.in_words_of(question, task, answer) == said

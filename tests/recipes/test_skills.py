@@ -156,12 +156,13 @@ def test_the_calculator_is_called_for_the_direct_answer(kind: str) -> None:
 
 
 def test_questions_are_the_same_in_every_process() -> None:
-    """mathematics-dataset took its symbols from a set, whose order is another one in every process."""
+    """mathematics-dataset took its symbols from a set, whose order is another one in every process, and so the order of
+    a composed question's sentences."""
     said = (
-        "import maths, sources\n"
-        "for kind in maths.KINDS:\n"
-        "    for module in maths.MODULES[kind]:\n"
-        "        print(sources.problems(module, 'train-1', 4, 0))"
+        "import composed, maths, sources\n"
+        "modules = [module for kind in maths.KINDS for module in maths.MODULES[kind]]\n"
+        "for module in [*modules, *(f'{name}_composed' for name in composed.MODULES)]:\n"
+        "    print(sources.problems(module, 'train-1', 4, 0))"
     )
     code = f"import sys; sys.path.insert(0, {str(STARTER_RECIPE)!r})\n{said}"
     drawn = {
@@ -171,7 +172,7 @@ def test_questions_are_the_same_in_every_process() -> None:
         for seed in ("1", "2")
     }
     assert len(drawn) == 1
-    assert drawn.pop().count(b"\n") == 14
+    assert drawn.pop().count(b"\n") == 14 + 8
 
 
 @pytest.mark.parametrize(
