@@ -1,7 +1,7 @@
 """Composed mathematics: questions whose sentences are primitive questions, chained by the symbols they define.
 
     python recipes/starter/composed.py              what splits into known steps, and whether the steps lead to the gold
-    python recipes/starter/composed.py --freeze DIR draw two files anew (these were drawn before a seed repeated its rows)
+    python recipes/starter/composed.py --freeze DIR draw two files anew (these were drawn before seeds repeated)
 
 The questions are those of eight `*_composed` modules of DeepMind's `mathematics-dataset` (Apache-2.0), a hundred of
 each in `easy` (the easiest third of its training difficulty) and in `interpolate` (its official test). A chain's steps
