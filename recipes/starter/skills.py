@@ -146,7 +146,7 @@ SKILLS: dict[str, Skill] = {
         train_rows=unchain.train_rows,
         test_rows=unchain.test_rows,
         examples=lambda: some(unchain.train_rows()),
-        settings={**SETTINGS, "activated": True, "batch_rows": 8, "max_steps": 200},
+        settings={**SETTINGS, "rank": 8, "activated": True, "batch_rows": 8, "max_steps": 200},
         licence=APACHE,
         output=Contract(kind="json_schema", source=json.dumps(PLAN_SCHEMA, separators=(",", ":"))),
         kind="planner",

@@ -17,7 +17,7 @@ from typing import Any
 
 from composed import MODULES, SPLITS, Chain, Unsplit, split
 from composed import rows as frozen
-from maths import Kind, calculation
+from maths import calculation
 from sources import problems
 
 from plural.agents import toolbox
@@ -37,27 +37,23 @@ _SEED, _TEST_SEED = 1, 20_000_000
 
 
 def tasks(chain: Chain) -> list[str]:
-    """What each step is asked, with `#1` for the answer of the first. Where a value may be negative or a fraction it is
-    in brackets, for nobody else looks at signs."""
+    """What each step is asked, with `#1` for the answer of the first, in brackets where a sign or a fraction would be
+    misread: nobody looks at that later."""
     numbers: dict[str, int] = {}
     found: list[str] = []
     for number, step in enumerate(chain.steps, start=1):
-        found.append(_referring(step.kind, step.text, numbers))
+        found.append(_referring(step.text, numbers))
         numbers[step.defines] = number
     return found
 
 
-def _referring(kind: Kind, text: str, numbers: dict[str, int]) -> str:
+def _referring(text: str, numbers: dict[str, int]) -> str:
     def put(found: re.Match[str]) -> str:
         said = f"#{numbers[found[1]]}"
-        return f"({said})" if kind != "finalstep" and _beside_a_sign(text, found) else said
+        misread = text[: found.start()].endswith("/") or text[found.end() :].startswith("**")
+        return f"({said})" if misread else said
 
     return _SYMBOL.sub(put, text)
-
-
-def _beside_a_sign(text: str, found: re.Match[str]) -> bool:
-    before, after = text[: found.start()].rstrip(), text[found.end() :].lstrip()
-    return before.endswith(("+", "-", "*", "/")) or after.startswith(("*", "/"))
 
 
 def plan(said: Sequence[str]) -> str:
