@@ -294,6 +294,7 @@ def compose(bench: Bench, generalists: Sequence[str], given: argparse.Namespace)
     lines[NETWORK_ALONE] = lambda staff: [alone(split, chain, staff) for split, chain in asked]
     lines["network, oracle router"] = steps(lambda staff: staff.right)
     lines["oracle at each step"] = lambda _: [followed(split, chain, by_sympy) for split, chain in asked]
+    lines = {name: ask for name, ask in lines.items() if _wanted(name, given.lines)}
     lengths = sorted({len(chain.steps) for _, chain in asked})
     heads = [*SPLITS, *(f"{steps} steps" for steps in lengths), "step", "routed"]
     print(heading("composed mathematics", heads), flush=True)
@@ -348,6 +349,7 @@ def unite(bench: Bench, generalists: Sequence[str], given: argparse.Namespace) -
         NETWORK: lambda staff: staff.routed,
         "network, oracle router": lambda staff: staff.right,
     }
+    lines = {name: choose for name, choose in lines.items() if _wanted(name, given.lines)}
     heads = [*bench.skills, "routed"]
     print(heading("union of the skills", heads), flush=True)
     table: dict[str, Any] = {}
@@ -366,6 +368,11 @@ def unite(bench: Bench, generalists: Sequence[str], given: argparse.Namespace) -
 
 
 # ----------------------------------------------------------------------------------------------------------- the script
+def _wanted(line: str, begins: Sequence[str]) -> bool:
+    """Everything is compared with the network."""
+    return not begins or line == NETWORK or line.startswith(tuple(begins))
+
+
 def heading(title: str, heads: Sequence[str]) -> str:
     return f"{title:32}{'right':>7}{'95%':>16}{'n':>6}{'tokens':>10}{'s':>8}" + "".join(f"{one:>12}" for one in heads)
 
@@ -415,6 +422,9 @@ def main() -> None:
     parser.add_argument("--library", type=Path, default=STARTER, help="the specialists")
     parser.add_argument("--generalists", type=Path, help=f"the folder of {' and '.join(NAMES)}")
     parser.add_argument("--only", choices=("composed", "union"))
+    parser.add_argument(
+        "--lines", nargs="+", default=[], metavar="BEGIN", help="only those, such as: network generalist"
+    )
     parser.add_argument("--questions", type=int, default=80, help="of each file of composed mathematics")
     parser.add_argument("--union-rows", type=int, default=40, help="of each skill's test")
     parser.add_argument("--tokens", type=int, default=256, help="of one answer at most")
