@@ -49,6 +49,7 @@ ROUTES = {
     "Let f(x) = 3*x**2 - 4. What is f(-5)?": "polyeval",
     "Round 31415 to the nearest one hundred.": "finalstep",
     "Evaluate (-12)/(-9) + (-47 - 277/(-6)).": "exprs",
+    "Let w be (-3 - 5)/(-2). Suppose 3*x - 2*w = -2*x + 7. What is the greatest common factor of x and 12?": "unchain",
     "Who wrote Faust?": "base",
 }
 
