@@ -164,19 +164,19 @@ class _Answers:
 
 
 async def _step(number: int, team: _Team, answers: _Answers, config: RunnableConfig | None) -> AsyncIterator[Event]:
-    """One step: routed by its task as planned, started when what it needs is there, never failing the others."""
-    planned, started = answers.plan.steps[number - 1].task, time.monotonic()
-    decision = await team.route(planned, number, may_plan=False)
-    yield Routed(planned, decision, number)
-    answers.tasks[number] = planned
-    lost = await answers.before(number)
+    """One step: begun when what it needs is there, routed by what is then asked, never failing the others."""
+    task, started = answers.plan.steps[number - 1].task, time.monotonic()
+    if not (lost := await answers.before(number)):
+        task = fill_in(task, answers.texts)
+    answers.tasks[number] = task
+    decision = await team.route(task, number, may_plan=False)
+    yield Routed(task, decision, number)
     ended: StepFinished | None = None
     if lost:
         why = f"Not done: it needs the answer of step {lost[0]}, which failed."
         ended = StepFinished(number, decision.value, why, Usage(), 0.0, failed=True)
         yield ended
     else:
-        task = answers.tasks[number] = fill_in(planned, answers.texts)
         started = time.monotonic()
         try:
             async for event in approved(team.agent(decision.value), task, config, number):

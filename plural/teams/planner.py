@@ -40,6 +40,7 @@ PLAN_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 _REFERENCE = re.compile(r"#(\d+)")
+_ROUNDED = re.compile(r"^about [-\d.e+]+ = (?=\S+$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,9 @@ def read_plan(text: str) -> tuple[Step, ...]:
 
 
 def fill_in(task: str, answers: Mapping[int, str]) -> str:
-    """`task` with every `#k` replaced by the answer of step k."""
-    return _REFERENCE.sub(lambda found: answers[int(found[1])], task)
+    """`task` with every `#k` replaced by the answer of step k; of `about 0.667 = 2/3`, as the calculator says a fraction,
+    by the exact one."""
+    return _REFERENCE.sub(lambda found: _ROUNDED.sub("", answers[int(found[1])]), task)
 
 
 def _step(number: int, task: str, count: int) -> Step:

@@ -315,11 +315,22 @@ async def test_a_run_goes_on_although_the_network_changed_since(tmp_path: Path) 
         # Another router would route everything to the base, and another planner would plan something else.
         other = Router.fit({label: [axis("base"), axis("home")] * 2 for label in LABELS}, threshold=0.9)
         moved = Worked(other, [plan_of("nothing")], base=[], cron=[], home=["Set to 0 7 * * *."])
-        cron = next(entry.seq for entry in journal.entries(run) if getattr(entry.what, "answer", "") == "0 7 * * *")
-        fork = journal.fork(run, cron)
+        routed = next(entry.seq for entry in journal.entries(run) if getattr(entry.what, "step", None) == 2)
+        fork = journal.fork(run, routed)
         again = await all_of(resume(journal, fork, moved))
         assert only(again, RunFinished)[0].answer == only(events, RunFinished)[0].answer
         assert only(again, Planned) == only(events, Planned)
+
+
+async def test_a_step_is_routed_by_what_it_is_asked_when_earlier_answers_are_in_it() -> None:
+    """As planned it says `#1`, which no example of a specialist says."""
+    plan = plan_of("cron", "what follows #1")
+    events = await run("planner", plan, cron=["about 0.667 = home"], home=["lamp"], base=["nothing"])
+    assert [(event.task, event.decision.value) for event in only(events, Routed) if event.step] == [
+        ("cron", "cron"),
+        ("what follows home", "home"),
+    ]
+    assert events[-1].answer == "lamp"  # type: ignore[union-attr]
 
 
 async def test_a_specialist_that_was_removed_is_named_and_the_run_can_still_be_seen(tmp_path: Path) -> None:
