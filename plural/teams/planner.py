@@ -103,8 +103,8 @@ def read_plan(text: str) -> tuple[Step, ...]:
 
 
 def fill_in(task: str, answers: Mapping[int, str]) -> str:
-    """`task` with every `#k` replaced by the answer of step k: of `about 0.667 = 2/3`, as the calculator says a fraction,
-    the exact one."""
+    """`task` with every `#k` replaced by the answer of step k: of `about 0.667 = 2/3`, as the calculator says a
+    fraction, the exact one."""
     return _REFERENCE.sub(lambda found: _ROUNDED.sub("", answers[int(found[1])]), task)
 
 
