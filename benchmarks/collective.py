@@ -8,9 +8,9 @@ Composed questions (benchmarks/composed) are answered directly, or step by step:
 put with the values found so far, and who answers it is the base, a generalist, the specialist that the learned router
 chooses, the right specialist (oracle router), or SymPy (oracle at each step). With `own plan` nobody is told the steps:
 the network is asked the question and nothing else, and its planner splits it; a generalist answers the steps of that
-same plan. A generalist is told what the right
-specialist would be told, with the same tools and grammar; so is the base, at greater length. Steps that need nothing
-from each other, and all questions, are asked at once. A chain whose value is no number ends there and is wrong.
+same plan. A generalist is told what the right specialist would be told, with the same tools and grammar; so is the
+base, at greater length. Steps that need nothing from each other, and all questions, are asked at once. A chain whose
+value is no number ends there and is wrong.
 
 The second table is of held-out rows of every skill in the library. Tokens are those that the engine computed, prompts,
 answers and what the router reads; every line is an engine of its own, so that none finds another's prefixes. Accuracies

@@ -290,7 +290,7 @@ class Network:
         learned = learning.examples(self.lessons.read(), (*examples, BASE))
         texts = {**examples, BASE: general_texts()}
         labelled = {one: tuple(dict.fromkeys((*texts[one], *learned[one]))) for one in texts}
-        planners = [one.name for one in self.planners() if one.name in labelled]
+        planners = [one.name for one in self.mine() if one.card.kind == "planner" and one.name in labelled]
         return await self.routes.router(labelled, self.reader, planners)
 
 

@@ -6,7 +6,7 @@
 The questions are those of eight `*_composed` modules of DeepMind's `mathematics-dataset` (Apache-2.0), a hundred of
 each in `easy` (the easiest third of its training difficulty) and in `interpolate` (its official test). A chain's steps
 are asked one after another: `Step.asked` fills the values found so far into the wording of the primitive, and
-`Chain.answer` names what the last answer means. Nothing of this file is ever trained on.
+`Chain.answer` names what the last answer means. None of these questions is ever trained on.
 """
 
 from __future__ import annotations

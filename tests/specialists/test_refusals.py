@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from plural.errors import NumericError, SpecialistError, StorageError
-from plural.specialists import AdapterConfig, BaseShape, adapter_digest, read_adapter, write_adapter
+from plural.specialists import AdapterConfig, BaseShape, adapter_digest, peft_files, read_adapter, write_adapter
 
 from .adapters import MODULES, random_weights
 
@@ -98,6 +98,30 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
     change_tensors(adapter, **changes)
     with pytest.raises(SpecialistError, match=named):
         read_adapter(adapter, shape)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(at=st.integers(0, 63), value=st.sampled_from([np.nan, np.inf, -np.inf, 65504.0, -65504.0, 6e-8]))
+def test_a_half_float_that_is_not_finite_is_found_wherever_it_is(
+    adapter: Path, shape: BaseShape, at: int, value: float
+) -> None:
+    """A file of half floats is looked at in parts; the last of them may be short."""
+    file = adapter / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    halves = {name: tensor.astype(np.float16) for name, tensor in load_file(file).items()}
+    changed = halves[Q_B]
+    changed.flat[at] = value
+    change_tensors(adapter, **halves)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(peft_files, "_AT_ONCE", 7)
+            if np.isfinite(value):
+                assert np.array_equal(read_adapter(adapter, shape).tensors[0, "q_proj"][1], changed)
+            else:
+                with pytest.raises(SpecialistError, match=re.escape(f"{Q_B} holds NaN or infinity")):
+                    read_adapter(adapter, shape)
+    finally:
+        file.write_bytes(whole)
 
 
 def test_an_adapter_that_would_change_nothing_is_refused(adapter: Path, shape: BaseShape) -> None:

@@ -18,6 +18,7 @@ from plural.agents import Agent, handoff_to, mark, tool
 from plural.errors import EngineStopped, LimitError, PlanError, RunError
 from plural.teams import PLAN_SCHEMA, Planner, Router, work
 from plural.teams.journal import Journal, begin, replay, resume
+from plural.teams.planner import fill_in
 from plural.testing import ScriptedModel, calling
 from plural.types import (
     Event,
@@ -320,6 +321,15 @@ async def test_a_run_goes_on_although_the_network_changed_since(tmp_path: Path) 
         again = await all_of(resume(journal, fork, moved))
         assert only(again, RunFinished)[0].answer == only(events, RunFinished)[0].answer
         assert only(again, Planned) == only(events, Planned)
+
+
+@pytest.mark.parametrize("fraction", ["2/3", "-26/3", "1/7000000"])
+def test_the_calculator_s_fractions_are_filled_in_exactly(fraction: str) -> None:
+    calculate = pytest.importorskip("plural.agents.toolbox").calculate
+    said = str(calculate.invoke({"expression": fraction}))
+    assert said.startswith("about ")
+    assert fill_in("Calculate #1*3.", {1: said}) == f"Calculate {fraction}*3."
+    assert fill_in("Say #1.", {1: "about 3 = three, or so"}) == "Say about 3 = three, or so."
 
 
 async def test_a_step_is_routed_by_what_it_is_asked_when_earlier_answers_are_in_it() -> None:
