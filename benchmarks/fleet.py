@@ -2,9 +2,9 @@
 
     python benchmarks/fleet.py --measure steps.json     step times of replicas on this machine (needs Ray): two minutes
     python benchmarks/fleet.py --steps steps.json       how many replicas; the policies; up to 1,000 and 100,000
-    python benchmarks/fleet.py --validate steps.json    the simulation beside two real replicas: nine minutes
+    python benchmarks/fleet.py --validate steps.json    the simulation beside two real replicas: half an hour
 
-A simulation needs step times that were measured. To validate, they are measured again, between the lines and under
+A simulation needs step times that were measured. To validate, they are measured again, between the loads and under
 other requests; the file then says which rates two replicas can bear. The last line is JSON.
 """
 
@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from fleet_simulation import Affinity, Ask, Fleet, Policy, Popularity, Random, ReplicaSize, StepTimes
 
-_REST_S = 60.0
 POLICIES = ("random", "popularity", "affinity", "affinity + prefix")
 
 
@@ -68,25 +67,16 @@ def policy_of(name: str, fleet: Fleet, shares: np.ndarray) -> Policy:
 
 
 def simulated(
-    times: StepTimes,
-    size: ReplicaSize,
-    count: int,
-    asks: Sequence[Ask],
-    policy: str,
-    shares: np.ndarray,
-    before: Sequence[Ask] = (),
+    times: StepTimes, size: ReplicaSize, count: int, asks: Sequence[Ask], policy: str, shares: np.ndarray
 ) -> dict[str, float]:
     """`p95` and `median` in seconds; `throughput` in answered tokens a second, from the first arrival to the last
-    answer; `loads` for each request. Who asks `before`, to decide who is known where, counts in `loads` alone."""
+    answer; `loads` for each request."""
     fleet = Fleet(times, size, count)
-    later = max((ask.at for ask in before), default=0.0) + (_REST_S if before else 0.0)
-    fleet.run([*before, *(replace(ask, at=ask.at + later) for ask in asks)], policy_of(policy, fleet, shares))
-    waits = fleet.waits[len(before) :]
-    assert len(waits) == len(asks)
+    fleet.run(asks, policy_of(policy, fleet, shares))
     return {
-        "throughput": sum(ask.answer for ask in asks) / (fleet.ended - later - asks[0].at),
-        "median": float(np.quantile(waits, 0.5)),
-        "p95": float(np.quantile(waits, 0.95)),
+        "throughput": fleet.tokens / (fleet.ended - asks[0].at),
+        "median": float(np.quantile(fleet.waits, 0.5)),
+        "p95": float(np.quantile(fleet.waits, 0.95)),
         "loads": fleet.loads / len(asks),
     }
 

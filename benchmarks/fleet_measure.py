@@ -10,7 +10,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from adapters import random_adapter
-from fleet import load_of, popularity, simulated
-from fleet_simulation import Ask, ReplicaSize, StepTimes
+from fleet import load_of, policy_of, popularity
+from fleet_simulation import Ask, Fleet, ReplicaSize, StepTimes
 from workload import Call, as_they_arrive, random_prompt, together
 
 from plural.models.base import Base, load_base
@@ -34,8 +34,8 @@ from plural.wiring.settings import read_settings
 RANK = 8
 _FITTED = ("step", "row", "token", "adapter", "load")
 SPECIALISTS = 48
-_LINE_S = 100.0  # of load for each line that is validated: a p95 is then of ten answers or more
-_BETWEEN_S = 30.0
+_LOADS, _LOAD_S, _BETWEEN_S = 3, 100.0, 20.0  # for each line that is validated: its p95 is of 30 answers or more
+_PLAYED = 10  # so often is each of them simulated: who is chosen of two is chance
 
 
 @dataclass(frozen=True)
@@ -208,59 +208,105 @@ def _least_squares(steps: Sequence[TimedStep], longer: np.ndarray) -> tuple[dict
         del columns[list(columns)[worst]]
 
 
+@dataclass(frozen=True)
+class Load:
+    """What two real replicas made of some requests: `known` had each at the start, `waits` and `seconds` it took."""
+
+    asks: Sequence[Ask]
+    known: Sequence[Collection[int]]
+    waits: Sequence[float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """Loads of one rate under one policy, and what steps took between them, under other requests of that rate."""
+
+    policy: str
+    rate: float
+    loads: Sequence[Load]
+    steps: Sequence[TimedStep]
+    beside: Sequence[float]
+
+
 def validate(before: StepTimes) -> dict[str, Any]:
     """Poisson arrivals at two rates, with affinity and without, beside the simulation.
 
-    What steps take is measured anew, under other requests between the lines: this machine is not as fast in one quarter
-    of an hour as in another. `before` only says which rates the two can bear.
+    What steps take is measured anew for each line: this machine is not as fast in one quarter of an hour as in another.
+    `before` only says which rates the two can bear. The simulation begins each load where Ray had placed the
+    specialists: which two of the most popular share a replica is chance, and makes more of a difference than all else.
     """
-    size = ReplicaSize(adapters=SPECIALISTS, busy=ScaleSettings.of(cpus=1).most)  # all adapters fit
+    lines = observed(before)
+    print(f"  {'':<18}{'tokens/s':>18}{'p95 s':>18}{'median s':>18}   real / simulated")
+    made: dict[str, Any] = {}
+    for line in lines:
+        times = fitted(line.steps, line.beside, before.wait, before.hop)
+        real, played = compared(line, times)
+        ratio = {key: real[key] / played[key] for key in real}
+        cells = [f"{real[key]:.2f} / {played[key]:.2f}" for key in real]
+        name = f"{line.policy}, {line.rate:.1f}/s"
+        print(f"  {name:<18}" + "".join(f"{cell:>18}" for cell in cells), end="")
+        print(f"   {ratio['throughput']:.2f}, {ratio['p95']:.2f}")
+        count = sum(len(load.asks) for load in line.loads)
+        made[name] = {"requests": count, "times": asdict(times), "real": real, "simulated": played, "ratio": ratio}
+    return {"validation": made}
+
+
+def observed(before: StepTimes) -> list[Line]:
     shares = popularity(SPECIALISTS)
-    # One after another, on both sides: so the same are known to the same replica.
-    known = [Ask(float(who), who, 8, 1) for who in range(SPECIALISTS)]
-    lines: list[tuple[str, str, list[Ask], dict[str, float]]] = []
-    steps: list[TimedStep] = []
-    beside: list[float] = []
+    lines = []
     with shelf() as stock, ray_here():
-        for affinity in (True, False):
-            with replicas(stock, 2, affinity=affinity, kind=Recording) as engine:
+        for policy in ("affinity", "random"):
+            with replicas(stock, 2, affinity=policy == "affinity", kind=Recording) as engine:
+                everybody = [Ask(0.0, who, 8, 1) for who in range(SPECIALISTS)]
                 asyncio.run(_quick(engine, stock))
-                asyncio.run(_together(engine, [stock.call(ask, random.Random(ask.specialist)) for ask in known], 1))
+                asyncio.run(_together(engine, [stock.call(ask, random.Random(ask.specialist)) for ask in everybody], 1))
                 for share in (0.4, 0.7):
                     rate = share * _capacity(before)
-                    recorded(engine)
-                    other = load_of(rate, _BETWEEN_S, shares, seed=1000 + int(100 * share))
-                    asyncio.run(_as_they_arrive(engine, stock, other))
-                    new, both = recorded(engine)
-                    steps, beside = [*steps, *new], [*beside, *both]
-                    asks = load_of(rate, _LINE_S, shares, seed=int(100 * share))
-                    policy = "affinity" if affinity else "random"
-                    real = asyncio.run(_as_they_arrive(engine, stock, asks))
-                    lines.append((f"{policy}, {rate:.1f}/s", policy, asks, real))
-    times = fitted(steps, beside, before.wait, before.hop)
-    _tell(times, len(steps))
-    print(f"  {'':<22}{'tokens/s':>20}{'p95 s':>18}{'median s':>18}   real / simulated")
-    made: dict[str, Any] = {}
-    for name, policy, asks, real in lines:
-        played = simulated(times, size, 2, asks, policy, shares, known)
-        ratio = {key: real[key] / played[key] for key in real}
-        cells = [f"{real[key]:.2f} / {played[key]:.2f}" for key in ("throughput", "p95", "median")]
-        print(f"  {name:<22}" + "".join(f"{cell:>19}" for cell in cells), end="")
-        print(f"   {ratio['throughput']:.2f}, {ratio['p95']:.2f}")
-        made[name] = {"requests": len(asks), "real": real, "simulated": played, "ratio": ratio}
-    return {"validation": made, "times": asdict(times)}
+                    steps: list[TimedStep] = []
+                    beside: list[float] = []
+                    loads = []
+                    for number in range(_LOADS):
+                        seed = int(100 * share) + number
+                        recorded(engine)
+                        _load(engine, stock, load_of(rate, _BETWEEN_S, shares, seed=1000 + seed))
+                        new, both = recorded(engine)
+                        steps, beside = [*steps, *new], [*beside, *both]
+                        loads.append(_load(engine, stock, load_of(rate, _LOAD_S, shares, seed=seed)))
+                    lines.append(Line(policy, rate, loads, steps, beside))
+    return lines
 
 
-async def _as_they_arrive(engine: ClusterEngine, stock: Shelf, asks: Sequence[Ask]) -> dict[str, float]:
+def compared(line: Line, times: StepTimes) -> tuple[dict[str, float], dict[str, float]]:
+    """Real and simulated: tokens a second, and the 95th percentile and the median of seconds, over all loads."""
+    size = ReplicaSize(adapters=SPECIALISTS, busy=ScaleSettings.of(cpus=1).most)  # all adapters fit
+    shares = popularity(SPECIALISTS)
+    fleets = []
+    for load in line.loads:
+        for seed in range(_PLAYED):
+            fleet = Fleet(times, size, 2, seed=seed, known=load.known)
+            fleet.run(load.asks, policy_of(line.policy, fleet, shares))
+            fleets.append(fleet)
+    tokens = sum(ask.answer for load in line.loads for ask in load.asks)
+    idle = sum(load.asks[0].at for load in line.loads)  # until the first arrives
+    real = _told(
+        tokens, sum(load.seconds for load in line.loads) - idle, [w for load in line.loads for w in load.waits]
+    )
+    ended = sum(fleet.ended for fleet in fleets) / _PLAYED
+    return real, _told(tokens, ended - idle, [wait for fleet in fleets for wait in fleet.waits])
+
+
+def _told(tokens: int, seconds: float, waits: Sequence[float]) -> dict[str, float]:
+    p95, median = (float(np.quantile(waits, share)) for share in (0.95, 0.5))
+    return {"throughput": tokens / seconds, "p95": p95, "median": median}
+
+
+def _load(engine: ClusterEngine, stock: Shelf, asks: Sequence[Ask]) -> Load:
+    known = [{stock.digests.index(digest) for digest in told.adapters} for told in engine.every("stats")]
     dice = random.Random(7)
     calls = [stock.call(ask, dice) for ask in asks]
-    seconds, outcomes = await as_they_arrive(engine, calls)  # type: ignore[arg-type]
-    waits = [one.whole for one in outcomes]
-    return {
-        "throughput": sum(call.tokens for call in calls) / (seconds - asks[0].at),
-        "p95": float(np.quantile(waits, 0.95)),
-        "median": float(np.quantile(waits, 0.5)),
-    }
+    seconds, outcomes = asyncio.run(as_they_arrive(engine, calls))  # type: ignore[arg-type]
+    return Load(asks, known, [one.whole for one in outcomes], seconds)
 
 
 def _capacity(times: StepTimes) -> float:

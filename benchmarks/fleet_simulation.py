@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -163,12 +163,14 @@ class Policy(Protocol):
 
 @dataclass
 class Fleet:
-    """`waits` are seconds from arrival to the last token, by the order of answers."""
+    """`known` are the specialists that each replica has at the start. `waits` are seconds from arrival to the last
+    token, by the order of answers."""
 
     times: StepTimes
     size: ReplicaSize
     count: int
     seed: int = 0
+    known: Sequence[Collection[int]] = ()
     env: simpy.Environment = field(default_factory=simpy.Environment)
     loads: int = 0
     waits: list[float] = field(default_factory=list)
@@ -179,6 +181,9 @@ class Fleet:
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
         self.replicas = [Replica(self, number) for number in range(self.count)]
+        for replica, known in zip(self.replicas, self.known, strict=False):
+            for specialist in known:
+                replica.adapters.use(specialist)
         self.queue: deque[Ask] = deque()
 
     def run(self, asks: Sequence[Ask], policy: Policy) -> None:
@@ -264,6 +269,9 @@ class Affinity:
         self.where: defaultdict[object, set[int]] = defaultdict(set)
         self.counts: defaultdict[int, set[int]] = defaultdict(set)
         self.counts[0] = set(range(fleet.count))
+        for number, specialists in enumerate(fleet.known):
+            for specialist in specialists:
+                self._remember(number, specialist)
 
     def choose(self, ask: Ask) -> Replica | None:
         key = self._key(ask)
