@@ -2,10 +2,10 @@
 
     python benchmarks/fleet.py --measure steps.json     step times of replicas on this machine (needs Ray): two minutes
     python benchmarks/fleet.py --steps steps.json       how many replicas; the policies; up to 1,000 and 100,000
-    python benchmarks/fleet.py --validate steps.json    the simulation beside two real replicas: half an hour
+    python benchmarks/fleet.py --validate steps.json    the simulation beside two real replicas: 20 minutes
 
-A simulation needs step times that were measured. To validate, they are measured again, between the loads and under
-other requests; the file then says which rates two replicas can bear. The last line is JSON.
+A simulation needs step times that were measured. To validate, they are measured again, in the steps of the very loads:
+the file then says which rates two replicas can bear. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from plural.wiring.settings import read_settings
 RANK = 8
 _FITTED = ("step", "row", "token", "adapter", "load")
 SPECIALISTS = 48
-_LOADS, _LOAD_S, _BETWEEN_S = 3, 100.0, 20.0  # for each line that is validated: its p95 is of 30 answers or more
+_LOADS, _LOAD_S = 3, 80.0  # for each line that is validated: its p95 is of 25 answers or more
 _PLAYED = 10  # so often is each of them simulated: who is chosen of two is chance
 
 
@@ -153,7 +153,7 @@ def measure() -> dict[str, Any]:
         dice = random.Random(1)
         shares = popularity(SPECIALISTS)
         asyncio.run(_quick(engine, made))
-        waits = [seconds for digest in made.digests[-6:] for seconds in engine.every("bring", digest)]
+        wait, hop = _on_the_way(engine, made)
         calls = [made.call(ask, dice) for ask in load_of(1.0, 48, shares, seed=1)]
         capacity = len(calls) / asyncio.run(_together(engine, calls, 16))
         engine.every("steps")
@@ -161,10 +161,18 @@ def measure() -> dict[str, Any]:
             calls = [made.call(ask, dice) for ask in load_of(share * capacity, 25.0, shares, seed=2)]
             asyncio.run(as_they_arrive(engine, calls))  # type: ignore[arg-type]
         steps, beside = recorded(engine)
-        hop = asyncio.run(_hop(engine, made)) - min(step.seconds for step in steps)
-    times = fitted(steps, beside, statistics.median(waits), max(0.0, hop))
+    times = fitted(steps, beside, wait, hop)
     _tell(times, len(steps))
     return {"times": asdict(times), "steps": len(steps)}
+
+
+def _on_the_way(engine: ClusterEngine, stock: Shelf) -> tuple[float, float]:
+    """Seconds until an adapter is there, and of the way to a replica and back."""
+    waits = [seconds for digest in stock.digests[-6:] for seconds in engine.every("bring", digest)]
+    engine.every("steps")
+    whole = asyncio.run(_hop(engine, stock))
+    steps, _ = recorded(engine)
+    return statistics.median(waits), max(0.0, whole - statistics.median(step.seconds for step in steps))
 
 
 def recorded(engine: ClusterEngine) -> tuple[list[TimedStep], list[float]]:
@@ -210,45 +218,47 @@ def _least_squares(steps: Sequence[TimedStep], longer: np.ndarray) -> tuple[dict
 
 @dataclass(frozen=True)
 class Load:
-    """What two real replicas made of some requests: `known` had each at the start, `waits` and `seconds` it took."""
+    """What two real replicas made of some requests: `known` had each at the start, `waits` and `seconds` it took, in
+    these `steps`, of which the shares `beside` were computed while the other computed, too."""
 
     asks: Sequence[Ask]
     known: Sequence[Collection[int]]
     waits: Sequence[float]
     seconds: float
+    steps: Sequence[TimedStep]
+    beside: Sequence[float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """Loads of one rate under one policy, and what steps took between them, under other requests of that rate."""
+    """Loads of one rate under one policy."""
 
     policy: str
     rate: float
     loads: Sequence[Load]
-    steps: Sequence[TimedStep]
-    beside: Sequence[float]
+    times: StepTimes
 
 
 def validate(before: StepTimes) -> dict[str, Any]:
     """Poisson arrivals at two rates, with affinity and without, beside the simulation.
 
-    What steps take is measured anew for each line: this machine is not as fast in one quarter of an hour as in another.
-    `before` only says which rates the two can bear. The simulation begins each load where Ray had placed the
-    specialists: which two of the most popular share a replica is chance, and makes more of a difference than all else.
+    What a step takes is measured for each line, in the steps of that line: this machine is not as fast in one quarter
+    of an hour as in another. How long answers take is left to the simulation. `before` only says which rates the two
+    can bear. Each load begins where Ray had placed the specialists: which of the most popular share a replica is
+    chance, and makes more of a difference than all else.
     """
     lines = observed(before)
     print(f"  {'':<18}{'tokens/s':>18}{'p95 s':>18}{'median s':>18}   real / simulated")
     made: dict[str, Any] = {}
     for line in lines:
-        times = fitted(line.steps, line.beside, before.wait, before.hop)
-        real, played = compared(line, times)
+        real, played = compared(line)
         ratio = {key: real[key] / played[key] for key in real}
         cells = [f"{real[key]:.2f} / {played[key]:.2f}" for key in real]
         name = f"{line.policy}, {line.rate:.1f}/s"
         print(f"  {name:<18}" + "".join(f"{cell:>18}" for cell in cells), end="")
         print(f"   {ratio['throughput']:.2f}, {ratio['p95']:.2f}")
         count = sum(len(load.asks) for load in line.loads)
-        made[name] = {"requests": count, "times": asdict(times), "real": real, "simulated": played, "ratio": ratio}
+        made[name] = {"requests": count, "times": asdict(line.times), "real": real, "simulated": played, "ratio": ratio}
     return {"validation": made}
 
 
@@ -260,43 +270,37 @@ def observed(before: StepTimes) -> list[Line]:
             with replicas(stock, 2, affinity=policy == "affinity", kind=Recording) as engine:
                 everybody = [Ask(0.0, who, 8, 1) for who in range(SPECIALISTS)]
                 asyncio.run(_quick(engine, stock))
+                wait, hop = _on_the_way(engine, stock)
                 asyncio.run(_together(engine, [stock.call(ask, random.Random(ask.specialist)) for ask in everybody], 1))
                 for share in (0.4, 0.7):
                     rate = share * _capacity(before)
-                    steps: list[TimedStep] = []
-                    beside: list[float] = []
-                    loads = []
-                    for number in range(_LOADS):
-                        seed = int(100 * share) + number
-                        recorded(engine)
-                        _load(engine, stock, load_of(rate, _BETWEEN_S, shares, seed=1000 + seed))
-                        new, both = recorded(engine)
-                        steps, beside = [*steps, *new], [*beside, *both]
-                        loads.append(_load(engine, stock, load_of(rate, _LOAD_S, shares, seed=seed)))
-                    lines.append(Line(policy, rate, loads, steps, beside))
+                    seeds = range(int(100 * share), int(100 * share) + _LOADS)
+                    loads = [_load(engine, stock, load_of(rate, _LOAD_S, shares, seed=seed)) for seed in seeds]
+                    steps = [step for load in loads for step in load.steps]
+                    beside = [part for load in loads for part in load.beside]
+                    lines.append(Line(policy, rate, loads, fitted(steps, beside, wait, hop)))
     return lines
 
 
-def compared(line: Line, times: StepTimes) -> tuple[dict[str, float], dict[str, float]]:
+def compared(line: Line) -> tuple[dict[str, float], dict[str, float]]:
     """Real and simulated: tokens a second, and the 95th percentile and the median of seconds, over all loads."""
     size = ReplicaSize(adapters=SPECIALISTS, busy=ScaleSettings.of(cpus=1).most)  # all adapters fit
     shares = popularity(SPECIALISTS)
     fleets = []
     for load in line.loads:
         for seed in range(_PLAYED):
-            fleet = Fleet(times, size, 2, seed=seed, known=load.known)
+            fleet = Fleet(line.times, size, 2, seed=seed, known=load.known)
             fleet.run(load.asks, policy_of(line.policy, fleet, shares))
             fleets.append(fleet)
     tokens = sum(ask.answer for load in line.loads for ask in load.asks)
     idle = sum(load.asks[0].at for load in line.loads)  # until the first arrives
-    real = _told(
-        tokens, sum(load.seconds for load in line.loads) - idle, [w for load in line.loads for w in load.waits]
-    )
+    took = sum(load.seconds for load in line.loads)
+    real = _summary(tokens, took - idle, [wait for load in line.loads for wait in load.waits])
     ended = sum(fleet.ended for fleet in fleets) / _PLAYED
-    return real, _told(tokens, ended - idle, [wait for fleet in fleets for wait in fleet.waits])
+    return real, _summary(tokens, ended - idle, [wait for fleet in fleets for wait in fleet.waits])
 
 
-def _told(tokens: int, seconds: float, waits: Sequence[float]) -> dict[str, float]:
+def _summary(tokens: int, seconds: float, waits: Sequence[float]) -> dict[str, float]:
     p95, median = (float(np.quantile(waits, share)) for share in (0.95, 0.5))
     return {"throughput": tokens / seconds, "p95": p95, "median": median}
 
@@ -305,8 +309,9 @@ def _load(engine: ClusterEngine, stock: Shelf, asks: Sequence[Ask]) -> Load:
     known = [{stock.digests.index(digest) for digest in told.adapters} for told in engine.every("stats")]
     dice = random.Random(7)
     calls = [stock.call(ask, dice) for ask in asks]
+    engine.every("steps")
     seconds, outcomes = asyncio.run(as_they_arrive(engine, calls))  # type: ignore[arg-type]
-    return Load(asks, known, [one.whole for one in outcomes], seconds)
+    return Load(asks, known, [one.whole for one in outcomes], seconds, *recorded(engine))
 
 
 def _capacity(times: StepTimes) -> float:
