@@ -8,7 +8,7 @@ UV      = $(BIN)/uv pip install -q --python $(BIN)/python
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 # On Linux without a local CPU wheel: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu (the default index brings CUDA).
 TORCH_INDEX ?=
-BENCHES = step roofline quality calibration tax serving slora overload handover coldstart training loop grammar journal wire recall bfcl bfcl_multi_turn textworld
+BENCHES = step roofline quality calibration tax serving slora overload handover coldstart training loop grammar journal wire serve_vllm groupchat recall bfcl bfcl_multi_turn textworld
 export PLURAL_PEERS ?= $(HOME)/.cache/plural/peers
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Compiled modules are kept, whatever the caller's shell says: without them every start compiles torch anew.
@@ -67,8 +67,9 @@ triton: setup  ## the GPU's kernels, on the CPU in Triton's interpreter: minutes
 	@$(UV) --no-deps --target $(VENV)/triton triton==3.9.0
 	@PYTHONPATH=$(VENV)/triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/test_triton.py
 
-bench: setup  ## time the engine and the trainer: step, LoRA tax, serving and training beside peers, S-LoRA's workload, overload, hand-over, cold start
-	@$(foreach one,$(BENCHES),$(BIN)/python benchmarks/$(one).py && ) true
+bench: setup  ## time everything, beside the peers that are there: hours; BENCHES="tax slora" times some
+	@failed=; for one in $(BENCHES); do $(BIN)/python benchmarks/$$one.py || failed="$$failed $$one"; done; \
+	  test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 peers: setup  ## make the environments of the engines that bench compares with (vLLM, peft, llama.cpp) in PLURAL_PEERS
 	@benchmarks/peers/install.sh $(BIN)/uv $(PLURAL_PEERS) $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))

@@ -33,7 +33,7 @@ from serving import HERE, PEERS, SPREAD
 from plural.models.base import load_base
 from plural.models.export import write_huggingface
 
-ENGINES = ("plural/auto", "plural/fp32", "vllm/fp32", "vllm/bf16")
+ENGINES = ("plural/auto", "plural/fp32", "vllm/fp32")
 _VLLM = {"fp32": "float32", "bf16": "bfloat16"}
 _NAME = "base"
 
@@ -54,7 +54,8 @@ def main() -> None:
     given = _options()
     python = given.peers_dir / "vllm" / "bin" / "python"
     if not python.exists():
-        raise SystemExit(f"vLLM is not installed in {python.parents[1]}: make peers.")
+        print(f"serve_vllm: skipped, its client is vLLM's, which is not installed in {python.parents[1]}: make peers.")
+        return
     base = load_base()
     with tempfile.TemporaryDirectory(prefix="plural-serve-vllm-") as folder:
         place = Path(folder)
@@ -96,7 +97,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--peers-dir", type=Path, default=PEERS)
     parser.add_argument("--timeout", type=float, default=600, help="seconds that a server may take to start")
-    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES, metavar="ENGINE")
+    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=(*ENGINES, "vllm/bf16"), metavar="ENGINE")
     return parser.parse_args()
 
 
