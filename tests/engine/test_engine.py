@@ -228,7 +228,7 @@ async def test_random_submits_cancels_and_publications_leave_the_pool_empty(
     stats = engine.stats()
     assert (stats.pages_used, stats.running, stats.waiting) == (0, 0, 0)
     assert all(done.values()), done
-    assert lost < done["submit"] / 10
+    assert lost < done["submit"] / 4
     assert brought_back > 0
     assert stats.preempted > 0, stats
 
