@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +26,32 @@ X86 = {"avx512vnni": "-march=x86-64-v4 -mavx512vnni", "avx2": "-march=x86-64-v3"
 OTHERS = {"portable": ""}
 
 
-def compile_kernels(root: Path) -> None:
-    """Raises OSError or subprocess.CalledProcessError when there is no compiler or it fails."""
+def compile_kernels(root: Path, library: Path | None = None, builds: Mapping[str, str] | None = None) -> None:
+    """Makes `library` of `builds`: the one that is loaded, of those for this family of processors.
+
+    Raises OSError or subprocess.CalledProcessError when there is no compiler or it fails.
+    """
+    library = library or root / LIBRARY
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), "c++")
     source = root / KERNELS / "native"
-    builds = X86 if platform.machine() in ("x86_64", "AMD64") else OTHERS
+    if builds is None:
+        builds = X86 if platform.machine() in ("x86_64", "AMD64") else OTHERS
+    held = " ".join(f"-DPLURAL_HAS_{name}" for name in builds)
     with tempfile.TemporaryDirectory() as folder:
         jobs = {
             f"{folder}/{name}.o": f"{compiler} {FLAGS} {flags} -DPLURAL_ISA={name} -c program.cpp -o {folder}/{name}.o"
             for name, flags in builds.items()
         }
-        jobs[f"{folder}/dispatch.o"] = f"{compiler} {FLAGS} -c dispatch.cpp -o {folder}/dispatch.o"
+        jobs[f"{folder}/dispatch.o"] = f"{compiler} {FLAGS} {held} -c dispatch.cpp -o {folder}/dispatch.o"
         running = [(job, subprocess.Popen(shlex.split(job), cwd=source)) for job in jobs.values()]
         failed = [(process.returncode, job) for job, process in running if process.wait()]
         if failed:
             raise subprocess.CalledProcessError(*failed[0])
         made = Path(folder) / LIBRARY.name
         subprocess.run([*shlex.split(compiler), "-shared", "-pthread", "-o", str(made), *jobs], check=True)
-        beside = root / LIBRARY.with_suffix(".new")
+        beside = library.with_suffix(".new")
         shutil.copy(made, beside)
-        beside.replace(root / LIBRARY)  # a process that runs keeps the library it has loaded
+        beside.replace(library)  # a process that runs keeps the library it has loaded
 
 
 class KernelHook(BuildHookInterface):  # type: ignore[misc]

@@ -20,11 +20,12 @@ import torch
 from plural.engine import sampler
 from plural.engine.adapter_pool import AdapterPool
 from plural.engine.batch import Batch, build_batch
+from plural.engine.coming import Coming
 from plural.engine.grammar import GrammarCompiler
 from plural.engine.intake import Intake, check_options
 from plural.engine.kernels.choice import best_kernels
 from plural.engine.kernels.interface import AdapterWeights, Kernels, Packed, Result
-from plural.engine.kernels.pages import Pages, Parcel, held_bytes, page_bytes
+from plural.engine.kernels.pages import KeptPages, Pages, Parcel, held_bytes, page_bytes, row_bytes
 from plural.engine.mailbox import Mailbox
 from plural.engine.page_pool import PagePool
 from plural.engine.queue import WaitingQueue
@@ -99,16 +100,13 @@ class Engine:
         size, dtype, device = self.settings.page_size, decoder.dtype, decoder.device
         each = page_bytes(decoder.config, size, dtype)
         forward = machine.forward(decoder, vocabulary, packed)
-        num_pages = self.settings.num_pages(each, held_bytes(device))
+        num_pages = self.settings.num_pages(each, held_bytes(device), row_bytes(decoder.config))
         self._pages = PagePool(num_pages, size, prefix_cache=self.settings.prefix_cache)
         memory = Pages(decoder.config, num_pages, size, dtype, device)
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plural-loader")
-        self._adapters: AdapterPool[Parcel, Packed] = AdapterPool(
-            self._pages,
-            lambda digest: machine.pack(decoder.config, adapters(digest), each, dtype),
-            lambda parcel, pages: machine.place(parcel, memory, pages),
-            self._loader,
-            self._wake_up,
+        coming = Coming(adapters, machine, decoder, memory)
+        self._adapters: AdapterPool[Parcel, Packed, KeptPages] = AdapterPool(
+            self._pages, coming, self._loader, self._wake_up
         )
         self._scheduler = Scheduler(self.settings, self._pages, self._adapters)
         self._runner = Runner(forward, memory, self._adapters.__getitem__)
@@ -436,6 +434,7 @@ class Engine:
 
     def _clean(self) -> None:
         """Before anything is written into pages that were an adapter's: what is masked there must be finite."""
+        self._adapters.rescue()
         self._runner.memory.clear(self._pages.soiled())
 
     def _fail(self, plan: Plan, error: Exception) -> None:

@@ -52,6 +52,7 @@ class PagePool:
         self._available = num_pages
         self._foreign: set[int] = set()
         self._soiled: list[int] = []
+        self._evicted: list[tuple[str, tuple[int, ...]]] = []
 
     @property
     def available(self) -> int:
@@ -107,14 +108,13 @@ class PagePool:
                 else:
                     self._free.append(page)
 
+    def known(self, hashes: Sequence[bytes]) -> int:
+        """How many of the first of `hashes` are known, up to the first that is not."""
+        return next((at for at, chained in enumerate(hashes) if chained not in self._page_of), len(hashes))
+
     def match(self, hashes: Sequence[bytes]) -> list[int]:
         """The pages known under the first of `hashes`, up to the first that is not, a reference taken to each."""
-        found: list[int] = []
-        for chained in hashes:
-            page = self._page_of.get(chained)
-            if page is None:
-                break
-            found.append(page)
+        found = [self._page_of[chained] for chained in hashes[: self.known(hashes)]]
         self.share(found)
         return found
 
@@ -161,6 +161,11 @@ class PagePool:
         self._kept[digest] = None
         self._available += len(self._blocks[digest])
 
+    def evicted(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Adapters that gave way since the last call, and their pages: to be read before anybody writes there."""
+        evicted, self._evicted = self._evicted, []
+        return evicted
+
     def drop(self, digest: str) -> None:
         """Frees the pages of an adapter that has one user, who leaves."""
         self.leave(digest)
@@ -174,6 +179,7 @@ class PagePool:
         while len(self._free) < count:
             oldest, _ = self._kept.popitem(last=False)
             if isinstance(oldest, str):
+                self._evicted.append((oldest, self._blocks[oldest]))
                 self._free += self._blocks.pop(oldest)
             else:
                 self._forget(oldest)

@@ -2,7 +2,8 @@
 
 Higher priorities first, strictly. Within a priority the flow that has been served least: a flow is a specialist, a
 mixture or the base, and its counter holds the tokens it was served (virtual token counters: Sheng et al., "Fairness in
-Serving Large Language Models", arXiv 2401.00588). Within a flow the earliest due first, then the earliest arrival.
+Serving Large Language Models", arXiv 2401.00588). Within a flow the earliest due first, then the earliest arrival, but
+of the first NEAR those of whose tokens most are known: before that is evicted for somebody else's.
 
 A flow is charged a job's uncomputed tokens when the job is let in, and each later token when it is drawn. Tokens found
 in the prefix cache are free, and so is computing again what a preempted job was charged before. A flow whose first job
@@ -28,13 +29,14 @@ A flow g that always waits is charged at least what any other flow f is, less 2 
 f's first job comes to wait its running ones take at most X, and from then on v <= c_f <= v + U as above.
 
 One request r of flow g waits while each other flow of its priority is charged at most G + 2 U + 2 X, where G is what g
-itself lets in meanwhile (earlier due, or passing r by; 0 for who is first and fits): c_g rises by at most G + X from at
-most v + U, and c_f ends at most U above v <= c_g and began as in the line above. Lower priorities get only what passes
-r by in at most `patience` walks. Dividing by the tokens per second gives seconds.
+itself lets in meanwhile (earlier due, or passing r by; 0 for who is offered first and fits): c_g rises by at most G + X
+from at most v + U, and c_f ends at most U above v <= c_g and began as in the line above. Lower priorities get only what
+passes r by in at most `patience` walks. Dividing by the tokens per second gives seconds.
 
-Passing by has two limits, both kept here. A job passed over in more than `patience` walks is waited for: it moves to
-the front of its flow, and each walk ends at it. And nobody of the same priority is let in who is more than `lead`
-tokens ahead of a flow that was passed over in the walk (the quantum of Cao et al., arXiv 2501.14312).
+Passing by has two limits, both kept here. A job passed over in more than `patience` walks, or by so many of its flow
+that were let in since more of them was known, is waited for: it moves to the front of its flow, and each walk ends at
+it. And nobody of the same priority is let in who is more than `lead` tokens ahead of a flow that was passed over in the
+walk (the quantum of Cao et al., arXiv 2501.14312).
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, Protocol, TypeVar
@@ -53,6 +55,8 @@ from plural.errors import MachineError, SettingsError
 PATIENCE = 64
 # Tokens. Others get no further ahead of a flow that is passed over.
 LEAD = 8192
+# Of so many of a flow's next jobs those go first of which most is known.
+NEAR = 16
 
 
 class Queueable(Protocol):
@@ -235,16 +239,17 @@ class WaitingQueue(Generic[J]):
             ticket.flow.running -= 1
         self._tidy(ticket.flow.level)
 
-    def walk(self) -> Iterator[J]:
-        """Offers waiting jobs in order, each at most once. What the caller neither admits nor removes before it asks
-        for the next one was passed over; a walk that is left holds the last offer against nobody.
+    def walk(self, known: Callable[[J], int] = lambda _: 0) -> Iterator[J]:
+        """Offers waiting jobs in order, each at most once. `known` says how much of a job need not be computed. What
+        the caller neither admits nor removes before it asks for the next one was passed over; a walk that is left holds
+        the last offer against nobody.
 
-        O(flows) to begin with a priority, O(log jobs) for each offer. Jobs may leave during a walk; who joins during
-        it is offered in this walk or the next.
+        O(flows) to begin with a priority, NEAR calls of `known` to begin with a flow, O(log jobs) for each offer. Jobs
+        may leave during a walk; who joins during it is offered in this walk or the next.
         """
         for priority in sorted(self._levels, reverse=True):
             level = self._levels.get(priority)
-            if level is not None and not (yield from self._offer(level)):
+            if level is not None and not (yield from self._offer(level, known)):
                 return
 
     def check(self) -> None:
@@ -264,28 +269,45 @@ class WaitingQueue(Generic[J]):
             )
 
     # ---------------------------------------------------------------------------------------------------- inside
-    def _offer(self, level: _Level[J]) -> Generator[J, None, bool]:
+    def _offer(self, level: _Level[J], known: Callable[[J], int]) -> Generator[J, None, bool]:
         """One priority's part of a walk. False: nobody behind is let in."""
         level.forget()
-        heap = [(flow.counter, flow.turn, flow, START) for flow in level.flows.values() if flow.line]
+        heap = [(flow.counter, flow.turn, flow, self._line(flow, known)) for flow in level.flows.values() if flow.line]
         heapq.heapify(heap)
         limit = math.inf
         while heap:
-            counter, turn, flow, place = heapq.heappop(heap)
+            counter, turn, flow, line = heapq.heappop(heap)
             if counter > limit:
                 return False
-            ticket = flow.after(place)
+            ticket = next(line, None)
             if ticket is None:
                 continue
-            place = ticket.place
             ticket.deferred = False
             yield ticket.job
             if ticket.job in self._waiting:
                 limit = min(limit, counter + self.lead)
                 if not (ticket.deferred or self._pass_over(ticket)):
                     return False
-            heapq.heappush(heap, (flow.counter, turn, flow, place))
+            heapq.heappush(heap, (flow.counter, turn, flow, line))
         return True
+
+    def _line(self, flow: _Flow[J], known: Callable[[J], int]) -> Iterator[_Ticket[J]]:
+        """A flow's jobs in order, also those that join its end meanwhile. Who is let in passes by whom it overtook."""
+        near = flow.line[:NEAR]
+        place = near[-1].place if near else START
+        near.sort(key=lambda one: (*one.place[:2], -known(one.job) if one.place[0] == USUAL else 0, one.place))
+        for at, ticket in enumerate(near):
+            where = ticket.place
+            if self._waiting.get(ticket.job) is not ticket:
+                continue
+            yield ticket
+            if ticket.job not in self._waiting:
+                for other in near[at + 1 :]:
+                    if other.place < where and self._waiting.get(other.job) is other:
+                        self._pass_over(other)
+        while (later := flow.after(place)) is not None:
+            place = later.place
+            yield later
 
     def _pass_over(self, ticket: _Ticket[J]) -> bool:
         """May others still be let in before it?"""

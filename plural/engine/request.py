@@ -95,6 +95,8 @@ class Job:
         self.cached = -1
         # Tokens that its flow was charged (see queue.py).
         self.num_charged = 0
+        # It had begun, and waits: its adapters are held for it.
+        self.held = False
         self.cancelled = False
         self.done = False
 

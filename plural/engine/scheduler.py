@@ -8,6 +8,7 @@ In which order those who wait are let in is the queue's affair (queue.py, and do
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -36,6 +37,13 @@ class Adapters(Protocol):
     def acquire(self, digest: str) -> bool: ...
 
     def release(self, digest: str) -> None: ...
+
+    @property
+    def held(self) -> Mapping[str, int]: ...
+
+    def hold(self, digest: str) -> None: ...
+
+    def let_go(self, digest: str) -> None: ...
 
     def collect(self) -> None: ...
 
@@ -171,6 +179,7 @@ class Scheduler:
             own = self.pages.take(len(parent.pages) - full)
             if own is None:
                 self.waiting.add(child)
+                self._hold(child)
                 continue
             for ref in child.adapters:
                 self.adapters.acquire(ref.digest)  # it is here: the parent wears it
@@ -192,7 +201,7 @@ class Scheduler:
             self._give_back(job)
             self.counters.finished += 1
         elif job in self.waiting:
-            self.waiting.remove(job)
+            self._leave(job)
 
     def check(self, users: Iterable[str] = ()) -> None:
         """Raises MachineError when pages are lost, or held by nobody. `users` hold an adapter besides the jobs."""
@@ -200,6 +209,9 @@ class Scheduler:
         copied = [source for source, _ in self._copies]
         self.pages.check([copied, *(job.pages for job in self.running)], [*worn, *users])
         self.waiting.check()
+        held = Counter(ref.digest for job in self.waiting if job.held for ref in job.adapters)
+        if held != self.adapters.held:
+            raise MachineError(f"Adapters are held as {dict(self.adapters.held)}, and waited for as {dict(held)}.")
         if any(job not in self.running for job in self._filling.values()):
             raise MachineError("A page is waited for that nobody fills.")
 
@@ -228,14 +240,33 @@ class Scheduler:
 
     def _preempt(self, job: Job) -> None:
         self.running.remove(job)
+        self._hold(job)
         self._give_back(job)
         job.restart()
         self.waiting.put_back(job)
         self.counters.preempted += 1
 
+    def _hold(self, job: Job) -> None:
+        """It has begun and waits: its adapters are not lost meanwhile."""
+        job.held = True
+        for ref in job.adapters:
+            self.adapters.hold(ref.digest)
+
+    def _let_go(self, job: Job) -> None:
+        if job.held:
+            job.held = False
+            for ref in job.adapters:
+                self.adapters.let_go(ref.digest)
+
+    def _leave(self, job: Job) -> None:
+        """A job that waits is over."""
+        self.waiting.remove(job)
+        self._let_go(job)
+        job.done = True
+
     def _make_way(self) -> None:
         """The first that waits does not wait for anybody of a lower priority: they give way, the latest first."""
-        first = next(self.waiting.walk(), None)
+        first = next(self.waiting.walk(self._known), None)
         while first is not None and self._is_kept_out(first):
             lower = [job for job in self.running if job.priority < first.priority]
             if not lower:
@@ -256,8 +287,7 @@ class Scheduler:
         if rate:
             late = doomed(list(self.waiting), rate, now + self._first_place() / rate)
         for job in late:
-            self.waiting.remove(job)
-            job.done = True
+            self._leave(job)
             yield job, DeadlineError("The first token could not have come in time.", hint="Ask again later.")
 
     def _first_place(self) -> float:
@@ -270,6 +300,7 @@ class Scheduler:
 
     def _start(self, job: Job) -> None:
         self.running.append(job)
+        self._let_go(job)
         self.waiting.admit(job)
         job.num_charged = len(job.tokens)
 
@@ -296,7 +327,7 @@ class Scheduler:
         wanted: set[str] = set()
         kept: list[str] = []
         ahead = 0
-        for job in self.waiting.walk():
+        for job in self.waiting.walk(self._known):
             if not draft.budget or len(self.running) >= self.settings.max_running or not self.pages.available:
                 ahead += 1
                 if ahead > ON_THEIR_WAY:
@@ -308,8 +339,7 @@ class Scheduler:
                 self._check_room(job)
                 worn = self._dress(job)
             except PluralError as error:
-                self.waiting.remove(job)
-                job.done = True
+                self._leave(job)
                 yield job, error
                 continue
             if len(worn) == len(job.adapters) and self._enter(job):
@@ -396,6 +426,9 @@ class Scheduler:
             return ()
         size = self.pages.page_size
         return job.hashes(size)[: job.skippable // size]
+
+    def _known(self, job: Job) -> int:
+        return self.pages.known(self._prefix(job))
 
     def _part(self, job: Job, page: int) -> tuple[list[int], int]:
         """The known beginning of a page, where somebody ended within it: that page, a reference taken to it, and how

@@ -27,7 +27,7 @@ def to_bytes(size: object) -> object:
     return int(float(match[1]) * factor)
 
 
-# Bytes for a step's own buffers and for adapters on their way.
+# Bytes for adapters on their way, and for what requests and Python take.
 BESIDE = 128 << 20
 
 
@@ -82,18 +82,20 @@ class EngineSettings(BaseModel):
             raise ValueError(f"kv_tokens {self.kv_tokens} is below page_size {self.page_size}")
         return self
 
-    def num_pages(self, page_bytes: int, held: int) -> int:
-        """How many pages of so many bytes the pool has, when `held` bytes are in use by all else.
+    def num_pages(self, page_bytes: int, held: int, row_bytes: int = 0) -> int:
+        """How many pages of so many bytes the pool has, when `held` bytes are in use by all else and a step takes
+        `row_bytes` for each of its tokens.
 
         Raises SettingsError when `memory` has no room for any.
         """
         if self.memory is None:
             return self.kv_tokens // self.page_size
-        left = self.memory - held - BESIDE
+        needed = held + BESIDE + self.step_tokens * row_bytes
+        left = self.memory - needed
         if left < 2 * page_bytes:  # one is the null page
             raise SettingsError(
-                f"memory is {self.memory / 1e6:.0f} MB; {(held + BESIDE) / 1e6:.0f} MB are needed before the first "
+                f"memory is {self.memory / 1e6:.0f} MB; {needed / 1e6:.0f} MB are needed before the first "
                 f"request, and two pages take {2 * page_bytes / 1e6:.1f} MB.",
-                hint="Raise memory.",
+                hint="Raise memory, or lower step_tokens.",
             )
         return left // page_bytes - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -73,12 +73,14 @@ def invoked_at(ids: Sequence[int], invocation: Sequence[int]) -> int | None:
 class AdapterWeights:
     """`tensors` maps (layer, module) to (a_RI, b_OR), before the scale, float16 where it is stored so, else float32.
 
-    A layer or module may be absent.
+    A layer or module may be absent. The arrays may lie in a file that is mapped: who has looked at them calls `check`,
+    which raises SpecialistError when it was written to.
     """
 
     digest: str
     config: AdapterConfig
     tensors: Mapping[tuple[int, str], tuple[Array, Array]]
+    check: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
     def scale_of(self, module: str, layer: int | None = None) -> float:
         """The factor on B @ A. Without `layer` it is the one that all layers share.

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from plural.errors import NumericError, SpecialistError, StorageError
 from plural.specialists.adapter import AdapterConfig, AdapterWeights, Array, module_path
+from plural.specialists.mapped import MappedTensors
 from plural.specialists.shape import BaseShape
 
 CONFIG_FILE = "adapter_config.json"
@@ -41,7 +41,6 @@ _NEUTRAL = (
     "lora_dropout", "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "init_lora_weights",
     "ensure_weight_tying", "runtime_config",
 )  # fmt: skip
-_AT_ONCE = 1 << 16  # of its numbers that are looked at: larger temporary arrays are new pages of memory every time
 # These initialisations change the base's own weights, so that the adapter does not fit the base any more.
 _INIT_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -53,11 +52,11 @@ def read_adapter(path: Path, shape: BaseShape) -> AdapterWeights:
     not finite, without effect, or not supported.
     """
     files = _read_files(path)
-    tensors = _read_tensors(files.weights, path / WEIGHTS_FILE)
+    tensors = files.weights.tensors()
     config = _resolve(files.config, shape, path / CONFIG_FILE)
     pairs = _pair(tensors, config, shape, path / WEIGHTS_FILE)
     _check_effect(pairs, config, path)
-    return AdapterWeights(files.digest, config, pairs)
+    return AdapterWeights(files.digest, config, pairs, files.weights.check)
 
 
 def read_invocation(path: Path) -> tuple[int, ...]:
@@ -128,7 +127,7 @@ def write_file(path: Path, content: bytes) -> None:
 @dataclass(frozen=True)
 class _Files:
     config: Mapping[str, Any]
-    weights: bytes
+    weights: MappedTensors
 
     @property
     def digest(self) -> str:
@@ -139,7 +138,8 @@ class _Files:
         if self.config.get(_INVOCATION) is not None:
             meaning[_INVOCATION] = self.config[_INVOCATION]
         found = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
-        found.update(hashlib.sha256(self.weights).digest())
+        found.update(hashlib.sha256(self.weights.content).digest())
+        self.weights.check()
         return f"sha256:{found.hexdigest()}"
 
 
@@ -153,7 +153,7 @@ def _read_files(path: Path) -> _Files:
                 )
             raise SpecialistError(f"{path} has no {name}.", hint="An adapter is a directory as PEFT saves it.")
     try:
-        return _Files(_read_config(path), (path / WEIGHTS_FILE).read_bytes())
+        return _Files(_read_config(path), MappedTensors(path / WEIGHTS_FILE))
     except OSError as error:
         raise SpecialistError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -168,46 +168,6 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise SpecialistError(f"{path / CONFIG_FILE} holds {type(config).__name__}, not an object.")
     return config
-
-
-def _read_tensors(content: bytes, source: Path) -> dict[str, Array]:
-    try:
-        found = deserialize(content)  # type: ignore[no-untyped-call]
-    except SafetensorError as error:
-        raise SpecialistError(f"{source} is damaged or cut off: {error}.", hint="Fetch or train it again.") from error
-    tensors = {name: _as_array(name, entry, source) for name, entry in found}
-    if not _known_finite(content, found):
-        for name, array in tensors.items():
-            if not np.isfinite(array).all():
-                raise SpecialistError(
-                    f"{source}: {name} holds NaN or infinity.", hint="The training diverged or the file is damaged."
-                )
-    return tensors
-
-
-def _known_finite(content: bytes, found: list[tuple[str, Mapping[str, Any]]]) -> bool:
-    """Of a file of half floats alone, from its bits, many at once: an exponent of all ones is NaN or infinity."""
-    if not found or any(entry["dtype"] != "F16" for _, entry in found):
-        return False
-    bits = np.frombuffer(content, "<u2", offset=8 + int.from_bytes(content[:8], "little"))
-    parts = (bits[at : at + _AT_ONCE] for at in range(0, len(bits), _AT_ONCE))
-    return all((part & 0x7C00).max() < 0x7C00 for part in parts)
-
-
-def _as_array(name: str, entry: Mapping[str, Any], source: Path) -> Array:
-    data, dtype = entry["data"], entry["dtype"]
-    flat: Array
-    match dtype:
-        case "F32":
-            flat = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
-        case "F16":
-            flat = np.frombuffer(data, dtype="<f2").astype(np.float16, copy=False)
-        case "BF16":
-            # bfloat16 is the upper half of a float32.
-            flat = (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
-        case _:
-            raise SpecialistError(f"{source}: {name} is stored as {dtype}.", hint="Supported: F32, F16, BF16.")
-    return flat.reshape(entry["shape"])
 
 
 # ------------------------------------------------------------------------------------------------------------ config

@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from plural.engine import Engine, EngineSettings, Request
 from plural.engine.kernels.interface import Segment, Span
 from plural.engine.kernels.pages import Pages
 from plural.engine.kernels.torch_kernels import TorchKernels
+from plural.engine.request import Job
 from plural.engine.scheduler import Plan, Scheduler
 from plural.errors import (
     EngineStopped,
@@ -143,15 +144,47 @@ async def test_a_caller_whose_loop_died_is_nobodys_trouble(engine: Engine) -> No
     assert await collect(engine, request())
 
 
+def how_many_lost(tasks: list[asyncio.Task[Any]], removed: set[str]) -> int:
+    """Takes those that are done off the list. None failed but for an adapter that was removed before it was loaded."""
+    errors = [task.exception() for task in tasks if task.done()]
+    tasks[:] = [task for task in tasks if not task.done()]
+    lost = [error for error in errors if isinstance(error, SpecialistError)]
+    assert all(any(repr(name) in str(error) for name in removed) for error in lost), lost
+    assert all(error is None for error in errors if error not in lost), errors
+    return len(lost)
+
+
+def watch_for_lost_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets no request that has begun end for want of its adapter."""
+    begun: set[Job] = set()
+    for name in ("_start", "_hold"):  # let in, or left waiting in the middle
+
+        def told(scheduler: Scheduler, job: Job, happen: Callable[..., None] = getattr(Scheduler, name)) -> None:
+            begun.add(job)
+            happen(scheduler, job)
+
+        monkeypatch.setattr(Scheduler, name, told)
+
+    def ended(engine: Engine, job: Job, result: object, end: Callable[..., None] = Engine._end) -> None:
+        assert not (isinstance(result, SpecialistError) and job in begun), "a request under way lost its adapter"
+        end(engine, job, result)
+
+    monkeypatch.setattr(Engine, "_end", ended)
+
+
 @pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
-async def test_random_submits_cancels_and_publications_leave_the_pool_empty(count: int) -> None:
+async def test_random_submits_cancels_and_publications_leave_the_pool_empty(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Requests that come, stream, and go away at any moment, in a pool that is too small for them, wearing adapters of
-    which new versions are published and old ones removed all the time."""
+    which new versions are published and old ones removed all the time. None that has begun is lost to a removal."""
+    watch_for_lost_adapters(monkeypatch)
     shelf = Shelf({"a": tiny_adapter(1), "b": tiny_adapter(2, rank=8)})
     engine = tiny_engine(shelf, start=False, kv_tokens=16 * 30)
     dice = random.Random(0)
     done = dict.fromkeys(("submit", "cancel", "publish", "remove"), 0)
-    lost = 0
+    removed: set[str] = set()
+    lost = brought_back = 0
     tasks: list[asyncio.Task[Any]] = []
 
     def submit() -> asyncio.Task[Any]:
@@ -163,7 +196,10 @@ async def test_random_submits_cancels_and_publications_leave_the_pool_empty(coun
             return asyncio.ensure_future(engine.choose(prompt, ["yes", "no", "maybe not"], adapter))
         if kind < 0.2:
             return asyncio.ensure_future(engine.embed([prompt, prompt]))
-        return asyncio.ensure_future(collect(engine, request(dice.randrange(1, 60), prompt, adapter)))
+        wanted = request(dice.randrange(1, 60), prompt, adapter)
+        if kind < 0.3:
+            return asyncio.ensure_future(exhaust(engine.samples(wanted, dice.randrange(1, 5))))
+        return asyncio.ensure_future(collect(engine, wanted))
 
     while sum(done.values()) < count or tasks:
         going, roll = sum(done.values()) < count, dice.random()
@@ -174,7 +210,8 @@ async def test_random_submits_cancels_and_publications_leave_the_pool_empty(coun
             done["publish"] += 1
             shelf.put(replace(tiny_adapter(done["publish"] % 7 + 10, rank=2), digest=f"version {done['publish']}"))
         elif going and roll < 0.9 and len(shelf.adapters) > 1:
-            del shelf.adapters[dice.choice(sorted(shelf.adapters))]
+            removed.add(name := dice.choice(sorted(shelf.adapters)))
+            del shelf.adapters[name]
             done["remove"] += 1
         if tasks and dice.random() < 0.25:
             tasks.pop(dice.randrange(len(tasks))).cancel()
@@ -182,12 +219,8 @@ async def test_random_submits_cancels_and_publications_leave_the_pool_empty(coun
         await asyncio.sleep(0)
         engine.step()
         engine.check()
-        for task in [task for task in tasks if task.done()]:
-            tasks.remove(task)
-            if isinstance(error := task.exception(), SpecialistError):
-                lost += 1  # removed before it was ever loaded
-            else:
-                assert error is None, error
+        brought_back += len(removed & set(engine._adapters.held))
+        lost += how_many_lost(tasks, removed)
     while engine.stats().pages_used:  # an adapter that nobody waits for any more is on its way
         await asyncio.sleep(0.001)
         engine.step()
@@ -195,7 +228,8 @@ async def test_random_submits_cancels_and_publications_leave_the_pool_empty(coun
     stats = engine.stats()
     assert (stats.pages_used, stats.running, stats.waiting) == (0, 0, 0)
     assert all(done.values()), done
-    assert lost < done["submit"] / 2
+    assert lost < done["submit"] / 4
+    assert brought_back > 0
     assert stats.preempted > 0, stats
 
 

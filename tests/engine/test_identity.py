@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from plural.engine import Engine, Request
+from plural.engine.kernels.torch_kernels import TorchKernels
 from plural.errors import NumericError, SpecialistError
 from plural.types import AdapterRef, Sampling
 
@@ -139,6 +140,37 @@ async def test_an_unknown_adapter_fails_its_request_only() -> None:
     )
     assert isinstance(lost, SpecialistError)
     assert isinstance(fine, list)
+    engine.check()
+
+
+SHAPES = tiny_adapter(1).tensors[0, "q_proj"]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({}, "changes no linear"),
+        ({(0, "wq"): SHAPES}, "of wq in layer 0, which the base has not"),
+        ({(7, "q_proj"): SHAPES}, "of q_proj in layer 7, which the base has not"),
+        ({(0, "q_proj"): SHAPES, (0, "lm_head"): SHAPES}, "of lm_head in layer 0"),
+        ({(0, "q_proj"): (SHAPES[0][:, :32], SHAPES[1])}, "64 inputs and 96 outputs"),
+        ({(0, "q_proj"): (SHAPES[0][:2], SHAPES[1])}, r"\(2, 64\) and \(96, 4\)"),
+    ],
+)
+@pytest.mark.parametrize("kernels", [None, TorchKernels()])
+async def test_an_adapter_that_matches_nothing_of_the_base_is_refused(
+    tensors: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]], says: str, kernels: TorchKernels | None
+) -> None:
+    """vLLM 34186 and 55193: an adapter none of whose modules were the model's was served, as the base."""
+    shelf = Shelf()
+    stranger = AdapterRef(shelf.put(TinyAdapter("stranger", tensors)))
+    engine = Engine(tiny_decoder(), tiny_tokenizer(), shelf, kernels=kernels, start=False)
+    for worn in (stranger, dataclasses.replace(stranger, offset=30)):
+        with pytest.raises(SpecialistError, match=says):
+            await answer(engine, worn)
+    with pytest.raises(SpecialistError, match=says):
+        engine.pin(stranger.digest)
+    assert len(await answer(engine)) == 12
     engine.check()
 
 

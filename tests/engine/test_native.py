@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import platform
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gguf.constants import GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +29,7 @@ from plural.engine.kernels import abi
 from plural.engine.kernels.choice import best_kernels
 from plural.engine.kernels.interface import Kernels, Result, Segment, Span
 from plural.engine.kernels.native import NativeForward, NativeKernels
-from plural.engine.kernels.packing import Held, Kind
+from plural.engine.kernels.packing import Held, Kind, PackedLinears
 from plural.engine.kernels.pages import Pages, page_bytes
 from plural.engine.kernels.program import Op, record
 from plural.engine.kernels.torch_kernels import TorchKernels, summed_up
@@ -28,8 +37,9 @@ from plural.errors import NumericError, SettingsError
 from plural.models.base import Base
 from plural.models.decoder import Decoder
 
-from .tiny import CONFIG, TinyAdapter, tiny_adapter, tiny_decoder
+from .tiny import CONFIG, TinyAdapter, as_q4_1, four_bit, tiny_adapter, tiny_decoder
 
+ROOT = Path(__file__).parents[2]
 CPU, F32 = torch.device("cpu"), torch.float32
 built = pytest.mark.skipif(abi.library() is None, reason="the native kernels are not built for this machine")
 ADAPTERS = (
@@ -112,17 +122,6 @@ def test_a_tied_head_is_packed_from_the_embedding() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- low precision
-def as_q4_1(w_OI: Tensor) -> Tensor:
-    blocks = quantize(w_OI.numpy(), GGMLQuantizationType.Q4_1)
-    return torch.from_numpy(dequantize(blocks, GGMLQuantizationType.Q4_1))
-
-
-def four_bit(decoder: Decoder) -> Decoder:
-    """The decoder as a file in Q4_1 would hold it, the head excepted."""
-    weights = decoder.weights.map_linears(as_q4_1)
-    return Decoder(decoder.config, replace(weights, head_VH=decoder.weights.head_VH))
-
-
 def packed(kind: Kind, w_OI: Tensor) -> tuple[np.ndarray, int]:
     """What plural_pack makes of weights, and how many blocks it says are not held to the bit."""
     library = abi.library()
@@ -225,6 +224,27 @@ def test_packed_weights_that_do_not_fit_are_packed_anew(tmp_path: Path, damage: 
     again = kernels.forward(FOUR_BIT, kept=kept)
     for name, linear in whole.linears.items():
         assert torch.equal(again.linears[name].bytes_B(), linear.bytes_B())
+
+
+@built
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [("Q4_K", Held(Kind.FP32, True)), ("Q6_K", Held(Kind.FP32, True)), ("IQ4_NL", Held(Kind.INT8, True))],
+)
+def test_what_of_a_gguf_has_no_block_of_its_own_is_computed_as_it_was_dequantised(name: str, held: Held) -> None:
+    """Any bytes are blocks; in these the scales, half floats, are ones."""
+    how = GGMLQuantizationType[name]
+    _, size = GGML_QUANT_SIZES[how]
+    at = {"Q4_K": slice(0, 4), "Q6_K": slice(size - 2, size), "IQ4_NL": slice(0, 2)}[name]
+    blocks = np.random.default_rng(5).integers(0, 256, (64, 256 // GGML_QUANT_SIZES[how][0], size), np.uint8)
+    blocks[..., at] = np.array([1.0, 0.7], np.float16)[: len(range(*at.indices(size))) // 2].view(np.uint8)
+    w_OI = torch.from_numpy(dequantize(blocks.reshape(64, -1), how))
+    linears = PackedLinears.of({"q": w_OI}, None, threads=1)
+    assert linears["q"].held == held
+    if held.kind is Kind.FP32:
+        assert PackedLinears.of({"q": w_OI}, Kind.INT8, threads=1)["q"].held == Held(Kind.INT8, False)
+    with pytest.raises(SettingsError, match="this base has none"):
+        PackedLinears.of({"q": w_OI}, Kind.Q4, threads=1)
 
 
 @built
@@ -447,6 +467,117 @@ def test_a_library_for_another_machine_leaves_the_work_to_torch(
                 best_kernels(tiny_decoder(), EngineSettings(dtype=dtype))
     finally:
         abi.library.cache_clear()
+
+
+@pytest.fixture
+def compile_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Compiles a library of these builds, or of this source, and lets it be the one that is loaded."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    monkeypatch.setattr(abi, "LIBRARY", tmp_path / "_native.so")
+
+    def compile_library(builds: dict[str, str] | None = None, source: str = "") -> None:
+        if builds is not None:
+            hatch_build().compile_kernels(ROOT, abi.LIBRARY, builds)
+        else:
+            (tmp_path / "library.c").write_text(source)
+            said = [*compiler.split(), "-x", "c", "-shared", "-fPIC", "-o", str(abi.LIBRARY), tmp_path / "library.c"]
+            subprocess.run(said, check=True)
+        abi.library.cache_clear()
+
+    yield compile_library
+    monkeypatch.undo()
+    abi.library.cache_clear()
+
+
+def hatch_build() -> Any:
+    """The hook that a build of the package runs, without hatchling, which only builds have."""
+    interface = ModuleType("hatchling.builders.hooks.plugin.interface")
+    interface.BuildHookInterface = object  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, interface.__name__, interface)
+        return SimpleNamespace(**runpy.run_path(str(ROOT / "hatch_build.py")))
+
+
+def test_a_library_with_no_build_for_this_machine_leaves_the_work_to_torch(
+    compile_library: Callable[..., None],
+) -> None:
+    compile_library({})
+    assert abi.LIBRARY.exists()
+    assert abi.library() is None
+    assert abi.instruction_set() is None
+    assert type(best_kernels(tiny_decoder(), EngineSettings())) is TorchKernels
+
+
+@pytest.mark.parametrize(("version", "taken"), [("PLURAL_ABI + 1", False), ("PLURAL_ABI", True)])
+def test_a_library_of_another_interface_leaves_the_work_to_torch(
+    compile_library: Callable[..., None], version: str, taken: bool
+) -> None:
+    """One that was left behind by another version of Plural. Whatever it offers is not called."""
+    names = ("weight_bytes", "pack", "int8_rate", "program_new", "program_free", "program_run")
+    rest = " ".join(f"void plural_{name}(void) {{}}" for name in names)
+    version = version.replace("PLURAL_ABI", str(abi.ABI))
+    compile_library(
+        source=f'int plural_abi(void) {{ return {version}; }} const char *plural_isa(void) {{ return "avx2"; }} {rest}'
+    )
+    assert (abi.library() is not None) is taken
+    if not taken:
+        assert type(best_kernels(tiny_decoder(), EngineSettings())) is TorchKernels
+
+
+def test_the_header_and_python_speak_of_one_interface() -> None:
+    header = (ROOT / "plural/engine/kernels/native/plural_kernels.h").read_text()
+    assert f"#define PLURAL_ABI {abi.ABI}\n" in header
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="of x86")
+@pytest.mark.parametrize("build", ["avx2", "avx512vnni"])
+def test_a_build_runs_only_where_all_is_that_it_was_compiled_for(build: str) -> None:
+    """A virtual machine may hide any of it: what the compiler may use (F16C, BMI, ...), dispatch.cpp asks for."""
+    compiler = next(filter(shutil.which, ("g++", "clang++")), None)
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+
+    def macros(flags: str) -> set[str]:
+        command = [compiler, *flags.split(), "-dM", "-E", "-x", "c++", os.devnull]
+        return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+
+    allowed = " ".join(macros(hatch_build().X86[build]) - macros("-march=x86-64"))
+    named = re.findall(r"__((?:S?SSE|AVX|BMI|FMA|F16C|LZCNT|MOVBE|POPCNT|LAHF)\w*)__", allowed)
+    features = {name.lower().replace("sse4_", "sse4.") for name in named}
+    assert {"avx2", "f16c", "bmi2", "lzcnt", "movbe"} <= features
+    source = (ROOT / "plural/engine/kernels/native/dispatch.cpp").read_text()
+    asks = set(re.findall(r'(?<=cpu_supports\(")[^"]+|\w+(?= = c\b)', source))
+    assert features <= asks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["portable", "avx2"])
+def test_the_other_builds_compute_what_torch_does(name: str, compile_library: Callable[..., None]) -> None:
+    """The portable one is what every processor gets that is no x86: here it is compiled for x86's oldest registers."""
+    builds = hatch_build()
+    compile_library({name: {**builds.X86, **builds.OTHERS}[name]})
+    if abi.library() is None:
+        pytest.skip(f"this machine does not run {name}")
+    assert abi.instruction_set() == name
+    for worn in (None, 0, 1, 2, 3):
+        test_fp32_equals_torch(worn)
+    test_every_feature_of_the_family_equals_torch()
+    test_q4_counts_as_int8_does_to_the_bit()
+    for kind in (Kind.BF16, Kind.INT8, Kind.Q4):
+        test_low_precision_is_close_to_fp32(kind, 0.01)
+    for kind, quantised in ((Kind.Q4, as_q4_1), (Kind.BF16, lambda w_OI: w_OI.bfloat16().float())):
+        w_OI = quantised(torch.from_numpy(np.random.default_rng(3).standard_normal((40, 96), np.float32)))
+        assert packed(kind, w_OI)[1] == 0
+    for kind in Kind:
+        whole = Bench(NativeKernels(kind, 1), FOUR_BIT).whole(IDS, 1)
+        cut = Bench(NativeKernels(kind, 2), FOUR_BIT)
+        parts = [
+            cut.step(IDS[at:stop], [Span(0, stop - at, stop, range(1, 9))], [1])
+            for at, stop in ((0, 1), (1, 38), (38, 90))
+        ]
+        assert torch.equal(torch.cat([part.logits_RV for part in parts]), whole.logits_RV)
 
 
 @built

@@ -23,6 +23,7 @@ class Resident:
 
     def __init__(self) -> None:
         self.pinned_pages: dict[str, int] = {}
+        self.held: dict[str, int] = {}
 
     def pages_for(self, digest: str) -> int:
         return 0
@@ -31,6 +32,10 @@ class Resident:
         return True
 
     def release(self, digest: str) -> None: ...
+
+    def hold(self, digest: str) -> None: ...
+
+    def let_go(self, digest: str) -> None: ...
 
     def collect(self) -> None: ...
 

@@ -130,6 +130,14 @@ def test_an_adapter_in_use_keeps_its_pages() -> None:
         pool.check([])
 
 
+WHO = [None, *(AdapterRef(name, scale, offset) for name in "ab" for scale in (1.0, 0.5) for offset in (0, 20, 32))]
+
+
+def content(seeds: list[int], worn: AdapterRef | None, page: int) -> tuple[object, ...]:
+    """All that the keys and values of a page were computed from: its tokens, those before it, and who read them."""
+    return (*seeds[: page + 1], worn if worn is not None and worn.offset < (page + 1) * PAGE else None)
+
+
 class Books(RuleBasedStateMachine):
     """Any order of matching, filling and releasing, against a plain dict of what each page must hold."""
 
@@ -137,23 +145,25 @@ class Books(RuleBasedStateMachine):
         super().__init__()
         self.cache = PagePool(12, PAGE)
         self.held: list[list[int]] = []
-        self.holds: dict[int, tuple[int, ...]] = {}
+        self.holds: dict[int, tuple[object, ...]] = {}
         self.worn: list[str] = []
 
-    @rule(seeds=st.lists(st.integers(0, 2), min_size=1, max_size=5), extra=st.integers(0, 15))
-    def read(self, seeds: list[int], extra: int) -> None:
+    @rule(
+        seeds=st.lists(st.integers(0, 1), min_size=1, max_size=5), extra=st.integers(0, 15), worn=st.sampled_from(WHO)
+    )
+    def read(self, seeds: list[int], extra: int, worn: AdapterRef | None) -> None:
         tokens = [seed for seed in seeds for _ in range(PAGE)]
-        found = self.cache.match(hashes(tokens))
+        found = self.cache.match(hashes(tokens, worn))
         for i, page in enumerate(found):
-            assert self.holds[page] == tuple(seeds[: i + 1])
+            assert self.holds[page] == content(seeds, worn, i)
         more = self.cache.take(self.cache.pages_for(len(tokens) + extra) - len(found))
         if more is None:
             self.cache.release(found)
             return
         pages = [*found, *more]
-        for i, (page, chained) in enumerate(zip(pages, hashes(tokens), strict=False)):
+        for i, (page, chained) in enumerate(zip(pages, hashes(tokens, worn), strict=False)):
             if i >= len(found):
-                self.holds[page] = tuple(seeds[: i + 1])
+                self.holds[page] = content(seeds, worn, i)
                 self.cache.register(page, chained)
         self.held.append(pages)
 

@@ -1,4 +1,4 @@
-"""Tokens and log-probabilities of transformers and peft, on the real base, in fp32, all of it in one mixed batch."""
+"""Tokens and logits of transformers and peft, on the real base, in fp32, all of it in one mixed batch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from plural.engine import Engine, EngineSettings, Request
+from plural.engine.batch import Batch
+from plural.engine.kernels.interface import Result
+from plural.engine.request import GenerateJob, mixture
 from plural.models.config import MODULES
 from plural.specialists.peft_files import read_adapter
 from plural.types import AdapterRef, Mixture, Sampling
@@ -23,6 +26,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "all": {"r": 16, "lora_alpha": 32, "target_modules": list(MODULES)},
     "some": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], "use_rslora": True},
     "activated": {"r": 16, "lora_alpha": 32, "target_modules": list(MODULES)},
+    "wide": {"r": 64, "lora_alpha": 64, "target_modules": list(MODULES)},
     "ranks": {"r": 8, "target_modules": list(MODULES), "rank_pattern": {"gate_proj": 3, "k_proj": 12}},
 }
 
@@ -55,11 +59,26 @@ def wrapped(
 
 
 @torch.inference_mode()
-def their_answer(model: Any, prompt: list[int], answer: list[int]) -> list[tuple[int, float]]:
-    """What they would draw greedily after the prompt and after each token of the answer, from one pass over it all."""
-    logits_TV = model(torch.tensor([[*prompt, *answer[:-1]]])).logits[0, len(prompt) - 1 :]
-    logprobs, tokens = torch.log_softmax(logits_TV, dim=-1).max(dim=-1)
-    return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
+def their_logits(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """After the prompt and after each token of the answer but the last, from one pass over it all."""
+    return model(torch.tensor([[*prompt, *answer[:-1]]])).logits[0, len(prompt) - 1 :]
+
+
+def watched(engine: Engine) -> dict[tuple[tuple[int, ...], Mixture], list[torch.Tensor]]:
+    """The rows of logits that the engine computes, by prompt and adapters, in order."""
+    seen: dict[tuple[tuple[int, ...], Mixture], list[torch.Tensor]] = {}
+    run = engine._runner.run
+
+    def running(batch: Batch) -> Result:
+        result = run(batch)
+        for row, wanted in enumerate(batch.wanted):
+            assert isinstance(wanted.job, GenerateJob)
+            key = (tuple(wanted.job.tokens[: wanted.job.num_prompt]), wanted.job.adapters)
+            seen.setdefault(key, []).append(result.logits_RV[row].clone())
+        return result
+
+    engine._runner.run = running  # type: ignore[method-assign]
+    return seen
 
 
 def worn(refs: dict[str, AdapterRef], name: str | None, before: list[int]) -> AdapterRef | Mixture | None:
@@ -77,6 +96,7 @@ async def test_base_and_adapters_equal_transformers_and_peft(base: Any, wrapped:
     prompts = {prompt: (*base.tokenizer.encode(prompt), *base.chat.invocation()) for prompt in PROMPTS}
     settings = EngineSettings(step_tokens=32, dtype="fp32")
     engine = Engine(base.decoder, base.tokenizer, weights.__getitem__, settings, start=False)
+    logits = watched(engine)
     cases = [(prompt, name) for prompt in PROMPTS for name in (None, *ADAPTERS, "mixture")]
     sampling = Sampling(max_tokens=TOKENS, ignore_eos=True)
     ours = await drive(
@@ -92,12 +112,15 @@ async def test_base_and_adapters_equal_transformers_and_peft(base: Any, wrapped:
         ids, answer = list(prompts[prompt]), [event.token_id for event in events]
         if name is None:
             with model.disable_adapter():
-                expected = their_answer(model, ids, answer)
+                expected_TV = their_logits(model, ids, answer)
         else:
             model.set_adapter(name)
-            expected = their_answer(model, ids, answer)
-        assert answer == [token for token, _ in expected], (prompt, name)
-        worst = max(abs(event.logprob - value) for event, (_, value) in zip(events, expected, strict=True))
+            expected_TV = their_logits(model, ids, answer)
+        assert answer == expected_TV.argmax(dim=-1).tolist(), (prompt, name)
+        ours_TV = torch.stack(logits[tuple(ids), mixture(worn(refs, name, base.tokenizer.encode(prompt)))])
+        worst = float((ours_TV - expected_TV).abs().max())
         assert worst < 1e-4, (prompt, name, worst)
+        logprobs = torch.log_softmax(expected_TV, dim=-1).amax(dim=-1).tolist()
+        assert [event.logprob for event in events] == pytest.approx(logprobs, abs=1e-4)
         outputs.add((prompt, tuple(event.token_id for event in events)))
     assert len(outputs) > len(PROMPTS)  # the adapters did change something

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plural.engine.queue import WaitingQueue
+from plural.engine.queue import NEAR, WaitingQueue
 from plural.errors import MachineError, SettingsError
 
 
@@ -64,6 +64,30 @@ def test_flows_take_turns_by_tokens_not_by_requests() -> None:
 def test_within_a_flow_the_earliest_due_comes_first_then_the_earliest_arrival() -> None:
     whenever, late, early, twin = Job(), Job(due=9.0), Job(due=3.0), Job(due=3.0)
     assert list(filled([whenever, late, early, twin]).walk()) == [early, twin, late, whenever]
+
+
+def test_of_the_next_of_a_flow_those_come_first_of_which_most_is_known() -> None:
+    plain, some, most, dated = Job(), Job(size=20), Job(size=30), Job(size=40, due=3.0)
+    far = [Job() for _ in range(NEAR)]
+    last = Job(size=50)
+    queue = filled([plain, some, most, dated, *far, last])
+    order = list(queue.walk(lambda job: job.size))
+    assert order == [dated, most, some, plain, *far, last]
+    assert next(filled([Job("a"), Job("b", 99)]).walk(lambda job: job.size)).flow == "a"
+
+
+def test_nobody_is_passed_by_for_ever_by_those_of_which_more_is_known() -> None:
+    stranger = Job(size=7)
+    queue = filled([stranger, Job()], patience=5)
+    overtaken = 0
+    while (first := next(walk := queue.walk(lambda job: job.size))) is not stranger:
+        queue.admit(first)
+        next(walk)
+        queue.remove(first)
+        queue.add(Job())
+        overtaken += 1
+    assert overtaken == 6
+    queue.check()
 
 
 def test_what_is_let_in_steers_the_rest_of_the_walk() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container
 
 from hypothesis import given, settings
@@ -23,6 +24,14 @@ class Slots:
         self.count = count
         self.users: dict[str, int] = {}
         self.pinned_pages: dict[str, int] = {}
+        self.held: Counter[str] = Counter()
+
+    def hold(self, digest: str) -> None:
+        self.held[digest] += 1
+
+    def let_go(self, digest: str) -> None:
+        self.held[digest] -= 1
+        self.held += Counter()
 
     def pages_for(self, digest: str) -> int:
         return 0
@@ -203,6 +212,26 @@ def test_the_same_prefix_is_computed_once_also_by_those_that_come_together() -> 
                 s.finish(work.job)
         s.check()
     assert s.counters.computed == 40 + 8 + 8  # two pages of three are found
+
+
+def test_those_whose_prefix_is_known_go_before_others_of_their_flow() -> None:
+    """Two documents take turns in a pool that holds one of them: each is read once, not once for every question."""
+    s = scheduler(step_tokens=64, max_running=1, kv_tokens=16 * 6)
+    asked = [job(64, first=1000 * (number % 2)) for number in range(6)]
+    for number, one in enumerate(asked):
+        one.tokens += [500 + number]
+        s.add(one)
+    order: list[int] = []
+    while s.has_work:
+        plan = s.schedule()
+        advance(s, plan)
+        for work in plan.work:
+            if len(work.job.tokens) > 65:
+                order.append(asked.index(work.job))
+                s.finish(work.job)
+        s.check()
+    assert order == [0, 2, 4, 1, 3, 5]
+    assert s.counters.computed == 2 * (65 + 2 * 1)
 
 
 def test_whoever_waits_for_a_prefix_goes_on_when_the_one_who_reads_it_leaves() -> None:

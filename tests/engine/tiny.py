@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize, quantize
 from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
@@ -80,6 +82,17 @@ def tiny_decoder(seed: int = 0, config: DecoderConfig = CONFIG) -> Decoder:
     )
 
 
+def as_q4_1(w_OI: Tensor) -> Tensor:
+    blocks = quantize(w_OI.numpy(), GGMLQuantizationType.Q4_1)
+    return torch.from_numpy(dequantize(blocks, GGMLQuantizationType.Q4_1))
+
+
+def four_bit(decoder: Decoder) -> Decoder:
+    """The decoder as a file in Q4_1 would hold it, the head excepted."""
+    weights = decoder.weights.map_linears(as_q4_1)
+    return Decoder(decoder.config, replace(weights, head_VH=decoder.weights.head_VH))
+
+
 @dataclass(frozen=True)
 class TinyAdapter:
     digest: str
@@ -88,6 +101,8 @@ class TinyAdapter:
 
     def scale_of(self, module: str, layer: int | None = None) -> float:
         return self.scale
+
+    def check(self) -> None: ...
 
 
 def tiny_adapter(

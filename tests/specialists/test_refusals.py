@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from plural.errors import NumericError, SpecialistError, StorageError
-from plural.specialists import AdapterConfig, BaseShape, adapter_digest, peft_files, read_adapter, write_adapter
+from plural.specialists import AdapterConfig, BaseShape, adapter_digest, mapped, read_adapter, write_adapter
 
 from .adapters import MODULES, random_weights
 
@@ -114,7 +114,7 @@ def test_a_half_float_that_is_not_finite_is_found_wherever_it_is(
     change_tensors(adapter, **halves)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(peft_files, "_AT_ONCE", 7)
+            patch.setattr(mapped, "_AT_ONCE", 7)
             if np.isfinite(value):
                 assert np.array_equal(read_adapter(adapter, shape).tensors[0, "q_proj"][1], changed)
             else:

@@ -38,6 +38,11 @@ class AdapterWeights(Protocol):
         """What b @ a is multiplied by: alpha / r, or what rsLoRA makes of them."""
         ...
 
+    def check(self) -> None:
+        """The tensors may lie in a file that is mapped: to be called after each look at them. Raises SpecialistError
+        when it was written to meanwhile."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -128,6 +133,11 @@ class Kernels(Protocol):
 
     def place(self, parcel: Parcel, memory: Pages, pages: Sequence[int]) -> Packed:
         """Copies a parcel into the adapter's pages. May be called from any thread, while steps run in other pages."""
+        ...
+
+    def moved(self, packed: Packed, memory: Pages, to: Mapping[int, int]) -> Packed:
+        """The same adapter, whose pages' bytes were copied: `to` says of each page that it had into which one. May be
+        called from any thread."""
         ...
 
     def forward(self, decoder: Decoder, vocabulary: int | None = None, kept: Path | None = None) -> Forward:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ctypes import c_int32
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from plural.engine.kernels import abi
 from plural.engine.kernels.abi import BLOCK, PANEL, library
-from plural.engine.kernels.interface import AdapterWeights, Result, Segment, Span
+from plural.engine.kernels.interface import AdapterWeights, Packed, Result, Segment, Span
 from plural.engine.kernels.packing import CODED, Kind, PackedLinear, PackedLinears
 from plural.engine.kernels.pages import Pages, Parcel, Piece, ranks_in_a_page
 from plural.engine.kernels.program import Instruction, Op, Recorded, record
@@ -113,6 +113,14 @@ class NativeKernels(TorchKernels):
         tables = tuple((abi.Module * entries)() for _ in range(max(part.table for part in parts) + 1))
         for part in parts:
             tables[part.table][part.index] = abi.Module(a=next(laid), b=next(laid), **part.entry)
+        return NativeAdapter(tables)
+
+    def moved(self, packed: Packed, memory: Pages, to: Mapping[int, int]) -> NativeAdapter:
+        tables = tuple(type(table).from_buffer_copy(table) for table in packed.tables)
+        for module in (module for table in tables for module in table if module.rank):
+            for matrix in ("a", "b"):
+                page, start = memory.locate(getattr(module, matrix))
+                setattr(module, matrix, memory.address(to[page], start))
         return NativeAdapter(tables)
 
     def forward(self, decoder: Decoder, vocabulary: int | None = None, kept: Path | None = None) -> NativeForward:

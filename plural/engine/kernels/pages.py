@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Sequence
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,11 @@ _NUMPY = {torch.float16: np.float16, torch.float32: np.float32, torch.int64: np.
 def page_bytes(config: DecoderConfig, page_size: int, dtype: torch.dtype) -> int:
     """Keys and values of `page_size` tokens in all layers."""
     return page_size * config.num_layers * 2 * config.num_kv_heads * config.head_dim * dtype.itemsize
+
+
+def row_bytes(config: DecoderConfig) -> int:
+    """What a step takes for each of its tokens: logits, and what its layers write for the next ones. All fp32."""
+    return 4 * (config.vocab_size + 4 * (config.hidden_size + config.intermediate_size))
 
 
 def held_bytes(device: torch.device) -> int:
@@ -85,6 +92,10 @@ class Pages:
         """Of byte `start` of a page."""
         return self._start + page * self.page_bytes + start
 
+    def locate(self, address: int) -> tuple[int, int]:
+        """The page, and which byte of it. The other way round than `address`."""
+        return divmod(address - self._start, self.page_bytes)
+
     def write(self, page: int, start: int, piece: Piece) -> None:
         """Copies an array into a page, from byte `start` on."""
         array, kind = piece.array, _NUMPY.get(piece.dtype)
@@ -94,6 +105,34 @@ class Pages:
         at = page * self.page_bytes + start
         there = self._bytes[at : at + piece.bytes].view(kind).reshape(array.shape)
         np.copyto(there, array, casting="same_kind")  # on this thread alone
+
+
+class KeptPages:
+    """What lay in some pages, in a file without a name: the memory that the process may hold has no room for it.
+
+    Raises OSError when the disk has none, either.
+    """
+
+    def __init__(self, memory: Pages, pages: Sequence[int]) -> None:
+        self.pages = tuple(pages)
+        self._memory = memory
+        self._file = tempfile.TemporaryFile(prefix="plural-")  # noqa: SIM115 - closed with the last reference to this
+        weakref.finalize(self, self._file.close)
+        for page in pages:
+            self._file.write(memory.memory[page].cpu().numpy().data)
+
+    def lay(self, pages: Sequence[int]) -> dict[int, int]:
+        """Copies it into as many pages, and says where each one went."""
+        line = np.empty(self._memory.page_bytes, np.uint8)
+        self._file.seek(0)
+        for page in pages:
+            there = self._memory.memory[page]
+            if there.device.type == "cpu":
+                self._file.readinto(there.numpy().data)
+            else:
+                self._file.readinto(line.data)
+                there.copy_(torch.from_numpy(line))
+        return dict(zip(self.pages, pages, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +151,15 @@ class Piece:
 class Parcel:
     """An adapter that is ready to be laid into `pages` pages: its pieces, each with its (page of these, byte in it).
 
-    `handle` is the kernels' own note of which piece is what.
+    `handle` is the kernels' own note of which piece is what. The pieces may lie in a file: `check` raises when they are
+    no longer what was read.
     """
 
     pieces: tuple[Piece, ...]
     places: tuple[tuple[int, int], ...]
     pages: int
     handle: Any
+    check: Callable[[], None] = lambda: None
 
     @classmethod
     def of(cls, pieces: Sequence[Piece], page_bytes: int, handle: Any) -> Parcel:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,14 @@ class TorchKernels(TorchOps):
         places = zip(parcel.lay(memory, pages), parcel.pieces, strict=True)
         laid = iter([memory.view(*at, piece.array.shape, piece.dtype) for at, piece in places])
         return PackedAdapter(tuple((where, PackedGroup(next(laid), next(laid))) for where in parcel.handle))
+
+    def moved(self, packed: Packed, memory: Pages, to: Mapping[int, int]) -> Packed:
+        def there(part: Tensor) -> Tensor:
+            page, start = memory.locate(part.data_ptr())
+            return memory.view(to[page], start, part.shape, part.dtype)
+
+        groups = ((where, PackedGroup(there(group.a_IR), there(group.b_RO))) for where, group in packed.groups)
+        return PackedAdapter(tuple(groups))
 
     def forward(self, decoder: Decoder, vocabulary: int | None = None, kept: Path | None = None) -> Forward:
         weights = decoder.weights

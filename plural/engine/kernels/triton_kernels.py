@@ -10,7 +10,7 @@ Linears are cuBLAS's, in fp32 (torch's default is without TF32) or bf16; all els
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,23 @@ class TritonKernels(TorchOps):
             memory.memory[page].copy_(torch.from_numpy(line))
         widest = [int(table[:, 2].max()) for table in tables]
         return TritonAdapter(tuple((at // ALIGN, rank) for at, rank in zip(start, widest, strict=False)))
+
+    def moved(self, packed: TritonAdapter, memory: Pages, to: Mapping[int, int]) -> TritonAdapter:
+        """Its tables lie in its pages, and say where the rest does."""
+        lines = memory.kv.shape[1] * len(MODULES)
+        pages_P = torch.zeros(len(memory.memory), dtype=torch.int64)
+        pages_P[list(to)] = torch.tensor(list(to.values()))
+        tables: list[tuple[int, int]] = []
+        for at, rank in packed.tables:
+            page, start = divmod(at * ALIGN, memory.page_bytes)
+            table_L4 = memory.view(to[page], start, (lines, 4), torch.int64)
+            moved_L4 = table_L4.cpu()  # on a CPU the same memory
+            floats, used = memory.page_bytes // 4, moved_L4[:, 2] > 0
+            where_U2 = moved_L4[used, :2]
+            moved_L4[used, :2] = pages_P[where_U2 // floats] * floats + where_U2 % floats
+            table_L4.copy_(moved_L4)
+            tables.append(((to[page] * memory.page_bytes + start) // ALIGN, rank))
+        return TritonAdapter(tuple(tables))
 
     def forward(self, decoder: Decoder, vocabulary: int | None = None, kept: Path | None = None) -> TritonForward:
         weights = decoder.weights

@@ -1,20 +1,46 @@
 // The C interface: every call goes to the build for the best instruction set that is in here and that this machine has.
+// Which builds are in here, PLURAL_HAS_... says (hatch_build.py).
 #include "isa.h"
-
 #if defined(__x86_64__)
-extern "C" const Isa plural_isa_avx2, plural_isa_avx512vnni;
-#else
-extern "C" const Isa plural_isa_portable;
+#include <cpuid.h>
+
+// All that the compiler may use with -march=x86-64-v3: a virtual machine may hide any of it.
+static bool runs_avx2() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
+  const bool cx16 = c >> 13 & 1, movbe = c >> 22 & 1, f16c = c >> 29 & 1;
+  if (!__get_cpuid(0x80000001, &a, &b, &c, &d)) return false;
+  const bool lahf_sahf = c & 1, lzcnt = c >> 5 & 1;
+  return cx16 && movbe && f16c && lahf_sahf && lzcnt && __builtin_cpu_supports("sse3") &&
+         __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("sse4.2") &&
+         __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("avx") && __builtin_cpu_supports("avx2") &&
+         __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+
+// The same for -march=x86-64-v4 -mavx512vnni.
+static bool runs_avx512vnni() {
+  return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
 #endif
+
+extern "C" const Isa plural_isa_avx512vnni, plural_isa_avx2, plural_isa_portable;
 
 static const Isa *best() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-    return &plural_isa_avx512vnni;
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &plural_isa_avx2 : nullptr;
-#else
+#endif
+#ifdef PLURAL_HAS_avx512vnni
+  if (runs_avx512vnni()) return &plural_isa_avx512vnni;
+#endif
+#ifdef PLURAL_HAS_avx2
+  if (runs_avx2()) return &plural_isa_avx2;
+#endif
+#ifdef PLURAL_HAS_portable
   return &plural_isa_portable;
+#else
+  return nullptr;
 #endif
 }
 
