@@ -12,7 +12,10 @@ from plural.doors.terminal import BaseOption, JsonOption, follow
 
 def school(
     skills: Annotated[
-        list[str] | None, typer.Argument(metavar="[SKILL...]", help="Which skills. Default: all of the recipe.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[SKILL...]", help="Which skills. Default: all of the recipe whose rows can be made here."
+        ),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="Folder of a recipe. Default: recipes/starter of this clone.")
@@ -36,6 +39,14 @@ def school(
             "--generalist", help="Instead, train what specialists are compared with: one LoRA for all skills."
         ),
     ] = False,
+    evidence: Annotated[
+        bool,
+        typer.Option(
+            "--evidence",
+            help="Train nothing: put held-out rows beside the specialists that are there, and score them without "
+            "their grammars. Default: all that are there.",
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted school stopped.")] = False,
     tokens_at_once: Annotated[
         int | None, typer.Option(min=1, help="Tokens trained on together: memory, not the result. Default: 2048.")
@@ -53,10 +64,11 @@ def school(
 ) -> None:
     """Retrain the starter library from nothing, all skills at once; score it beside the base and write the table."""
     from plural.errors import SettingsError
+    from plural.specialists import Library
     from plural.train import PassSettings
     from plural.wiring.generalist import NAMES, train_generalists
     from plural.wiring.recipe import read_recipe
-    from plural.wiring.retraining import Retraining, retrain
+    from plural.wiring.retraining import Retraining, add_evidence, retrain
     from plural.wiring.settings import STARTER, read_settings
 
     if twins and activated:
@@ -66,7 +78,11 @@ def school(
             "--generalist goes with --out, and without --twins and --rows.",
             hint="The generalists are two adapters beside the library, not in it, and are not scored here.",
         )
+    if evidence and (generalist or twins or form or rows or max_steps or activated):
+        raise SettingsError("--evidence trains nothing.", hint="Leave out how to train and how much to score.")
     read = read_recipe(recipe)
+    if evidence and not skills:
+        skills = [name for name in Library(out_ or STARTER).names() if name in read.skills]
     settings = read_settings()
     order = Retraining(
         read,
@@ -75,6 +91,7 @@ def school(
         work or settings.resolve(settings.cache) / "retraining",
         PassSettings.of(tokens_at_once=tokens_at_once, prompt_megabytes=prompt_megabytes, compute=compute),
         form=form,
+        left_out=() if skills else read.left_out,
         rows=rows,
         max_steps=max_steps,
         activated=True if activated else None,
@@ -83,7 +100,9 @@ def school(
         base=base,
         device=device,
     )
-    if generalist:
+    if evidence:
+        follow(add_evidence(order), as_json, order.names)
+    elif generalist:
         follow(train_generalists(order), as_json, NAMES)
     else:
         follow(retrain(order), as_json, order.names)

@@ -77,10 +77,22 @@ def eval_(
 
 
 def publish(
-    what: Annotated[str, typer.Argument(metavar="DIR|NAME[@VERSION]", help="An adapter with its card, or a version.")],
+    what: Annotated[
+        str,
+        typer.Argument(metavar="DIR|NAME[@VERSION]", help="An adapter, as PEFT saves it or with a card; a version."),
+    ],
     name: Annotated[str | None, typer.Option(help="The name to publish DIR under. Default: its card's.")] = None,
+    purpose: Annotated[str | None, typer.Option(help="Without a card: one sentence, what it is for.")] = None,
+    instructions: Annotated[
+        str | None, typer.Option(help="Without a card: the system message it was trained with.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Without a card: rows that it was not trained on, to score it on and to keep.")
+    ] = None,
+    contract: Annotated[Path | None, typer.Option(help="Without a card: what answers look like, as in train.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Without a card: its licence.")] = None,
     data: Annotated[Path | None, typer.Option(help="Rows to compare on. Default: held-out rows of both.")] = None,
-    checker: Annotated[str | None, typer.Option(help="How answers to --data are scored.")] = None,
+    checker: Annotated[str | None, typer.Option(help="How answers to --data or --test are scored.")] = None,
     force: Annotated[bool, typer.Option(help="Publish what is not shown to be not worse; the card says so.")] = False,
     base: BaseOption = None,
     library: LibraryOption = None,
@@ -90,7 +102,13 @@ def publish(
     from plural.wiring.publishing import PublishOrder
     from plural.wiring.publishing import publish as carry_out
 
-    order = PublishOrder(what, name=name, data=data, checker=checker, force=force, base=base, library=library)
+    given = {
+        "purpose": purpose, "instructions": instructions, "test": test, "contract": contract, "licence": licence
+    }  # fmt: skip
+    told = {key: value for key, value in given.items() if value is not None}
+    order = PublishOrder(
+        what, name=name, told=told, data=data, checker=checker, force=force, base=base, library=library
+    )
     follow(carry_out(order), as_json)
 
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
+import importlib.machinery
 import importlib.util
 import json
+import re
+import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,15 +140,39 @@ def _function(path: Path, name: str) -> Check:
 
 
 def _gym() -> Check:
-    try:
-        import reasoning_gym
-    except ImportError as error:
-        raise SettingsError(
-            f"reasoning_gym cannot be imported: {error}.", hint="pip install reasoning-gym, with what it needs."
-        ) from error
+    spec = importlib.machinery.PathFinder.find_spec(GYM)
+    if spec is None or spec.submodule_search_locations is None:
+        raise SettingsError("reasoning_gym is not installed.", hint="pip install reasoning-gym")
+    folder = Path(spec.submodule_search_locations[0])
 
     def score(given: Mapping[str, Any], answer: str) -> float:
-        judge = reasoning_gym.get_score_answer_fn(given["metadata"]["source_dataset"])
+        judge = gym_dataset(folder, given["metadata"]["source_dataset"]).score_answer
         return float(judge(answer=answer, entry=given))
 
     return score
+
+
+@functools.cache
+def gym_dataset(folder: Path, name: str) -> Any:
+    """A dataset of reasoning-gym, which lies in `folder`, that scores answers to its own rows.
+
+    The package imports all of its datasets, and they what few have installed. Where that fails, only the module is
+    imported that registers this one.
+
+    Raises ValueError for a name that none registers, ImportError for what that one module needs.
+    """
+    said = re.compile(rf'(?:DATASET_NAME = |register_dataset\()"{re.escape(name)}"')
+    file = next((file for file in sorted(folder.rglob("*.py")) if said.search(file.read_text("utf-8"))), None)
+    if file is None:
+        raise ValueError(f"reasoning_gym has no dataset {name!r}")
+    with contextlib.suppress(ImportError):
+        importlib.import_module(GYM)
+    parts = file.relative_to(folder).with_suffix("").parts
+    for above in (parts[:depth] for depth in range(len(parts))):
+        package = ".".join((GYM, *above))
+        if package not in sys.modules:
+            bare = sys.modules[package] = types.ModuleType(package)
+            bare.__path__ = [str(folder.joinpath(*above))]
+    importlib.import_module(".".join((GYM, *parts)))
+    dataset, config = importlib.import_module(f"{GYM}.factory").DATASETS[name]
+    return dataset(config())

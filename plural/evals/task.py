@@ -26,6 +26,19 @@ class Row:
     calls: bool = False
     line: int = field(default=0, compare=False)
 
+    @property
+    def asked(self) -> str:
+        """What is asked, as one text by which rows are told apart."""
+        return json.dumps([_as_dict(message) for message in self.messages], default=dict)
+
+    def answered(self) -> tuple[Message, ...]:
+        """The conversation with the answer that should come. Raises KeyError where several calls would do."""
+        if not self.calls:
+            return (*self.messages, Message("assistant", self.expected))
+        made = [(call["name"], call["arguments"]) for call in json.loads(self.expected)]
+        calls = tuple(ToolCall(f"call_{number}", *call) for number, call in enumerate(made))
+        return (*self.messages, Message("assistant", "", calls))
+
     def to_json(self) -> str:
         """The line that `Task.read` reads it from."""
         last = {"role": "assistant", "content": self.expected}
@@ -85,7 +98,7 @@ class Task:
 
     def with_examples(self, shown: Sequence[Row]) -> Self:
         """The same rows after a dialogue that shows how `shown` were answered: a few-shot prompt."""
-        before = tuple(message for row in shown for message in (*row.messages, Message("assistant", row.expected)))
+        before = tuple(message for row in shown for message in row.answered())
         return replace(self, rows=tuple(replace(row, messages=before + row.messages) for row in self.rows))
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from plural.errors import SpecialistError
+from plural.specialists.peft_files import store
 from plural.types import Difference, Score
 
 CARD_FILE = "specialist.json"
@@ -80,6 +81,7 @@ class Card(_Strict):
 
     `invocation` is the adapter's own: the tokens from which on it acts; empty for one that acts on all it reads.
     Scores of `specialist` are of what is served, under its contract's grammar if it has one; `free` is without it.
+    Where every answer is a call of a tool, it must call one; `free` may answer in words.
     Of the scores of one set of rows, the first of the base's is its best.
     """
 
@@ -121,6 +123,10 @@ class Card(_Strict):
                 f"{path}: {where} is {first['input']!r:.80}: {first['msg']}.",
                 hint="The card is damaged or of another version.",
             ) from error
+
+    def write(self, folder: Path) -> None:
+        """Puts it into `folder`, whole. Raises StorageError, and then what lay there is still there."""
+        store(folder / CARD_FILE, self.to_json().encode())
 
     def to_json(self) -> str:
         """The text of `specialist.json`."""

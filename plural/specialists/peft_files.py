@@ -123,6 +123,18 @@ def write_file(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def store(path: Path, content: bytes) -> Path:
+    """The same, in a folder that is made where there is none. Raises StorageError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, content)
+    except OSError as error:
+        raise StorageError(
+            f"{path} could not be written: {error.strerror or error}.", hint="Free some space and go on."
+        ) from error
+    return path
+
+
 # ------------------------------------------------------------------------------------------------------------- files
 @dataclass(frozen=True)
 class _Files:

@@ -78,7 +78,7 @@ def encode(base: Base, examples: Examples, instructions: str, invocation: Sequen
                 break
             rows += turns if example.rejected is None else [_last_turn(turns[-1])]
     if problems:
-        raise DataError(str(examples.source), problems)
+        raise DataError(str(examples.source), problems, hint="Nothing was trained.")
     return rows
 
 

@@ -1,4 +1,7 @@
-"""The settings of a training: of each specialist, and of the pass over the base that they share."""
+"""The settings of a training: of each specialist, and of the pass over the base that they share.
+
+Defaults follow "LoRA Without Regret" (Schulman et al., Thinking Machines Lab, 2025); docs/training.md says how far.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from plural.evals import (
     to_langchain,
 )
 from plural.specialists import Card, Contract, Evidence, Lineage, Specialist, adapter_digest, read_invocation
-from plural.specialists.card import CARD_FILE
+from plural.specialists.peft_files import store
 from plural.wiring.network import Network
 from plural.wiring.publishing import promote_if_not_worse
 from plural.wiring.scoring import SHOTS, Exam, evaluate, fingerprint, own_exam, write_evidence
@@ -121,6 +121,7 @@ def improve(order: ImproveOrder) -> Iterator[Stage]:
         SettingsError: an option that cannot be, or a checker that fails.
         SpecialistError: nothing got better; or the gate refuses, and the version is kept.
         NumericError: the loss diverged.
+        StorageError: the disk is full; nothing was published.
     """
     settings = read_settings(base=order.base, library=order.library)
     library = shelf(settings)
@@ -281,8 +282,7 @@ def _learned(
 
     number = before.number + 1
     path = network.library.root / f"round-{number}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{row.to_json()}\n" for row in rows), encoding="utf-8")
+    store(path, "".join(f"{row.to_json()}\n" for row in rows).encode())
     start = before.specialist.load(network.base_model.shape) if before.specialist else None
     course = Course(f"round-{number}", read_examples(path), order.settings, practice.instructions, start=start)
     trained: Trained | None = None
@@ -292,7 +292,7 @@ def _learned(
             trained = event
     assert trained is not None  # else the loss diverged, which is raised
     specialist = Specialist(trained.path, _card(network, order, practice, course.name, trained.path))
-    (trained.path / CARD_FILE).write_text(specialist.card.to_json())
+    specialist.card.write(trained.path)
     score = yield from _looked(network, practice, specialist, number)
     told = {"rows": len(rows), "held_out": score.n, "right": round(score.value, 4)}
     seconds = before.seconds + trained.seconds
@@ -351,7 +351,7 @@ def _finished(
     exams = [replace(practice.exam, on="" if own else (order.test or order.prompts).name)]
     for exam in (*exams, *([inherited] if inherited else [])):
         card = yield from evaluate(network, Specialist(specialist.path, card), exam)
-    (specialist.path / CARD_FILE).write_text(card.to_json())
+    card.write(specialist.path)
     return Specialist(specialist.path, card)
 
 

@@ -5,7 +5,8 @@ Not worse is a test of non-inferiority, with one-sided confidence of 95%, by the
 1. On its own rows: the held-out rows of the new version and of the one it would replace, without those that either of
    them was trained on. Both answer all of them, each as it is served; where nothing is replaced, the base at its best
    answers in the other's place. The mean difference may lie above -0.05.
-2. On the library's regression set: the held-out rows of all other specialists, as requests to the network. Rows that
+2. On the library's regression set: the held-out rows of all other specialists that are one request without tools, as
+   requests to the network. Rows that
    the router sends to the same specialist before and after are answered as before, because nothing else has changed
    (within a plan, where steps are routed one by one, that is assumed). The others are answered by both networks, and
    the mean difference over all rows may lie above -0.02.
@@ -16,17 +17,21 @@ Few rows show little: a version that is as good, but by chance wrong elsewhere, 
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from plural import sync
 from plural.errors import ModelError, SpecialistError
 from plural.evals import ChatAnswerer, Row, ScoreCard, Task, checker, interval
-from plural.specialists import Card, Library, Specialist
+from plural.specialists import Card, Library, Specialist, check_name
 from plural.specialists.card import CARD_FILE
+from plural.specialists.peft_files import CONFIG_FILE
 from plural.types import Difference
+from plural.wiring.adopting import Told, adopt
 from plural.wiring.network import BASE, Network
 from plural.wiring.scoring import MOST_ROWS, Exam, best_base, exam_from, fingerprint, own_exam
 from plural.wiring.settings import Settings, read_settings, shelf
@@ -39,13 +44,16 @@ _FEW = 30
 
 @dataclass(frozen=True, slots=True)
 class PublishOrder:
-    """What to publish: the directory of an adapter and its card, or a name of the library, with or without "@VERSION".
+    """What to publish: the directory of an adapter, with its card or without, or a name of the library, with or without
+    "@VERSION".
 
-    A name alone is its latest version that is kept. `data` are rows to compare on in the place of held-out ones.
+    A name alone is its latest version that is kept. `told` is what the card of an adapter without one says. `data` are
+    rows to compare on in the place of held-out ones.
     """
 
     what: str
     name: str | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
     data: Path | None = None
     checker: str | None = None
     force: bool = False
@@ -64,8 +72,7 @@ class Verdict:
 def publish(order: PublishOrder) -> Iterator[Stage]:
     """Carries out an order. Raises SpecialistError if the gate refuses; the version is kept and can be forced."""
     settings = read_settings(base=order.base, library=order.library)
-    library = shelf(settings)
-    candidate = _candidate(order, library)
+    candidate = yield from _candidate(order, settings)
     promoted = yield from promote_if_not_worse(
         settings, candidate, data=order.data, checker_name=order.checker, force=order.force
     )
@@ -117,8 +124,18 @@ def _standing(library: Library, name: str) -> Specialist | None:
         return None
 
 
-def _candidate(order: PublishOrder, library: Library) -> Specialist:
-    folder = Path(order.what).expanduser()
+def _candidate(order: PublishOrder, settings: Settings) -> Generator[Stage, None, Specialist]:
+    folder, library = Path(order.what).expanduser(), shelf(settings)
+    if folder.is_dir() and (folder / CONFIG_FILE).is_file() and not (folder / CARD_FILE).exists():
+        adopted = yield from adopt(settings, folder, _told(order, folder))
+        kept = library.keep(adopted.path, name=adopted.name)
+        shutil.rmtree(adopted.path)
+        return kept
+    if order.told:
+        raise SpecialistError(
+            f"{', '.join(order.told)} is given, but {order.what} has a card or is no adapter's directory.",
+            hint=f"Change its {CARD_FILE}, or leave it out.",
+        )
     if folder.is_dir():
         return library.keep(folder, name=order.name or Card.read(folder).name)
     if order.name is not None:
@@ -136,6 +153,16 @@ def _candidate(order: PublishOrder, library: Library) -> Specialist:
             hint="plural publish DIR publishes an adapter's directory; plural train makes one.",
         )
     return kept[0]
+
+
+def _told(order: PublishOrder, folder: Path) -> Told:
+    if order.name is None:
+        raise SpecialistError(f"{folder} has no {CARD_FILE}.", hint="Give the new specialist a --name.")
+    if not (order.told.get("test") or order.data or order.force):
+        raise SpecialistError(
+            f"{folder} has no {CARD_FILE}, and there are no rows to score it on.", hint="Give some with --test FILE."
+        )
+    return Told(check_name(order.name), checker=order.checker or "exact", **order.told)
 
 
 # ------------------------------------------------------------------------------------------------------------- judging
@@ -170,7 +197,7 @@ def _common_exam(candidate: Specialist, current: Specialist | None) -> Exam | st
     names = sorted({exam.task.checker for exam in exams})
     if len(names) > 1:
         return f"the versions' held-out rows are judged by {' and '.join(names)}, which cannot be compared"
-    rows = list(dict.fromkeys(row for exam in exams for row in exam.task.rows))
+    rows = list({row.to_json(): row for exam in exams for row in exam.task.rows}.values())
     for one in both:
         trained = fingerprint(one)
         numbered = [Row(row.messages, row.expected, row.tools, row.calls, line) for line, row in enumerate(rows)]
@@ -233,17 +260,14 @@ def _regression(network: Network, candidate: Specialist) -> Generator[Stage, Non
 
 def _regression_rows(network: Network, candidate: Specialist) -> list[tuple[Row, str]]:
     """Rows that are one request without tools, of every other specialist as many, and the checker that judges each."""
-    exams: Mapping[str, Exam] = {
-        one.name: own_exam(one)
-        for one in network.mine()
-        if one.card.evidence is not None and one.card.kind == "skill" and one.name != candidate.name
-    }
-    found: list[tuple[Row, str]] = []
-    for name, exam in exams.items():
-        rows = [row for row in exam.task.rows if len(row.messages) == 1 and not row.tools]
-        random.Random(name).shuffle(rows)
-        found += [(row, exam.task.checker) for row in rows[: max(1, MOST_ROWS // len(exams))]]
-    return found
+    asked: dict[str, list[tuple[Row, str]]] = {}
+    for one in network.mine():
+        if one.card.evidence is not None and one.card.kind == "skill" and one.name != candidate.name:
+            task = own_exam(one).task
+            rows = [(row, task.checker) for row in task.rows if len(row.messages) == 1 and not row.tools]
+            random.Random(one.name).shuffle(rows)
+            asked |= {one.name: rows} if rows else {}
+    return [row for rows in asked.values() for row in rows[: max(1, MOST_ROWS // len(asked))]]
 
 
 async def _moved(before: Network, after: Network, name: str, requests: Sequence[str]) -> list[int]:

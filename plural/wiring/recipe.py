@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ class Skill:
     """What one specialist is made from, and how. `settings` are those of its training.
 
     `asked_of_base` is the longer prompt that the untrained base gets: it cannot know what the short one means.
+    Its rows can only be made where there is a command `needs`.
     `more_tests` are other authors' rows and other wordings, each scored beside the own test; `judges` are such authors'
     own checkers, by the test that they judge.
     """
@@ -49,6 +51,7 @@ class Skill:
     kind: Literal["skill", "planner"] = "skill"
     tools: tuple[str, ...] = ()
     max_tokens: int = 96
+    needs: str = ""
     more_tests: Mapping[str, Rows] = field(default_factory=dict)
     judges: Mapping[str, Callable[[], Judge]] = field(default_factory=dict)
 
@@ -70,8 +73,14 @@ class Recipe:
     forms: Mapping[str, Mapping[str, Skill]]
     general: tuple[str, ...]
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The skills whose rows cannot be made on this machine."""
+        return tuple(one.name for one in self.skills.values() if one.needs and shutil.which(one.needs) is None)
+
     def chosen(self, names: Sequence[str] = (), form: str | None = None) -> tuple[Skill, ...]:
-        """The skills of these names, or all, each in the recipe's own form of answer or in another one.
+        """The skills of these names, or all that can be made here, each in the recipe's own form of answer or in
+        another one.
 
         Raises SettingsError for a name or a form that the recipe does not have.
         """
@@ -79,7 +88,7 @@ class Recipe:
             raise SettingsError(
                 f"No skill of {self.folder} is called {unknown[0]!r}.", hint=f"Skills: {', '.join(self.skills)}."
             )
-        wanted = list(dict.fromkeys(names or self.skills))
+        wanted = list(dict.fromkeys(names or (name for name in self.skills if name not in self.left_out)))
         if form is None:
             return tuple(self.skills[name] for name in wanted)
         if without := [name for name in wanted if form not in self.forms.get(name, {})]:

@@ -8,6 +8,7 @@ from plural.specialists import Card, Specialist
 from plural.types import Score
 
 FILE = "school.md"
+AGAINST = "activated - plain"
 _MB = 1e6
 
 
@@ -43,7 +44,7 @@ def _twins(library: Sequence[Specialist]) -> str:
     lines = []
     for one in library:
         found = {score.on: score for score in reversed(one.card.scores.get("specialist", ()))}
-        for gap in one.card.differences:
+        for gap in (gap for gap in one.card.differences if gap.what == AGAINST):
             own = found[gap.on].value
             plain, activated = (own - gap.value, own) if one.card.invocation else (own, own + gap.value)
             between = f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"

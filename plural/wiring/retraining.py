@@ -11,17 +11,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plural.errors import NumericError, PluralError, StorageError
+from plural.errors import NumericError, PluralError
 from plural.evals import ChatAnswerer, Fingerprint, Row, ScoreCard, Task, interval, refuse
 from plural.specialists import Card, Library, Specialist
 from plural.specialists.card import CARD_FILE
-from plural.specialists.peft_files import write_file
+from plural.specialists.peft_files import store
 from plural.types import Difference, Sampling, Score
 from plural.wiring import report
 from plural.wiring.network import Network
 from plural.wiring.recipe import Recipe, Skill, to_first_answer
 from plural.wiring.school import TrainOrder
-from plural.wiring.scoring import SHOTS
+from plural.wiring.scoring import SHOTS, Exam, can_show, drawn, write_evidence
 from plural.wiring.settings import read_settings
 from plural.wiring.stages import Stage, named, scored
 from plural.wiring.told import train_stage
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 # Rows that the base is asked: it answers each in several ways, and slowly.
 BASE_ROWS = 100
+# Held-out rows that a specialist carries, and those with tools, which are long: a library is to stay small.
+CARRIED, CARRIED_WITH_TOOLS = 40, 20
 TWIN = "-activated"
-AGAINST = "activated - plain"
+GRAMMAR = "grammar - free"
 # An activated adapter is taken where it is at most so much worse than the plain one.
 POINT = 0.01
 
@@ -45,7 +47,8 @@ class Retraining:
 
     `rows` are scored on at most. None of `max_steps` and `activated` means what the recipe says of each skill. With
     `twins` each skill is trained twice, plain and activated, and the activated one is published where it is no more
-    than a point worse. `resume` goes on with what lies in `work`.
+    than a point worse. `left_out` is only said: skills whose rows cannot be made here. `resume` goes on with what lies
+    in `work`.
     """
 
     recipe: Recipe
@@ -54,6 +57,7 @@ class Retraining:
     work: Path
     passes: PassSettings
     form: str | None = None
+    left_out: tuple[str, ...] = ()
     rows: int | None = None
     max_steps: int | None = None
     activated: bool | None = None
@@ -125,7 +129,7 @@ def retrain(order: Retraining) -> Iterator[Stage]:
     everybody = [(one, lesson.examples) for lesson in lessons for one in orders[lesson.skill.name]]
     trained = yield from train_all(order, everybody, base, failed)
     times.seconds["training", "all at once"] = max((one.seconds for one in trained.values()), default=0.0)
-    _write(order.out / "general.txt", "\n".join(order.recipe.general) + "\n")
+    store(order.out / "general.txt", ("\n".join(order.recipe.general) + "\n").encode())
     opened = settings.model_dump() | {"library": order.adapters, "starter": False}
     with Network.open(**opened) as network:
         for lesson in lessons:
@@ -135,14 +139,38 @@ def retrain(order: Retraining) -> Iterator[Stage]:
             with times.of("scoring", lesson.skill.name):
                 cards = yield from _graded(order, network, lesson, done)
             yield _published(order, lesson.skill, cards)
-    path = _write(order.out / report.FILE, report.page(list(Library(order.out)), times.seconds))
+    path = store(order.out / report.FILE, report.page(list(Library(order.out)), times.seconds).encode())
     yield Stage("table", 1.0, "", f"the table is in {path}", {"path": str(path)})
     raise_all(failed)
+
+
+def add_evidence(order: Retraining) -> Iterator[Stage]:
+    """Lets every specialist of `order.skills` that lies in `order.out` carry held-out rows, as `retrain` would, and
+    scores it on them. Adapters and other scores stay as they are.
+
+    Raises what `retrain` raises, and SpecialistError for a skill that is not there.
+    """
+    library = Library(order.out)
+    chosen = [library.get(skill.name) for skill in order.skills]
+    lessons = yield from prepared(order, Times())
+    settings = read_settings(base=order.base, device=order.device)
+    with Network.open(**settings.model_dump() | {"library": order.out, "starter": False}) as network:
+        for lesson, specialist in zip(lessons, chosen, strict=True):
+            specialist.load(network.base_model.shape)
+            lineage = specialist.card.lineage
+            if lineage is None or lineage.data_sha256 != lesson.examples.sha256:
+                line = "the recipe makes other rows now than those that it was trained on"
+                yield Stage("comparing rows", 1.0, "", line, name=lesson.skill.name)
+            card = yield from named(lesson.skill.name, _with_evidence(network, lesson, specialist))
+            card.write(specialist.path)
 
 
 def prepared(order: Retraining, times: Times) -> Generator[Stage, None, list[Lesson]]:
     """The data of every skill, written as training reads it. Raises DataError for a test that repeats training rows."""
     lessons = []
+    if order.left_out:
+        needed = ", ".join(sorted({order.recipe.skills[name].needs for name in order.left_out}))
+        yield Stage("data", 1.0, "", f"left out, because there is no {needed}: {', '.join(order.left_out)}")
     for skill in order.skills:
         yield Stage("data", 0.0, name=skill.name)
         with times.of("data", skill.name):
@@ -158,28 +186,17 @@ def _lesson(skill: Skill, folder: Path) -> Lesson:
     path = write_rows(folder / f"{skill.name}.jsonl", made)
     given = {skill.name: skill.test_rows, **skill.more_tests}
     tests = {name: Task.of(name, rows(), skill.checker) for name, rows in given.items()}
-    known = Fingerprint.of(Task.of(skill.name, [to_first_answer(row) for row in made]).rows)
+    trained = Task.of(skill.name, [to_first_answer(row) for row in made]).rows
+    known = Fingerprint.of(trained)
     for name, task in tests.items():
         refuse(known.leaks(task.rows), f"the test {name}", str(path))
-    # Rows with tools carry their own description of what is wanted.
-    shown = () if tests[skill.name].rows[0].tools else Task.of(skill.name, made[:SHOTS], skill.checker).rows
+    shown = trained[:SHOTS] if can_show(trained[:SHOTS], tests[skill.name].rows) else ()
     return Lesson(skill, made, read_examples(path), tests, shown)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Raises StorageError."""
-    return _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _write(path: Path, text: str) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, text.encode())
-    except OSError as error:
-        raise StorageError(
-            f"{path} could not be written: {error.strerror or error}.", hint="Free some space and resume."
-        ) from error
-    return path
+    return store(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -239,18 +256,21 @@ def _describe(order: Retraining, one: TrainOrder, learned: Examples, trained: Tr
     skill = next((skill for skill in order.skills if one.name.removesuffix(TWIN) == skill.name), None)
     command = order.command(skill, activated=one.settings.activated) if skill else ""
     card = card_of(one, learned, trained, base, command)
-    path = trained.path / CARD_FILE
-    if path.exists() and (before := Card.read(trained.path)).digest == card.digest and before.output == card.output:
-        card = card.model_copy(update={"scores": before.scores, "differences": before.differences})
-    _write(path, card.to_json())
+    before = Card.read(trained.path) if (trained.path / CARD_FILE).exists() else card
+    if (before.digest, before.output) == (card.digest, card.output):
+        kept = {key: getattr(before, key) for key in ("scores", "differences", "evidence")}
+        card = card.model_copy(update=kept)
+    card.write(trained.path)
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
-def answerer(network: Network, skill: Skill, specialist: Specialist | None) -> ChatAnswerer:
-    """A specialist as it is served; or the base, told in its own words what is wanted, under the same contract."""
-    model = network.model(specialist, skill.asked_of_base, output=skill.output)
+def answerer(network: Network, skill: Skill, specialist: Specialist | None, *, grammar: bool = True) -> ChatAnswerer:
+    """A specialist under its contract, where there are tools bound to call one; or the base, told in its own words what
+    is wanted, in the same way. Without `grammar` it may say what it likes.
+    """
+    model = network.model(specialist, skill.asked_of_base, output=skill.output, grammar=grammar)
     limited = model.model_copy(update={"sampling": Sampling(max_tokens=skill.max_tokens)})
-    return ChatAnswerer(limited, tool_choice="required")
+    return ChatAnswerer(limited, tool_choice="required" if grammar else "auto")
 
 
 def _graded(
@@ -263,6 +283,7 @@ def _graded(
         return cards
     scores: dict[str, dict[str, list[Score]]] = {name: {"base": [], "specialist": []} for name in cards}
     differences: list[Difference] = []
+    own: dict[str, ScoreCard] = {}
     for test, task in tests.items():
         on = "" if test == lesson.skill.name else test
         bases = yield from named(lesson.skill.name, _best_base(network, lesson, task, on))
@@ -272,23 +293,56 @@ def _graded(
             stage = f"scoring {on}" if on else "scoring the specialist"
             card = yield from named(one.name, scored(stage, task, asked))
             answered.append(card)
+            own.setdefault(one.name, card)
             scores[one.name]["base"] += bases
             scores[one.name]["specialist"] += _as_scores(lesson.skill, card, test, on, asked, _drawn(lesson.skill))
         if len(answered) > 1:
-            differences.append(answered[1].minus(answered[0], AGAINST, on=on))
+            differences.append(answered[1].minus(answered[0], report.AGAINST, on=on))
     for one, trained in done:
         found = {who: tuple(each) for who, each in scores[one.name].items()}
         changed = cards[one.name].model_copy(update={"scores": found, "differences": tuple(differences)})
-        cards[one.name] = changed
-        _write(trained.path / CARD_FILE, changed.to_json())
+        graded = Specialist(trained.path, changed)
+        cards[one.name] = yield from named(one.name, _with_evidence(network, lesson, graded, own[one.name]))
+        cards[one.name].write(trained.path)
     return cards
+
+
+def _with_evidence(
+    network: Network, lesson: Lesson, specialist: Specialist, answered: ScoreCard | None = None
+) -> Generator[Stage, None, Card]:
+    """Puts some rows of the skill's own test beside the adapter; the card that names them, with what is scored on them
+    without a grammar and what the grammar adds. `answered` is how it has answered them under it, if it has.
+
+    It gets no fingerprint of what it was trained on, which has 84 bytes a row: its recipe makes those rows again.
+    """
+    skill, card = lesson.skill, specialist.card
+    task = lesson.tests[skill.name]
+    if answered is not None:
+        task = replace(task, rows=tuple(result.row for result in answered.results))
+    task = replace(task, rows=drawn(task.rows, CARRIED_WITH_TOOLS if task.rows[0].tools else CARRIED))
+    evidence = write_evidence(specialist.path, Exam(task, lesson.shown), None)
+    card = card.model_copy(update={"evidence": evidence})
+    if skill.output is None and not task.rows[0].tools:
+        return card
+    asked = answerer(network, skill, specialist, grammar=False)
+    free = yield from scored("scoring the specialist without its grammar", task, asked)
+    if answered is None:
+        held = yield from scored("scoring the specialist", task, answerer(network, skill, specialist))
+    else:
+        lines = {result.row.line: result for result in answered.results}
+        held = replace(answered, results=tuple(lines[row.line] for row in task.rows))
+    gap = held.minus(free, GRAMMAR)
+    others = tuple(one for one in card.differences if one.what != GRAMMAR)
+    scores = {**card.scores, "free": (free.as_score("free", tokens=asked.usage.completion),)}
+    return card.model_copy(update={"scores": scores, "differences": (*others, gap)})
 
 
 def _is_graded(card: Card, skill: Skill, tests: Mapping[str, Task], *, twins: bool) -> bool:
     """Whether an earlier run has scored it on just these rows."""
     wanted = {("" if name == skill.name else name, len(task.rows)) for name, task in tests.items()}
     found = {(score.on, score.n) for score in card.scores.get("specialist", ())}
-    return found == wanted and bool(card.differences) == twins
+    compared = any(one.what == report.AGAINST for one in card.differences)
+    return found == wanted and compared == twins and card.evidence is not None
 
 
 def _best_base(network: Network, lesson: Lesson, task: Task, on: str) -> Generator[Stage, None, list[Score]]:

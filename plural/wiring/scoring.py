@@ -13,6 +13,7 @@ from plural.errors import SpecialistError
 from plural.evals import ChatAnswerer, Fingerprint, Row, ScoreCard, Task, refuse
 from plural.specialists import Card, Evidence, Library, Specialist
 from plural.specialists.card import HELDOUT_FILE, SHOTS_FILE, TRAINED_FILE
+from plural.specialists.peft_files import store
 from plural.types import Difference, Sampling, Score
 from plural.wiring.network import Network
 from plural.wiring.stages import Stage, named, scored
@@ -33,24 +34,35 @@ class Exam:
     shots: tuple[Row, ...] = ()
     on: str = ""
 
+    @property
+    def calls(self) -> bool:
+        """Whether every answer is a call of a tool."""
+        return all(row.calls for row in self.task.rows)
+
 
 # ------------------------------------------------------------------------------------------------------------ evidence
-def write_evidence(folder: Path, exam: Exam, trained: Sequence[Row], before: Fingerprint | None = None) -> Evidence:
+def write_evidence(
+    folder: Path, exam: Exam, trained: Sequence[Row] | None, before: Fingerprint | None = None
+) -> Evidence:
     """Puts what a specialist is scored on beside its card, and the fingerprint of what it was trained on, now and
-    `before`.
+    `before`, but for None.
     """
-    rows = exam.task.rows
-    if len(rows) > MOST_ROWS:
-        rows = tuple(random.Random(0).sample(rows, MOST_ROWS))
-    written = {
-        HELDOUT_FILE: _lines(rows),
-        SHOTS_FILE: _lines(exam.shots),
-        TRAINED_FILE: (before.with_more(trained) if before else Fingerprint.of(trained)).to_bytes(),
-    }
+    rows = drawn(exam.task.rows, MOST_ROWS)
+    written = {HELDOUT_FILE: _lines(rows)}
+    if exam.shots:
+        written[SHOTS_FILE] = _lines(exam.shots)
+    if trained is not None:
+        known = before.with_more(trained) if before else Fingerprint.of(trained)
+        written[TRAINED_FILE] = known.to_bytes()
     for name, content in written.items():
-        (folder / name).write_bytes(content)
+        store(folder / name, content)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in written.items()}
     return Evidence.model_validate({"checker": exam.task.checker, "rows": len(rows), "files": hashes})
+
+
+def drawn(rows: tuple[Row, ...], most: int) -> tuple[Row, ...]:
+    """So many of them at most, always the same ones."""
+    return rows if len(rows) <= most else tuple(random.Random(0).sample(rows, most))
 
 
 def own_exam(specialist: Specialist, checker: str | None = None) -> Exam:
@@ -76,10 +88,16 @@ def exam_from(path: Path, specialist: Specialist, checker: str | None) -> Exam:
     trained = fingerprint(specialist)
     if trained is not None:
         refuse(trained.leaks(task.rows), str(path), f"the data that {specialist.name} was trained on")
-    shots = _shots(specialist)
-    if not shots and len(task.rows) >= _LEAST_TO_SHOW:
-        shots, task = task.rows[:SHOTS], replace(task, rows=task.rows[SHOTS:])
-    return Exam(task, shots, path.name)
+    if shots := _shots(specialist):
+        return Exam(task, shots, path.name)
+    return Exam(*split_shots(task), path.name)
+
+
+def split_shots(task: Task) -> tuple[Task, tuple[Row, ...]]:
+    """Four rows are shown to the base and not asked, where there are enough."""
+    if len(task.rows) < _LEAST_TO_SHOW:
+        return task, ()
+    return replace(task, rows=task.rows[SHOTS:]), task.rows[:SHOTS]
 
 
 def fingerprint(specialist: Specialist) -> Fingerprint | None:
@@ -109,16 +127,17 @@ def _metric(card: Card) -> str:
 def evaluate(network: Network, specialist: Specialist, exam: Exam) -> Generator[Stage, None, Card]:
     """The specialist's card with the scores on these rows in the place of earlier ones on the same rows."""
     card, output = specialist.card, specialist.card.output
+    held = output is not None or exam.calls
     free, used = yield from _asked("scoring the specialist", network, exam, network.model(specialist, grammar=False))
     served, how = free, "zero-shot"
-    own = {"free": free.as_score("zero-shot", on=exam.on, tokens=used)} if output else {}
-    if output:
-        stage, how = "scoring the specialist under its grammar", "with its contract"
-        served, used = yield from _asked(stage, network, exam, network.model(specialist))
+    own = {"free": free.as_score("zero-shot", on=exam.on, tokens=used)} if held else {}
+    if held:
+        stage, how = "scoring the specialist under its grammar", "with its contract" if output else "must call"
+        served, used = yield from _asked(stage, network, exam, network.model(specialist), must_call=exam.calls)
     own["specialist"] = served.as_score(how, on=exam.on, tokens=used)
     base = yield from best_base(network, specialist, exam)
     differences = [served.minus(base.best, "specialist - base", on=exam.on)]
-    if output:
+    if held:
         differences.append(served.minus(free, "grammar - free", on=exam.on))
     return _with_scores(card, exam.on, {"base": base.scores, **{who: (one,) for who, one in own.items()}}, differences)
 
@@ -132,20 +151,24 @@ class BaseScores:
 
 
 def best_base(network: Network, specialist: Specialist, exam: Exam) -> Generator[Stage, None, BaseScores]:
-    """The base at its best: asked without and with examples, told what the specialist is told or, if that is nothing,
-    what it is for; then the better of the two once more under the specialist's grammar.
+    """The base at its best: asked without and with examples (where there are some that fit into the context and have no
+    other tools than the rows), told what the specialist is told or, if that is nothing, what it is for; then the better
+    of the two once more under the specialist's grammar. Where every answer is a call, it must call.
 
     The best is chosen on the rows themselves, to the base's advantage.
     """
     card = specialist.card
     told = card.instructions or card.purpose
     ways = {"zero-shot": exam}
-    if exam.shots and not any(row.tools for row in exam.task.rows):
-        ways[f"{len(exam.shots)}-shot"] = replace(exam, task=exam.task.with_examples(exam.shots))
+    if can_show(exam.shots, exam.task.rows):
+        few = replace(exam, task=exam.task.with_examples(exam.shots))
+        prompts = (network.base_model.chat.encode(row.messages, row.tools, instructions=told) for row in few.task.rows)
+        if max(map(len, prompts)) + _limit(network, exam) <= network.base_model.context:
+            ways[f"{len(exam.shots)}-shot"] = few
     tried: list[tuple[ScoreCard, Score]] = []
     for way, asked in ways.items():
         model = network.model(None, told)
-        found, tokens = yield from _asked(f"scoring the base, {way}", network, asked, model)
+        found, tokens = yield from _asked(f"scoring the base, {way}", network, asked, model, must_call=exam.calls)
         tried.append((found, found.as_score(way, on=exam.on, tokens=tokens)))
     if card.output is not None:
         _, better = max(tried, key=lambda one: one[0].value)
@@ -160,16 +183,27 @@ def best_base(network: Network, specialist: Specialist, exam: Exam) -> Generator
     return BaseScores(best, tuple(score for _, score in tried))
 
 
+def can_show(shots: Sequence[Row], rows: Sequence[Row]) -> bool:
+    """Whether there are examples, and whoever is asked has the tools that they call."""
+    return bool(shots) and all(tool in row.tools for row in rows for shot in shots for tool in shot.tools)
+
+
 def _asked(
-    stage: str, network: Network, exam: Exam, model: ChatPlural
+    stage: str, network: Network, exam: Exam, model: ChatPlural, *, must_call: bool = False
 ) -> Generator[Stage, None, tuple[ScoreCard, int]]:
     """The scores and the number of new tokens. An answer much longer than any that is expected is cut off."""
-    encode, limit = network.base_model.tokenizer.encode, network.settings.max_tokens
-    if exam.task.judge is None:  # a judge knows no answer whose length would say anything
-        limit = min(limit, 2 * max(len(encode(row.expected)) for row in exam.task.rows) + 16)
-    answerer = ChatAnswerer(model.model_copy(update={"sampling": Sampling(max_tokens=limit)}))
+    limited = model.model_copy(update={"sampling": Sampling(max_tokens=_limit(network, exam))})
+    answerer = ChatAnswerer(limited, tool_choice="required" if must_call else "auto")
     found = yield from scored(stage, exam.task, answerer)
     return found, answerer.usage.completion
+
+
+def _limit(network: Network, exam: Exam) -> int:
+    """New tokens of an answer at most."""
+    if exam.task.judge is not None:  # it knows no answer whose length would say anything
+        return network.settings.max_tokens
+    longest = max(len(network.base_model.tokenizer.encode(row.expected)) for row in exam.task.rows)
+    return min(network.settings.max_tokens, 2 * longest + 16)
 
 
 def _with_scores(card: Card, on: str, scores: dict[str, tuple[Score, ...]], differences: Sequence[Difference]) -> Card:

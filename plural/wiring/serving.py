@@ -270,7 +270,8 @@ class ServedNetwork:
             resume=lesson.resume,
         )
         taken = lesson.name in (NETWORK, BASE) or lesson.name in self.library.lent
-        if taken or (lesson.name in self.library and not lesson.replace):
+        again = lesson.replace or lesson.resume  # the training itself knows what it has published
+        if taken or (lesson.name in self.library and not again):
             raise SpecialistError(f"The name {lesson.name!r} is taken.", hint="Choose another suffix, or set replace.")
         return school
 

@@ -6,16 +6,16 @@ import random
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from plural.errors import DataError, NumericError, PluralError, SpecialistError
 from plural.evals import Fingerprint, Row, Task, refuse
 from plural.specialists import Card, Library, Lineage, Specialist, Trial, adapter_digest, read_invocation
-from plural.specialists.card import CARD_FILE
 from plural.wiring import contracts
 from plural.wiring.network import Network
 from plural.wiring.publishing import promote_if_not_worse
@@ -39,10 +39,14 @@ _MOST_TEST_ROWS = 100
 
 @dataclass(frozen=True)
 class _Lesson:
-    """An order whose rows are read: those of `learned` are trained on, again as rows in `trained_on`."""
+    """An order whose rows are read: those of `learned` are trained on, again as rows in `trained_on`.
+
+    `before` are those that its parent was trained on, which may be replaced by the time that this one is published.
+    """
 
     order: TrainOrder
     parent: Specialist | None
+    before: Fingerprint | None
     examples: Examples
     learned: Examples
     rows: tuple[Row, ...]
@@ -62,30 +66,64 @@ def train_school(school: School, opened: Network | None = None) -> Iterator[Stag
         StorageError: the disk is full; nothing more is published. An interrupted training goes on with `resume`.
         NumericError: at the very end, for specialists whose loss diverged; the others are published.
     """
-    from plural.train import Swept, Trained, train
-
     settings = opened.settings if opened else read_settings(base=school.base, library=school.library)
-    for order in school.orders:
-        _check_name_is_free(order, school, settings)
+    work = settings.resolve(settings.cache) / "training"
     library = shelf(settings)
-    lessons = _each(lambda order: _lesson(order, library), school.orders)
+    done = {order.name for order in school.orders if school.resume and _is_published(work / order.name, library)}
+    for order in school.orders:
+        if order.name not in done:
+            _check_name_is_free(order, school, library)
+    lessons = _each(lambda order: _lesson(order, _parent(order, library, done)), school.orders)
     base = opened.base_model if opened else _load_base(settings)
     settled = _each(lambda lesson: _settle(lesson, base.tokenizer), lessons)
+    _check_lengths(lessons, base)
     for lesson, found in zip(lessons, settled, strict=True):
         facts = {"contract": found.contract and found.contract.model_dump()}
         yield Stage("contract", 1.0, "", found.note, facts, lesson.order.name)
-        if lesson.parent is not None and fingerprint(lesson.parent) is None:
+        if lesson.parent is not None and lesson.before is None:
             line = f"what {lesson.order.parent} was trained on is not known: held-out rows may be among it"
             yield Stage("comparing rows", 1.0, "", line, name=lesson.order.name)
-    work = settings.resolve(settings.cache) / "training"
     if not school.resume:
         for order in school.orders:
             shutil.rmtree(work / order.name, ignore_errors=True)
     yield from candidate_stages(school.orders)
+    failed: list[PluralError] = []
+    trained, swept = yield from _train(school, lessons, base, work, failed)
+    for lesson, found in zip(lessons, settled, strict=True):
+        name = lesson.order.name
+        if name in done:
+            line = f"in the network since the training was cut off: {library.get(name).path}"
+            yield Stage("publishing", 1.0, "", line, name=name)
+        elif (made := trained.get(name)) is not None:
+            prompts = _examples(lesson.order, lesson.rows)
+            order = replace(lesson.order, output=found.contract, examples=prompts)
+            parent = lesson.parent.digest if lesson.parent else None
+            trials = _trials(lesson.order, swept.get(name))
+            card = card_of(order, lesson.learned, made, base, school.command, parent=parent, trials=trials)
+            yield from _score_and_publish(lesson, school, settings, card, made, failed, opened)
+    # Only now: what lies here tells a training that is resumed which of its specialists it has published.
+    for name in trained:
+        shutil.rmtree(work / name, ignore_errors=True)
+    raise_all(failed)
+
+
+def _check_lengths(lessons: Sequence[_Lesson], base: Base) -> None:
+    """Raises DataError for rows that are longer than the context, in data and in files of test rows."""
+    from plural.train.rows import encode
+
+    files = [(examples, lesson.order.instructions) for lesson in lessons for examples in _files(lesson)]
+    _each(lambda file: encode(base, *file), files)
+
+
+def _train(
+    school: School, lessons: Sequence[_Lesson], base: Base, work: Path, failed: list[PluralError]
+) -> Generator[Stage, None, tuple[dict[str, Trained], dict[str, Swept]]]:
+    """What was trained, and how sweeps went, by the specialists' names."""
+    from plural.train import Swept, Trained, train
+
     courses = [course for lesson in lessons for course in _courses(lesson, base)]
     trained: dict[str, Trained] = {}
     swept: dict[str, Swept] = {}
-    failed: list[PluralError] = []
     try:
         for event in train(base, courses, work, school.passes, resume=school.resume):
             yield train_stage(event)
@@ -95,16 +133,7 @@ def train_school(school: School, opened: Network | None = None) -> Iterator[Stag
                 swept[event.name] = event
     except NumericError as error:
         failed.append(error)
-    for lesson, found in zip(lessons, settled, strict=True):
-        if (done := trained.get(lesson.order.name)) is not None:
-            prompts = _examples(lesson.order, lesson.rows)
-            order = replace(lesson.order, output=found.contract, examples=prompts)
-            parent = lesson.parent.digest if lesson.parent else None
-            trials = _trials(lesson.order, swept.get(lesson.order.name))
-            card = card_of(order, lesson.learned, done, base, school.command, parent=parent, trials=trials)
-            yield from _score_and_publish(lesson, school, settings, card, done, failed, opened)
-            shutil.rmtree(work / card.name, ignore_errors=True)
-    raise_all(failed)
+    return trained, swept
 
 
 def _load_base(settings: Settings) -> Base:
@@ -150,20 +179,47 @@ def raise_all(failed: Sequence[PluralError]) -> None:
         raise failed[0]
 
 
-def _lesson(order: TrainOrder, library: Library) -> _Lesson:
+def _is_published(staged: Path, library: Library) -> bool:
+    """Whether its name stands for what is staged, and not for an adapter that only happens to be the same."""
+    try:
+        mine, there = Card.read(staged), library.get(staged.name).card
+    except SpecialistError:
+        return False
+    return (there.digest, there.created) == (mine.digest, mine.created)
+
+
+def _parent(order: TrainOrder, library: Library, done: AbstractSet[str]) -> Specialist | None:
+    """What it is trained further from; if this training has replaced that by now, the version that was replaced."""
+    if not order.parent:
+        return None
+    found = library.get(order.parent)
+    replaced = found.card.promotion.replaced if found.card.promotion else None
+    return library.get(f"{order.parent}@{replaced}") if order.parent in done and replaced else found
+
+
+def _lesson(order: TrainOrder, parent: Specialist | None) -> _Lesson:
     from plural.train import read_examples
 
-    parent = library.get(order.parent) if order.parent else None
     order = _adopted(order, parent.card) if parent else order
     examples = read_examples(order.data)
     rows = Task.read(order.data, order.checker).rows
-    task = _test_rows(order, rows, parent)
-    tested = {row.messages for row in task.rows}
-    kept = tuple(example for example, row in zip(examples.rows, rows, strict=True) if row.messages not in tested)
-    trained_on = tuple(row for row in rows if row.messages not in tested)
-    return _Lesson(
-        order, parent, examples, replace(examples, rows=kept), rows, trained_on, Exam(task, trained_on[:SHOTS])
-    )
+    before = fingerprint(parent) if parent else None
+    task = _test_rows(order, rows, before)
+    tested = {row.asked for row in task.rows}
+    kept = tuple(example for example, row in zip(examples.rows, rows, strict=True) if row.asked not in tested)
+    trained_on = tuple(row for row in rows if row.asked not in tested)
+    learned, exam = replace(examples, rows=kept), Exam(task, trained_on[:SHOTS])
+    return _Lesson(order, parent, before, examples, learned, rows, trained_on, exam)
+
+
+def _files(lesson: _Lesson) -> Iterator[Examples]:
+    """What is read after the specialist's instructions: the data, and test rows of a file of their own."""
+    from plural.train import Example, Examples
+
+    yield lesson.examples
+    if lesson.order.test is not None:
+        rows = tuple(Example(row.line, row.answered(), row.tools) for row in lesson.exam.task.rows)
+        yield Examples(lesson.order.test, "", rows, 0)
 
 
 def _adopted(order: TrainOrder, card: Card) -> TrainOrder:
@@ -264,12 +320,12 @@ def _score_and_publish(
     """Base and specialist answer the held-out rows through the engine, side by side. A specialist that replaces another
     one must pass the gate; if it does not, the library keeps it as a version, and the error is appended to `failed`."""
     staged, name = trained.path, card.name
-    before = fingerprint(lesson.parent) if lesson.parent else None
-    card = card.model_copy(update={"evidence": write_evidence(staged, lesson.exam, lesson.trained_on, before)})
-    (staged / CARD_FILE).write_text(card.to_json())
+    evidence = write_evidence(staged, lesson.exam, lesson.trained_on, lesson.before)
+    card = card.model_copy(update={"evidence": evidence})
+    card.write(staged)
     with _examined(settings, Specialist(staged, card), opened) as network:
         card = yield from named(name, evaluate(network, Specialist(staged, card), lesson.exam))
-    (staged / CARD_FILE).write_text(card.to_json())
+    card.write(staged)
     if school.replace and name in shelf(settings):
         kept = shelf(settings).keep(staged, name=name)
         try:
@@ -283,21 +339,19 @@ def _score_and_publish(
     yield Stage("publishing", 1.0, "", f"in the network: {published.path}", {"path": str(published.path)}, name)
 
 
-def _check_name_is_free(order: TrainOrder, school: School, settings: Settings) -> None:
-    library = shelf(settings)
+def _check_name_is_free(order: TrainOrder, school: School, library: Library) -> None:
     if library.owns(order.name) and not school.replace:
         raise SpecialistError(
             f"There is a specialist {order.name!r} in {library.where}.", hint="Use --replace, or choose another name."
         )
 
 
-def _test_rows(order: TrainOrder, rows: Sequence[Row], parent: Specialist | None) -> Task:
+def _test_rows(order: TrainOrder, rows: Sequence[Row], known: Fingerprint | None) -> Task:
     """The rows that are only scored on: a given file's, or a tenth of the data.
 
-    Raises DataError if a given file repeats rows of the data, or of what the parent was trained on. Rows of the data
-    that repeat each other stay together.
+    Raises DataError if a given file repeats rows of the data, or those `known` that its parent was trained on. Rows of
+    the data that repeat each other stay together.
     """
-    known = fingerprint(parent) if parent else None
     if order.test is not None:
         task = Task.read(order.test, order.checker, name=order.name)
         refuse(Fingerprint.of(rows).leaks(task.rows), str(order.test), str(order.data))

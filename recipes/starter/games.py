@@ -212,6 +212,7 @@ def _skill(name: str) -> Skill:
         settings={**SETTINGS, "batch_rows": 16, "max_steps": 150},
         licence=APACHE,
         max_tokens=24,
+        needs="java",
     )
 
 

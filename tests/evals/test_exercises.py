@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from plural.errors import DataError, SettingsError
 from plural.evals import read_exercises, score
+from plural.evals.exercises import gym_dataset
 
 CHECKS = """
 def even(row, answer):
@@ -108,14 +111,23 @@ def test_a_check_that_fails_or_gives_no_score_names_line_and_answer(tmp_path: Pa
 
 
 def test_a_dataset_of_reasoning_gym_scores_its_own_rows(tmp_path: Path) -> None:
-    gym = pytest.importorskip("reasoning_gym", exc_type=ImportError)
-    if not hasattr(gym, "create_dataset"):  # the recipes read its modules without the package that lists them
-        pytest.skip("reasoning_gym is installed without what it needs")
+    """Without what its other datasets need; `family_relationships` and `list_functions` lie in other folders."""
+    spec = PathFinder.find_spec("reasoning_gym")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0])
+    names = ("chain_sum", "family_relationships", "list_functions")
     rows = [
         {"prompt": entry["question"], "answer": entry["answer"], "metadata": entry["metadata"]}
-        for entry in gym.create_dataset("chain_sum", seed=1, size=3)
+        for name in names
+        for entry in itertools.islice(gym_dataset(folder, name), 3)
     ]
     found = read_exercises(write(tmp_path, rows), "reasoning_gym")
+    assert {row["metadata"]["source_dataset"] for row in rows} == set(names)
     for row in found.rows:
         assert found.right(row, row.expected)
         assert not found.right(row, "nothing")
+    unknown = [{**rows[0], "metadata": {"source_dataset": "chain_some"}}]
+    found = read_exercises(write(tmp_path, unknown), "reasoning_gym")
+    with pytest.raises(SettingsError, match="no dataset 'chain_some'"):
+        found.right(found.rows[0], "4")

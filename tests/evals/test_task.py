@@ -115,3 +115,18 @@ def test_examples_are_shown_as_a_dialogue_before_each_row() -> None:
     shown = Task("t", task.rows[1:]).with_examples(task.rows[:1])
     assert [message.content for message in shown.rows[0].messages] == ["p0", "a0", "p1"]
     assert shown.rows[0].expected == "a1"
+
+
+def test_examples_of_calls_are_shown_as_calls() -> None:
+    row = {
+        "messages": [
+            {"role": "user", "content": "add 1"},
+            {"role": "assistant", "tool_calls": [{"name": "add", "arguments": {"a": 1}}]},
+        ],
+        "tools": [ADD],
+    }
+    shown = Task.of("t", [{**row, "messages": [{"role": "user", "content": "add 2"}, row["messages"][1]]}])
+    (asked,) = shown.with_examples(Task.of("t", [row]).rows).rows
+    assert [message.content for message in asked.messages] == ["add 1", "", "add 2"]
+    assert [(call.name, call.arguments) for call in asked.messages[1].tool_calls] == [("add", {"a": 1})]
+    assert asked.asked != shown.rows[0].asked

@@ -80,15 +80,15 @@ def backend(tags: tuple[str, ...] = ()):
 class PlainDelta:
     """LoRA of every module as one writes it on the blackboard: the reference for whatever serves adapters."""
 
-    def __init__(self, config, tensors, scale: float) -> None:
-        """`tensors` maps (layer, module) to (a_RI, b_OR)."""
-        self.config, self.tensors, self.scale = config, tensors, scale
+    def __init__(self, config, tensors, scale: float, start: int = 0) -> None:
+        """`tensors` maps (layer, module) to (a_RI, b_OR); it acts from position `start` on."""
+        self.config, self.tensors, self.scale, self.start = config, tensors, scale, start
 
     def __call__(self, layer, group, x_TI, y_TO):
         added = torch.zeros_like(y_TO)
         for module, where in self.config.slices(group).items():
             a_RI, b_OR = self.tensors[layer, module]
-            added[:, where] = x_TI @ a_RI.T @ b_OR.T * self.scale
+            added[self.start :, where] = x_TI[self.start :] @ a_RI.T @ b_OR.T * self.scale
         return y_TO + added
 
 

@@ -72,3 +72,17 @@ def test_tests_are_other_seeds_and_repeat_no_training_row() -> None:
     assert len(rows) > 20
     assert len(tests) > 10
     assert not {row["prompt"] for row in rows} & {row["prompt"] for row in tests}
+
+
+def test_a_school_leaves_the_games_out_where_there_is_no_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    import games
+
+    from plural.wiring.recipe import read_recipe
+
+    recipe = read_recipe()
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert recipe.left_out == tuple(games.GAMES)
+    assert {skill.name for skill in recipe.chosen()} == recipe.skills.keys() - games.GAMES.keys()
+    assert [skill.name for skill in recipe.chosen(["sorting"])] == ["sorting"]
+    monkeypatch.setattr(shutil, "which", lambda command: f"/bin/{command}")
+    assert (recipe.left_out, len(recipe.chosen())) == ((), len(recipe.skills))

@@ -59,6 +59,33 @@ def test_each_becomes_what_it_would_have_become_alone(
         assert ends[0].best_loss == pytest.approx(ends[1].best_loss, rel=1e-5)
 
 
+@pytest.mark.slow
+def test_each_becomes_on_the_real_base_what_it_would_have_become_alone(
+    base: Base, examples: Examples, tmp_path: Path
+) -> None:
+    settings: list[dict[str, Any]] = [
+        {"rank": 8, "batch_rows": 4},
+        {"rank": 4, "batch_rows": 3, "targets": ("q_proj", "down_proj"), "seed": 3},
+        {"rank": 4, "batch_rows": 4, "activated": True},
+    ]
+    few = replace(examples, rows=examples.rows[:20])
+    courses = [
+        Course(f"course-{number}", few, TrainSettings(max_steps=6, holdout=0, **one))
+        for number, one in enumerate(settings)
+    ]
+    together = list(train(base, courses, tmp_path / "together", FP32))
+    for course in courses:
+        alone = list(train(base, [course], tmp_path / "alone", FP32))
+        assert len(curve(alone, course.name)) == 6
+        np.testing.assert_allclose(curve(together, course.name), curve(alone, course.name), rtol=1e-5)
+        mine, its = (
+            load_file(tmp_path / folder / course.name / "adapter_model.safetensors") for folder in ("together", "alone")
+        )
+        for key, array in its.items():
+            whole = array.astype(np.float32)
+            assert np.linalg.norm(mine[key] - whole) <= 1e-3 * np.linalg.norm(whole), key  # they are half floats
+
+
 def test_the_weights_after_fifty_steps_are_those_of_a_solo_run(
     tiny: Base, courses: list[Course], tmp_path: Path
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from plural.errors import NumericError, SettingsError
+from plural.errors import NumericError, SettingsError, StorageError
 from plural.models.base import Base
 from plural.models.ops import TorchOps
-from plural.specialists import AdapterConfig, read_adapter
+from plural.specialists import AdapterConfig, invoked_at, read_adapter, write_adapter
 from plural.train import (
     Course,
     Evaluated,
@@ -32,6 +34,7 @@ from plural.train import (
 from plural.train.compute import TrainOps, training_decoder
 from plural.train.lora import Lora
 from plural.train.rows import encode, split
+from plural.types import Message
 from tests.models.tiny import PlainDelta, logits
 
 from . import reference
@@ -153,6 +156,32 @@ def test_it_learns_and_writes_the_best_weights(tiny: Base, examples: Examples, t
     assert held_out_loss(tiny, examples, settings, weights) == pytest.approx(trained.best_loss, rel=1e-3)
 
 
+@pytest.mark.parametrize("rslora", [False, True])
+def test_what_is_trained_activated_has_the_same_logits_in_peft(
+    tiny: Base, examples: Examples, tmp_path: Path, rslora: bool
+) -> None:
+    from peft import PeftModel
+
+    settings = TrainSettings(**QUICK, activated=True, rslora=rslora, max_steps=10)
+    list(school(tiny, examples, settings, tmp_path / "out"))
+    weights = read_adapter(tmp_path / "out", tiny.shape)
+    pairs = {key: [torch.from_numpy(array).float() for array in pair] for key, pair in weights.tensors.items()}
+    model = reference.as_transformers(tiny).eval()
+    tuned = PeftModel.from_pretrained(model, str(tmp_path / "out")).eval()
+    for said in ("3 and 3?", "9 and 2?<|im_start|>assistant\nsum 11."):
+        ids = [*tiny.chat.encode([Message("user", said)]), *tiny.tokenizer.encode("sum 6.")]
+        start = invoked_at(ids, weights.config.invocation)
+        assert start is not None
+        delta = PlainDelta(tiny.config, pairs, weights.scale_of("q_proj"), start)
+        with torch.no_grad():
+            theirs = tuned(torch.tensor([ids])).logits[0]
+            with tuned.disable_adapter():
+                bare = tuned(torch.tensor([ids])).logits[0]
+        torch.testing.assert_close(logits(tiny, ids, delta), theirs, atol=1e-4, rtol=1e-4)
+        assert (theirs - bare)[:start].abs().max() < 1e-5
+        assert (theirs - bare)[start:].abs().max() > 0.01  # the adapter does act
+
+
 def held_out_loss(base: Base, examples: Examples, settings: TrainSettings, weights: Any) -> float:
     """Of an adapter read back from disk, through plain torch."""
     pairs = {key: [torch.from_numpy(array).float() for array in pair] for key, pair in weights.tensors.items()}
@@ -215,6 +244,41 @@ def test_a_kill_while_the_adapter_is_written_is_made_good(
         assert sum(isinstance(event, Stepped) for event in events) == steps_left
         assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == first
         shutil.rmtree(tmp_path / "out")
+
+
+@contextlib.contextmanager
+def room(size: int) -> Iterator[None]:
+    """Files can be no larger than that: a disk that fills in the middle of one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_for_which_there_is_no_room_leaves_the_one_before(tmp_path: Path) -> None:
+    path, many = tmp_path / "kept.safetensors", {"weights": torch.ones(10_000)}
+    checkpoint.save(path, checkpoint.Progress(step=3), {"weights": torch.ones(10)}, {})
+    with room(8192), pytest.raises(StorageError, match=r"kept\.safetensors could not be written: .*large") as caught:
+        checkpoint.save(path, checkpoint.Progress(step=4), many, {})
+    assert caught.value.hint == "Free some space and resume."
+    found = checkpoint.load(path, {})
+    assert found is not None
+    assert found[0].step == 3
+    assert [one.name for one in tmp_path.iterdir()] == ["kept.safetensors"]
+
+
+def test_an_adapter_for_which_there_is_no_room_leaves_the_one_before(
+    tiny: Base, examples: Examples, tmp_path: Path
+) -> None:
+    list(school(tiny, examples, TrainSettings(**QUICK, max_steps=2), tmp_path / "out"))
+    before = {one.name: one.read_bytes() for one in (tmp_path / "out").iterdir()}
+    weights = read_adapter(tmp_path / "out", tiny.shape)
+    with room(4096), pytest.raises(StorageError, match=r"out could not be written: .*large") as caught:
+        write_adapter(tmp_path / "out", weights, base_name="tiny", dtype="float32")
+    assert caught.value.hint == "Free some space."
+    assert {one.name: one.read_bytes() for one in (tmp_path / "out").iterdir()} == before
 
 
 def test_resuming_with_other_settings_is_refused_by_name(tiny: Base, examples: Examples, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -270,6 +271,68 @@ def test_bad_lines_of_all_files_are_named_at_once(plural: Plural, home: Path) ->
     assert message.count("line 2") == 2
     assert "bad.jsonl" in message
     assert "worse.jsonl" in message
+
+
+def test_rows_that_are_longer_than_the_context_are_named_at_once_in_all_files(plural: Plural, home: Path) -> None:
+    long = {"prompt": "a" * 1100, "answer": "b"}
+    for name, place in (("long", 2), ("longer", 5)):
+        rows = [{"prompt": f"{name} {n}?", "answer": f"{n}."} for n in range(20)]
+        rows[place - 1] = {**long, "prompt": long["prompt"] + name}
+        (home / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    test = [{"prompt": "short?", "answer": "b"}, long]
+    (home / "test.jsonl").write_text("\n".join(map(json.dumps, test)))
+    tables = '[long]\ndata = "long.jsonl"\n[longer]\ndata = "longer.jsonl"\ntest = "test.jsonl"\n'
+    (home / "school.toml").write_text(tables)
+    code, out, _ = plural("train", "school.toml", "--json")
+    assert code == 2
+    told = json.loads(out)
+    for line, file in ((2, "long.jsonl"), (5, "longer.jsonl"), (2, "test.jsonl")):
+        assert re.search(rf"line {line}: has 11\d\d tokens; the context of \S+ is 1024 \(\S*{file}\)", told["message"])
+    assert "Nothing was trained" in told["hint"]
+    assert not {"long", "longer"} & set(os.listdir(home / "library"))
+    code, out, _ = plural("train", "rows.jsonl", "--name", "tested", "--test", "test.jsonl", "--json")
+    assert (code, "line 2: has 11" in json.loads(out)["message"]) == (2, True)
+
+
+def test_the_base_is_shown_examples_only_where_they_fit_into_the_context(plural: Plural, home: Path) -> None:
+    for name, width in (("narrow", 20), ("wide", 220)):
+        rows = [{"prompt": f"{n} {'a' * width}?", "answer": f"{n * n}."} for n in range(24)]
+        (home / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ("train", "narrow.jsonl", "wide.jsonl", "--max-steps", "1", "--contract", "none", "--json")
+    code, out, problems = plural(*words)
+    assert code == 0, out + problems
+    for name, ways in (("narrow", {"zero-shot", "4-shot"}), ("wide", {"zero-shot"})):
+        card = json.loads((home / "library" / name / "specialist.json").read_text())
+        assert {score["by"] for score in card["scores"]["base"]} == ways
+        shutil.rmtree(home / "library" / name)
+
+
+def test_a_dialogue_with_calls_is_trained_on(plural: Plural, home: Path) -> None:
+    """Calls lie in what is asked, too; where all rows have the same tool, the base is shown how it is called."""
+    add = {
+        "name": "add",
+        "description": "Adds.",
+        "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}},
+    }
+
+    def row(n: int) -> dict[str, Any]:
+        call = {"id": "1", "name": "add", "arguments": {"n": n}}
+        asked = [{"role": "user", "content": f"add {n}"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        return {"messages": [*asked, {"role": "tool", "content": str(n), "tool_call_id": "1"},
+                             {"role": "assistant", "content": f"{n}."}], "tools": [add]}  # fmt: skip
+
+    (home / "calls.jsonl").write_text("\n".join(json.dumps(row(n)) for n in range(30)))
+    asked = [{**row(n), "messages": row(n)["messages"][:2]} for n in range(50, 75)]
+    (home / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    code, out, problems = plural("train", "calls.jsonl", "--name", "adder", "--max-steps", "2", "--json")
+    assert code == 0, out + problems
+    words = ("eval", "adder", "--data", "asked.jsonl", "--checker", "toolcall", "--rows", "6", "--json")
+    code, out, problems = plural(*words)
+    assert code == 0, out + problems
+    scores = json.loads(out.splitlines()[-1])["scores"]
+    on = {who: {score["by"] for score in found if score["on"] == "asked.jsonl"} for who, found in scores.items()}
+    assert on == {"base": {"zero-shot", "4-shot"}, "free": {"zero-shot"}, "specialist": {"must call"}}
+    shutil.rmtree(home / "library" / "adder")
 
 
 def test_doctor_looks_at_everything(plural: Plural) -> None:

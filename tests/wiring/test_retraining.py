@@ -102,6 +102,14 @@ def test_a_recipe_becomes_a_library_with_every_score_and_a_table(school: Any, tm
     assert [(score.on, score.n) for score in parity.scores["base"]] == [(on, n) for on, n, _ in own]
     assert all(score.by in ("zero-shot, grammar", "4-shot, grammar") for score in parity.scores["base"])
     assert total.scores["specialist"][0].by == "free"
+    for card in (parity, total):  # they can be scored again
+        assert card.evidence is not None
+        assert (card.evidence.rows, card.evidence.files.keys()) == (10, {"heldout.jsonl", "shots.jsonl"})
+    assert [(score.on, score.n, score.by) for score in parity.scores["free"]] == [("", 10, "free")]
+    assert [(gap.what, gap.n) for gap in parity.differences] == [("grammar - free", 10)]
+    gap = parity.scores["specialist"][0].value - parity.scores["free"][0].value
+    assert parity.differences[0].value == pytest.approx(gap, abs=1e-3)
+    assert "free" not in total.scores
     assert (tmp_path / "out" / "general.txt").read_text().splitlines() == list(read_recipe(tmp_path / "recipe").general)
     table = (tmp_path / "out" / "school.md").read_text()
     assert "| parity | 2 | plain |" in table
@@ -160,13 +168,56 @@ def test_the_table_of_a_running_school_is_of_its_skills(plural: Plural, tmp_path
 def test_twins_are_compared_on_every_test(school: Any, tmp_path: Path) -> None:
     school("--twins")
     for one in Library(tmp_path / "out"):
-        gaps = {gap.on: gap for gap in one.card.differences}
+        gaps = {gap.on: gap for gap in one.card.differences if gap.what == "activated - plain"}
         assert gaps.keys() == ({"", "colours"} if one.name == "parity" else {""})
-        assert all(gap.what == "activated - plain" for gap in gaps.values())
         assert bool(one.card.invocation) == (gaps[""].value >= -retraining.POINT)
         assert one.card.lineage is not None
         assert one.card.lineage.command.endswith("--activated") == bool(one.card.invocation)
     assert "## Activated against plain" in (tmp_path / "out" / "school.md").read_text()
+
+
+def test_specialists_that_carry_no_rows_get_some_without_being_trained(
+    school: Any, plural: Plural, tmp_path: Path
+) -> None:
+    school()
+    library = Library(tmp_path / "out")
+    before = {one.name: one for one in library}
+    for one in before.values():  # as those were that were made before there was evidence
+        scores = {who: found for who, found in one.card.scores.items() if who != "free"}
+        bare = one.card.model_copy(update={"evidence": None, "differences": (), "scores": scores})
+        for file in (one.path / name for name in one.card.evidence.files):
+            file.unlink()
+        bare.write(one.path)
+    code, out, _ = plural("eval", "parity", "--library", str(tmp_path / "out"), "--json")
+    assert (code, "carries no held-out rows" in json.loads(out)["message"]) == (2, True)
+    stages = school("--evidence")
+    assert not [stage for stage in stages if "of" in stage["facts"]]
+    for one in library:
+        one.verify()
+        assert one.digest == before[one.name].digest
+        assert one.card.evidence == before[one.name].card.evidence
+        assert one.card.scores["specialist"] == before[one.name].card.scores["specialist"]
+    parity = library.get("parity").card
+    values = {who: scores[0].value for who, scores in parity.scores.items()}
+    assert values["free"] == before["parity"].card.scores["free"][0].value
+    assert parity.differences == before["parity"].card.differences
+    for name in ("parity", "all"):
+        code, out, problems = plural("eval", name, "--library", str(tmp_path / "out"), "--json")
+        assert code == 0, problems
+    assert {json.loads(line)["name"] for line in out.splitlines() if '"schema_version"' in line} == {"parity", "sum"}
+    told = school("sum", "--max-steps", "2", "--evidence", fails=True)
+    assert "--evidence trains nothing" in told
+
+
+def test_skills_whose_rows_cannot_be_made_here_are_left_out_unless_they_are_named(school: Any, tmp_path: Path) -> None:
+    needing = RECIPE.replace('skill("sum", sums, 3, 2)', 'skill("sum", sums, 3, 2, needs="no-such-command")')
+    write_recipe(tmp_path / "needing", needing)
+    stages = school("--max-steps", "2", "--rows", "4", recipe="needing")
+    assert "left out, because there is no no-such-command: sum" in [stage["result"] for stage in stages]
+    assert Library(tmp_path / "out").names() == ["parity"]
+    stages = school("sum", "--max-steps", "2", "--rows", "4", recipe="needing")
+    assert not [stage for stage in stages if "left out" in stage["result"]]
+    assert Library(tmp_path / "out").names() == ["parity", "sum"]
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from plural.evals import Fingerprint, Task
 from plural.models.base import find_base
-from plural.specialists import Library
+from plural.specialists import Library, Specialist
 from plural.types import Score
+from plural.wiring import publishing
 from plural.wiring.network import Network
+from plural.wiring.recipe import read_recipe, to_first_answer
+from plural.wiring.scoring import own_exam
 from plural.wiring.settings import STARTER
 
 LIBRARY = Library(STARTER)
@@ -35,6 +39,45 @@ def test_a_starter_specialist_is_whole_and_much_better_than_the_base(name: str) 
     assert len(card.scores["base"]) == len(card.scores["specialist"])  # test by test
     base, own = card.scores["base"][0], card.scores["specialist"][0]
     assert between(base)[1] < between(own)[0], f"base {base.value:.3f}, {name} {own.value:.3f} (n = {own.n})"
+
+
+@pytest.mark.parametrize("name", LIBRARY.names())
+def test_a_starter_specialist_can_be_scored_again(name: str) -> None:
+    specialist = LIBRARY.get(name)
+    card, exam = specialist.card, own_exam(specialist)
+    assert card.evidence is not None
+    assert len(exam.task.rows) == card.evidence.rows == (20 if card.tools else 40)
+    assert set(card.evidence.files) >= {"heldout.jsonl"}
+    assert (exam.task.checker, exam.on) == (card.scores["specialist"][0].metric, "")
+    (free,) = card.scores["free"]
+    gap = next(one for one in card.differences if one.what == "grammar - free")
+    assert (free.n, gap.n) == (card.evidence.rows, card.evidence.rows)
+    asked = {row.asked for row in exam.task.rows}
+    assert len(asked) == len(exam.task.rows)
+    assert not asked & {row.asked for row in exam.shots}
+    assert not {row.messages[-1].content for row in exam.task.rows} & set(card.examples)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIBRARY.names())
+def test_what_a_starter_specialist_is_scored_on_is_of_its_test_and_not_trained_on(name: str) -> None:
+    skill = read_recipe().skills[name]
+    held = own_exam(LIBRARY.get(name)).task.rows
+    tests = {row.to_json() for row in Task.of(name, skill.test_rows(), skill.checker).rows}
+    assert {row.to_json() for row in held} <= tests
+    trained = Task.of(name, map(to_first_answer, skill.train_rows())).rows
+    assert not Fingerprint.of(trained).leaks(held)
+
+
+@pytest.mark.usefixtures("base")
+def test_a_new_specialist_is_compared_on_the_starter_librarys_rows(tmp_path: Path) -> None:
+    with Network.open(library=tmp_path, journal=None) as network:
+        rows = publishing._regression_rows(network, Specialist(tmp_path, LIBRARY.get("cron").card))
+        others = publishing._regression_rows(
+            network, Specialist(tmp_path, LIBRARY.get("cron").card.model_copy(update={"name": "newcomer"}))
+        )
+    assert [judged_by for _, judged_by in rows] == ["json"] * 40
+    assert sorted(judged_by for _, judged_by in others) == ["cron"] * 40 + ["json"] * 40
 
 
 # What `make demo` asks, and requests of two tasks that were once answered by the specialist of the second one alone.
@@ -64,4 +107,6 @@ async def test_requests_of_one_task_and_of_two_are_told_apart(tmp_path: Path) ->
 
 
 def test_the_starter_library_is_small() -> None:
+    beside = [path for pattern in ("*/heldout.jsonl", "*/shots.jsonl") for path in STARTER.glob(pattern)]
+    assert sum(path.stat().st_size for path in beside) < 150e3
     assert sum(path.stat().st_size for path in STARTER.rglob("*") if path.is_file()) < 40e6
