@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports docs audit recording unit quick slow triton bench peers lock clean
+.PHONY: help setup demo test lint types imports docs audit recording pictures unit quick slow triton bench peers lock clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ audit: setup  ## look the locked packages up in the database of known vulnerabil
 
 recording: setup  ## record the terminal anew: docs/images/ask.svg
 	@$(BIN)/python benchmarks/recording.py docs/images/ask.svg $(BIN)/plural ask "When will a job that runs every weekday at 7:30 in the morning run next?"
+
+pictures: setup  ## photograph the studio anew: docs/images/studio-*.png; needs a Chromium, takes minutes
+	@$(BIN)/python benchmarks/pictures.py
 
 unit: setup
 	@$(PYTEST)

@@ -67,7 +67,8 @@ class WorkerSpeaker:
             raise SettingsError(f"The team {name!r} reads one task, no conversation.", hint="Give one message.")
         events = cast(AsyncIterable[Event], self._worker.events(list(map(as_langchain, asked.messages))))
         async for event in events:
-            if isinstance(event, Paused | HandedOff):
+            left = isinstance(event, HandedOff) and isinstance(self._worker, Agent)  # a team follows it
+            if left or isinstance(event, Paused):
                 raise SettingsError(f"{name!r} cannot go on in a chat.", hint="Start a run: POST /v1/runs.")
             yield Spoken(0, "", event=event)
             if isinstance(event, RunFinished):

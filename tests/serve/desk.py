@@ -13,7 +13,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from plural.agents import Agent, mark, tool
+from plural.agents import Agent, handoff_to, mark, tool
 from plural.teams import Proxy, Team, patterns
 from plural.testing import ScriptedModel, calling
 from plural.wiring.network import Network
@@ -116,6 +116,32 @@ async def _done(folder: Path, line: str) -> None:
     await asyncio.sleep(PAUSE_S)
 
 
+def relay() -> Team:
+    """One hands the conversation over to the other."""
+    passing = calling(("hand_over_to_finisher", {"task": "The lamp is broken."}))
+    starter = Agent("starter", scripted(lambda _: passing), tools=[handoff_to("finisher")], description="Listens.")
+    finisher = Agent("finisher", scripted(lambda _: "It works again."), description="Mends.")
+    return Team("relay", [starter, finisher], patterns.handoff(["starter", "finisher"]), description="Mends a lamp.")
+
+
+def sender(folder: Path) -> Agent:
+    """Sends a letter. The first time nobody hears whether it was sent."""
+
+    @tool
+    async def send(letter: str) -> str:
+        """Send a letter."""
+        first = f"sent {letter}" not in world(folder)
+        await _done(folder, f"sent {letter}")
+        await asyncio.sleep(600 if first else 0)
+        return f"sent {letter}"
+
+    def words(messages: Sequence[BaseMessage]) -> str | AIMessage:
+        results = _said(messages, "tool")
+        return f"It came to this: {results[-1]}" if results else calling(("send", {"letter": messages[-1].text}))
+
+    return Agent("sender", scripted(words), tools=[send], description="Sends letters.")
+
+
 def slow() -> Agent:
     """Waits a moment, three times, and then for longer than anybody does."""
 
@@ -142,6 +168,9 @@ def broken() -> Agent:
 
 def desk(network: Network, folder: Path) -> Offers:
     workers: dict[str, Any] = {
-        one.name: one for one in (payer(folder), talkers(), ledgers(network, folder), slow(), broken())
-    }
+        one.name: one
+        for one in (
+            payer(folder), talkers(), ledgers(network, folder), relay(), sender(folder), slow(), broken(),
+        )
+    }  # fmt: skip
     return Offers(workers)

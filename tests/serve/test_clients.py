@@ -23,6 +23,7 @@ PACKAGES = (
     "langgraph==1.2.24",
     "langchain-openai==1.7.4",
 )
+MICROSOFT = ("agent-framework-core==1.23.0", "agent-framework-openai==1.17.0")
 pytestmark = pytest.mark.slow
 
 
@@ -39,7 +40,7 @@ def url(base: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         network.engine.check()
 
 
-async def told(python: str, script: str, url: str) -> list[dict[str, Any]]:
+async def told(python: str, script: str, url: str) -> Any:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     process = await asyncio.create_subprocess_exec(
         python,
@@ -51,8 +52,7 @@ async def told(python: str, script: str, url: str) -> list[dict[str, Any]]:
     )
     out, problems = await process.communicate()
     assert process.returncode == 0, problems.decode()
-    found: list[dict[str, Any]] = json.loads(out.splitlines()[-1])
-    return found
+    return json.loads(out.splitlines()[-1])
 
 
 async def test_an_autogen_team(python: str, url: str) -> None:
@@ -71,3 +71,15 @@ async def test_a_langgraph_agent(python: str, url: str) -> None:
     assert [one["type"] for one in messages] == ["human", "ai", "tool", "ai"]
     assert messages[2]["content"] == "48"
     assert "48" in messages[3]["content"]
+
+
+async def test_microsoft_s_agents(url: str) -> None:
+    found = await told(environment("agent-framework", *MICROSOFT), "agent_framework_agents.py", url)
+    assert [[role, parts] for role, parts, _ in found["told"]] == [
+        ["assistant", ["function_call"]],
+        ["tool", ["function_result"]],
+        ["assistant", ["text"]],
+    ]
+    assert "48" in found["told"][-1][2]
+    assert "".join(found["said"]) == "30 7 * * 1-5"
+    assert len(found["said"]) > 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +14,17 @@ import numpy as np
 from starlette.types import ASGIApp
 
 from plural.engine import Engine, EngineSettings
+from plural.evals import Row, Task
 from plural.models.base import Base
 from plural.models.chat import ChatFormat
 from plural.models.tokenizer import Tokenizer
 from plural.serve import Keyring, Server, ServeSettings, Store
 from plural.serve.run import Listener
 from plural.specialists import AdapterConfig, AdapterWeights, Card, Library, adapter_digest, write_adapter
+from plural.types import Message
 from plural.wiring.network import Network
 from plural.wiring.offers import Offers
+from plural.wiring.scoring import Exam, write_evidence
 from plural.wiring.serving import ServedNetwork
 from plural.wiring.settings import Settings
 from tests.engine.tiny import CONFIG, tiny_decoder
@@ -50,6 +54,15 @@ def stage_specialist(folder: Path, base: Base, *, seed: int, name: str, **card: 
     said = {"name": name, "digest": adapter_digest(folder), "base": base.digest, "base_name": "tiny", "purpose": name}
     (folder / "specialist.json").write_text(Card.model_validate({**said, **card}).to_json())
     return folder
+
+
+def with_evidence(staged: Path, answers: Mapping[str, str]) -> Path:
+    """What a training hands to the library, with held-out rows: what is asked, and what should come."""
+    rows = tuple(Row((Message("user", asked),), said) for asked, said in answers.items())
+    made = write_evidence(staged, Exam(Task(staged.name, rows)), ())
+    card = staged / "specialist.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"evidence": made.model_dump(mode="json")}))
+    return staged
 
 
 def tiny_network(home: Path, *, engine: dict[str, Any] | None = None, **settings: Any) -> Network:

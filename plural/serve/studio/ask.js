@@ -1,8 +1,8 @@
 // The view where the network is asked, and where one sees how an answer comes about.
 
 import { html, useEffect, useRef } from "./vendor/preact.js";
-import { ask, askable, fold, isOpen, stop } from "./asking.js";
-import { BASE, NETWORK, cardOf, changed, hueOf, state } from "./store.js";
+import { ask, fold, isOpen, stop } from "./asking.js";
+import { BASE, NETWORK, behind, cardOf, changed, hueOf, state } from "./store.js";
 
 // What specialists of the starter library can be asked, while they are there.
 const TRY = {
@@ -61,8 +61,8 @@ function Composer() {
       onInput=${(event) => edit({ text: event.target.value })} onKeyDown=${onKey}></textarea>
     <div class="row">
       <label>Ask <select value=${draft.model} onChange=${(event) => edit({ model: event.target.value })}>
-        ${askable().map((name) => html`<option key=${name} value=${name} selected=${name === draft.model}>
-          ${name}</option>`)}
+        ${(state.models.length ? state.models : [NETWORK]).map((name) => html`<option key=${name} value=${name}
+          selected=${name === draft.model}>${name}</option>`)}
       </select></label>
       <label class="check"><input type="checkbox" checked=${draft.beside} disabled=${draft.model === BASE}
         onChange=${(event) => edit({ beside: event.target.checked })} /> beside the base</label>
@@ -89,17 +89,17 @@ function Answer({ answer, last }) {
   const { replay } = state;
   const again = replay?.answer === answer;
   const events = again ? answer.events.slice(0, replay.upto) : answer.events;
-  const run = answer.model === NETWORK ? fold(events) : null;
+  const run = fold(events);
   const text = again && !run.finished ? "" : answer.text;
   return html`<section class="answer ${hueOf(answer.model)}" aria-label="Answer of ${answer.model}"
     aria-busy=${isOpen(answer)}>
     <header><i class="dot"></i><b>${answer.model}</b><${Cost} answer=${answer} /></header>
-    ${run && html`<${Run} run=${run} />`}
+    ${events.length > 0 && html`<${Run} run=${run} model=${answer.model} />`}
     ${text && html`<p class="said" aria-live=${last ? "polite" : "off"}>
       ${text}${isOpen(answer) && html`<i class="caret"></i>`}</p>`}
-    ${!text && isOpen(answer) && !run?.route && html`<p class="said waiting"><i class="caret"></i></p>`}
+    ${!text && isOpen(answer) && !events.length && html`<p class="said waiting"><i class="caret"></i></p>`}
     ${answer.error && html`<p class="error" role="alert">${answer.error}</p>`}
-    ${run && !isOpen(answer) && answer.events.length > 0 && html`<${Slider} answer=${answer} />`}
+    ${!isOpen(answer) && answer.events.length > 0 && html`<${Slider} answer=${answer} />`}
   </section>`;
 }
 
@@ -120,13 +120,16 @@ function Cost({ answer }) {
 }
 
 // --------------------------------------------------------------------------------------------------------------- a run
-function Run({ run }) {
+/** Of a plan and of a team one sees who did what; of one who answers alone no more than the answer shows, but calls. */
+function Run({ run, model }) {
+  const several = Boolean(run.plan) || (!run.route && run.steps.some((step) => step.agent !== model));
+  const shown = several || run.steps.some((step) => step.calls.length);
   return html`<div class="run">
     ${run.route && html`<${Route} ...${run.route} />`}
     ${run.plan && html`<ol class="plan" aria-label="The plan">${run.plan.steps.map((step, index) =>
       html`<li key=${index}>${step.task}</li>`)}</ol>`}
-    ${(run.plan || run.steps.some((step) => step.calls.length)) && run.steps.filter((step) => step.agent).map((step) =>
-      html`<${Step} key=${step.step} step=${step} planned=${Boolean(run.plan)} />`)}
+    ${shown && run.steps.filter((step) => step.agent).map((step) =>
+      html`<${Step} key=${step.step} step=${step} several=${several} hue=${hueOf(behind(model, step.agent))} />`)}
   </div>`;
 }
 
@@ -145,17 +148,18 @@ function Route({ decision }) {
   </div>`;
 }
 
-function Step({ step, planned }) {
+function Step({ step, several, hue }) {
   const { agent, task, status, calls, ended } = step;
-  return html`<div class="step ${hueOf(agent)} ${status}">
-    <header><i class="dot"></i>${planned && html`<b>${step.step}</b> `}<b>${agent}</b>
+  const said = ended?.to ? `${ended.to}, go on: ${ended.task}` : (ended?.answer ?? step.text);
+  return html`<div class="step ${hue} ${status}">
+    <header><i class="dot"></i>${several && html`<b>${step.step}</b> `}<b>${agent}</b>
       <small>${status === "done" ? `${ended.usage.completion} tokens, ${ended.seconds.toFixed(1)} s` : status}</small>
         </header>
-    ${planned && html`<p class="task">${task}</p>`}
+    ${several && html`<p class="task">${task}</p>`}
     ${calls.map((one) => html`<p class="call ${one.failed ? "failed" : ""}" key=${one.id}><code>
       ${one.name}(${argued(one.arguments)})</code>
       ${one.result !== null && html`<span class="gets"> → ${one.result}</span>`}</p>`)}
-    ${planned && (ended?.answer ?? step.text) && html`<p class="text">${ended?.answer ?? step.text}</p>`}
+    ${several && said && html`<p class="text">${said}</p>`}
   </div>`;
 }
 

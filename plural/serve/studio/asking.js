@@ -2,7 +2,7 @@
 
 import { stream } from "./api.js";
 import { isOver, shownOf } from "./running.js";
-import { BASE, NETWORK, changed, readGauges, state } from "./store.js";
+import { BASE, NETWORK, behind, changed, readGauges, state } from "./store.js";
 
 /** An answer under way. `events` are the run's, each with the milliseconds since it was asked in `at`. */
 const begun = (model) => ({
@@ -35,8 +35,7 @@ function said(turns, model) {
 
 async function listen(answer, messages) {
   const { model, started } = answer;
-  const json = { model, messages, stream: true, stream_options: { include_usage: true } };
-  if (model === NETWORK) json.events = true;
+  const json = { model, messages, stream: true, stream_options: { include_usage: true }, events: true };
   try {
     for await (const chunk of stream("/v1/chat/completions", { json, signal: answer.stop.signal })) {
       const at = performance.now() - started;
@@ -96,6 +95,7 @@ export function fold(events) {
       Object.assign(made ?? {}, { result: event.result, failed: event.failed });
     },
     Question: (event) => Object.assign(stepOf(event.step), { agent: event.agent, status: "asking" }),
+    HandedOff: (event) => Object.assign(stepOf(event.step), { agent: event.agent, ended: event, status: "done" }),
     StepFinished: (event) =>
       Object.assign(stepOf(event.step), { agent: event.agent, ended: event, status: event.failed ? "failed" : "done" }),
     RunFinished: (event) => void (run.finished = event),
@@ -109,34 +109,54 @@ export function fold(events) {
 export function lights() {
   const { replay, running, view } = state;
   const answers = replay ? [replay.answer] : (state.turns.at(-1)?.answers ?? []);
-  const shown = { lit: new Map(), shares: new Map(), links: [], steps: new Map(), tools: new Set() };
+  const shown = {
+    lit: new Map(), shares: new Map(), links: [], steps: new Map(), tools: new Map(), found: new Map(),
+  };
   if (view[0] === "runs") {
-    if (running.run && view[1]) show(fold(shownOf(running)), !isOver(running.run) || running.upto !== null, shown);
+    const { run } = running;
+    if (run && view[1]) show(fold(shownOf(running)), !isOver(run) || running.upto !== null, shown, run.model);
     return shown;
   }
   for (const answer of answers) {
-    if (answer.model !== NETWORK) {
-      shown.lit.set(answer.model, isOpen(answer) ? (answer.text ? "speaking" : "working") : "done");
+    const { model, events, usage } = answer;
+    if (!events.length && model !== NETWORK) {
+      shown.lit.set(model, isOpen(answer) ? (answer.text ? "speaking" : "working") : "done");
+      if (usage) find(shown, model, usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens);
       continue;
     }
-    const run = fold(replay ? answer.events.slice(0, replay.upto) : answer.events);
-    show(run, isOpen(answer) || Boolean(replay), shown);
+    show(fold(replay ? events.slice(0, replay.upto) : events), isOpen(answer) || Boolean(replay), shown, model);
   }
   return shown;
 }
 
-function show(run, open, { lit, shares, links, steps, tools }) {
+/** How many tokens of prompts somebody has read, and how many of them lay in the cache; the base read all of them. */
+function find({ found }, name, prompt, cached) {
+  for (const who of new Set([name, BASE])) {
+    const before = found.get(who) ?? { prompt: 0, cached: 0 };
+    found.set(who, { prompt: before.prompt + prompt, cached: before.cached + cached });
+  }
+}
+
+function show(run, open, shown, model) {
+  const { lit, shares, links, steps, tools } = shown;
   const planner = run.plan && run.route ? run.route.decision.value : null;
   for (const { value, probability } of run.route?.decision.options ?? []) shares.set(value, probability);
   if (run.route && !run.steps.length && !run.finished) lit.set(run.route.decision.value, "working");
   if (planner) lit.set(planner, "done");
   for (const step of run.steps) {
     if (!step.agent) continue;
-    const now = lit.get(step.agent);
-    if (step.status !== "waiting" && (!now || now === "done")) lit.set(step.agent, step.status);
-    if (run.plan) steps.set(step.agent, [...(steps.get(step.agent) ?? []), step.step]);
-    for (const one of step.calls) if (one.result === null && open) tools.add(one.name);
+    const who = behind(model, step.agent);
+    const now = lit.get(who);
+    const status = open || step.ended ? step.status : "failed"; // in its midst, and nothing more will come
+    if (step.status !== "waiting" && (!now || now === "done")) lit.set(who, status);
+    if (run.plan || !run.route) steps.set(who, [...(steps.get(who) ?? []), step.step]);
+    const calls = step.calls.filter((one) => one.result === null && open).map((one) => one.name);
+    if (calls.length) tools.set(who, [...(tools.get(who) ?? []), ...calls]);
+    if (step.ended) find(shown, who, step.ended.usage.prompt, step.ended.usage.cached);
+    if (step.ended?.to) links.push({ from: who, to: behind(model, step.ended.to), given: true });
   }
+  for (const { from, to } of state.teams.find((team) => team.id === model)?.links ?? [])
+    links.push({ from, to, given: lit.get(from) === "done" });
   run.plan?.steps.forEach(({ after }, index) => {
     const to = run.steps.find((step) => step.step === index + 1);
     for (const earlier of after) {
@@ -146,8 +166,4 @@ function show(run, open, { lit, shares, links, steps, tools }) {
     }
   });
 }
-
-/** Names that can be asked: the network, the base, the specialists that answer by themselves, the teams. */
-export const askable = () =>
-  [NETWORK, BASE, ...(state.cards ?? []).map((card) => card.name), ...state.teams.map((team) => team.id)];
 

@@ -1,13 +1,14 @@
 // The network as a picture: the base in the middle, the specialists around it, larger the more they are asked, lit when
 // they work; teams are constellations, lines from one member to the next. A drawing that stands still costs nothing, and
-// the base computes on the same cores: only who works moves.
+// the base computes on the same cores: only who works moves, and what was found in the cache when it is.
 
 import { forceCollide, forceSimulation, forceX, forceY } from "./vendor/d3.js";
 import { html, useMemo } from "./vendor/preact.js";
 import { isOpen, lights } from "./asking.js";
+import { NAMED } from "./colours.js";
 import { isOver } from "./running.js";
 import { useSize } from "./size.js";
-import { BASE, HUES, NETWORK, cardOf, changed, hueOf, state } from "./store.js";
+import { BASE, NETWORK, cardOf, changed, hueOf, state } from "./store.js";
 
 const SMALLEST = 18;
 const LARGEST = 34;
@@ -30,13 +31,34 @@ export function Picture() {
         places=${team.members.map(at).filter(Boolean)} middle=${at(BASE)} />`)}
       ${cards.map((card) => html`<${Ray} key=${card.name} name=${card.name} from=${at(BASE)}
         to=${at(card.name)} ...${shown} />`)}
-      ${shown.links.map(({ from, to, given }) => html`<${Handover} key=${`${from}>
-        ${to}`} from=${at(from)} to=${at(to)} given=${given} />`)}
+      ${shown.links.map(({ from, to, given }) => html`<${Handover} key=${`${from}>${to}`}
+        from=${at(from)} to=${at(to)} given=${given} />`)}
       <${Base} ...${at(BASE)} ...${shown} />
       ${cards.map((card) => html`<${Specialist} key=${card.name} card=${card} ...${at(card.name)} ...${shown} />`)}
     </svg>
+    <${Legend} />
     <${Teams} />
   </div>`;
+}
+
+/** What the marks around who is shown mean. */
+function Legend() {
+  const mark = (className) => html`<svg width="18" height="18" class="base" aria-hidden="true">
+    <circle class="disc ${className === "lit" ? "lit" : ""}" cx="9" cy="9" r="3.5" />
+    ${className === "found" && html`<${Found} x=${9} y=${9} r=${-2} prompt=${3} cached=${2} />`}
+    ${className === "score" && html`<circle class="score" cx="9" cy="9" r="7" stroke-dasharray="30 44"
+      transform="rotate(-90 9 9)" />`}</svg>`;
+  return html`<ul class="legend" aria-label="Legend">
+    <li>${mark("lit")}at work</li><li>${mark("score")}score</li><li>${mark("found")}prompt found in the cache</li>
+  </ul>`;
+}
+
+/** How much of what somebody read was found in the cache, as a ring of ticks. */
+function Found({ x, y, r, prompt, cached }) {
+  const [round, share] = [r + 10, cached / prompt];
+  const angle = 2 * Math.PI * Math.min(share, 0.9999);
+  const [endX, endY] = [x + round * Math.sin(angle), y - round * Math.cos(angle)];
+  return html`<path class="found" d="M${x} ${y - round}A${round} ${round} 0 ${share > 0.5 ? 1 : 0} 1 ${endX} ${endY}" />`;
 }
 
 /** The teams by name: whoever points at one sees its constellation, whoever chooses one asks it. */
@@ -77,7 +99,7 @@ function bow(one, other, middle) {
   return [middle.x + toX * wanted, middle.y + toY * wanted];
 }
 
-const hueOfTeam = (index) => `skill-${(index + 3) % HUES}`;
+const hueOfTeam = (index) => `skill-${(index + 3) % NAMED}`;
 
 function isAtWork(id) {
   const { run } = state.running;
@@ -159,20 +181,24 @@ function Handover({ from, to, given }) {
   </g>`;
 }
 
-function Base({ x, y, r, lit, shares }) {
+function Base({ x, y, r, lit, shares, found }) {
   const here = state.view[0] === "library" && state.view[1] === BASE;
   const working = isLit(lit, BASE) || [...lit.values()].some((one) => one === "speaking" || one === "working");
   const share = shares.get(BASE);
   return html`<a href="#library/base" class="node base ${working ? "lit" : ""} ${here ? "here" : ""}"
-    aria-label="The base, ${state.base?.root ?? ""}">
+    aria-label="The base, ${state.base?.root ?? ""}${foundOf(found.get(BASE))}">
     <circle class="halo" cx=${x} cy=${y} r=${r + 9} />
     <circle class="body" cx=${x} cy=${y} r=${r} />
+    ${found.get(BASE)?.cached > 0 && html`<${Found} x=${x} y=${y} r=${r - 4} ...${found.get(BASE)} />`}
     <text class="name" x=${x} y=${y + (share > 0.005 ? -1 : 5)}>base</text>
     ${share > 0.005 && html`<text class="share" x=${x} y=${y + 15}>${share.toFixed(2)}</text>`}
   </a>`;
 }
 
-function Specialist({ card, x, y, r, lit, steps, tools }) {
+/** The same in words. */
+const foundOf = (found) => (found?.cached > 0 ? `, ${found.cached} of ${found.prompt} tokens found in the cache` : "");
+
+function Specialist({ card, x, y, r, lit, steps, tools, found }) {
   const { name } = card;
   const status = lit.get(name);
   const score = card.scores.specialist?.[0]?.value;
@@ -182,22 +208,23 @@ function Specialist({ card, x, y, r, lit, steps, tools }) {
     card.kind === "planner" && "planner", here && "here"];
   const scored = score === undefined ? "not scored" : `score ${score.toFixed(2)}`;
   return html`<a href="#library/${name}" class="node ${hueOf(name)} ${states.filter(Boolean).join(" ")}"
-    aria-label="${name}, ${scored}${status ? `, ${status}` : ""}">
+    aria-label="${name}, ${scored}${status ? `, ${status}` : ""}${foundOf(found.get(name))}">
     <title>${card.purpose}</title>
     <circle class="halo" cx=${x} cy=${y} r=${r + 11} />
     <circle class="body" cx=${x} cy=${y} r=${r} />
     ${score !== undefined && html`<circle class="track" cx=${x} cy=${y} r=${r + 4.5} />
       <circle class="score ${score > 0.01 ? "" : "none"}" cx=${x} cy=${y} r=${r + 4.5}
         stroke-dasharray="${round * score} ${round}" transform="rotate(-90 ${x} ${y})" />`}
+    ${found.get(name)?.cached > 0 && html`<${Found} x=${x} y=${y} r=${r} ...${found.get(name)} />`}
     <text class="badge" x=${x} y=${y + 5}>${badge(card, steps.get(name))}</text>
-    <text class="name" x=${x} y=${y + r + 21}>${name}</text>
-    ${status === "calling" && html`<text class="tool" x=${x} y=${y + r + 36}>${[...tools].join(", ")}</text>`}
+    <text class="name" x=${x} y=${y + r + 25}>${name}</text>
+    ${tools.has(name) && html`<text class="tool" x=${x} y=${y + r + 39}>${tools.get(name).join(", ")}</text>`}
   </a>`;
 }
 
-/** The steps of the plan that are its own, or what kind it is. */
+/** The steps that are its own, of many the last ones, or what kind it is. */
 function badge(card, steps) {
-  if (steps) return steps.join(" ");
+  if (steps) return steps.length > 3 ? `… ${steps.slice(-2).join(" ")}` : steps.join(" ");
   if (card.kind === "planner") return "⋔";
   return card.tools.length ? "ƒ" : "";
 }

@@ -3,7 +3,7 @@
 import { ApiError } from "./api.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { act, isOver, listRuns, rows, shownOf, startRun, watch } from "./running.js";
-import { BASE, NETWORK, changed, hueOf, state } from "./store.js";
+import { BASE, NETWORK, behind, changed, hueOf, state } from "./store.js";
 
 const LIST = 3000; // milliseconds between two readings of the list
 const FASTEST = 30; // milliseconds between two events that are played
@@ -118,7 +118,7 @@ function Question({ question }) {
       setWrong("The arguments are no JSON.");
     }
   };
-  return html`<section class="question ${hueOf(question.agent)}" aria-label=${KINDS[kind]}>
+  return html`<section class="question ${hueOf(behind(state.running.run.model, question.agent))}" aria-label=${KINDS[kind]}>
     <h2>${KINDS[kind]}</h2>
     <p><b>${question.agent}</b> ${kind === "approval" ? html`wants to call <code>${call.name}</code> with` : ""}</p>
     ${kind !== "approval" && html`<p class="asked" tabindex="0" role="region"
@@ -203,7 +203,7 @@ function Timeline({ events, from }) {
     if (state.running.upto !== null) newest.current?.scrollIntoView({ block: "nearest" });
   }, [list.length]);
   return html`<ol class="timeline" aria-label="Timeline">${list.map((event, index) => html`<li
-    key=${event.seq} class="${hueOf(whoIn(event))} ${event.event}" ref=${index === list.length - 1 ? newest : null}>
+    key=${event.seq} class="${hueOf(behind(state.running.run.model, whoIn(event)))} ${event.event}" ref=${index === list.length - 1 ? newest : null}>
     <span class="at">${(event.at - from).toFixed(2)}</span><i class="dot"></i>
     <div><b>${whoIn(event)}</b> <small>${event.with ? "from here on" : (NAMES[event.event] ?? event.event)}</small>
       <${Told} event=${event} /></div>

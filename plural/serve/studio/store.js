@@ -1,10 +1,10 @@
 // What the page knows. The page is a function of it: whoever changes something calls `changed`.
 
 import { ApiError, call, metrics } from "./api.js";
+import { skill } from "./colours.js";
 
 export const NETWORK = "network";
 export const BASE = "base";
-export const HUES = 8;
 const KEPT = 150; // readings of /metrics
 const FLASH = 1500; // milliseconds that somebody whom another client asked stays lit
 
@@ -12,7 +12,7 @@ export const state = {
   view: ["ask"], // of the address: #library/cron is ["library", "cron"]
   base: null, // the base as /v1/models tells it
   cards: null, // of the library; null until it is known
-  teams: [], // that are kept: {id, members}, the members' specialists in the order in which the plan asks them
+  teams: [], // that are kept, see teamOf()
   team: null, // the id of the one that is pointed at
   turns: [], // questions and their answers, see asking.js
   replay: null, // {answer, upto}: a run that is looked at again, as far as the slider is
@@ -33,7 +33,7 @@ export const changed = () => listener();
 /** A specialist's colour, by its place in the library. */
 export const hueOf = (name) => {
   const index = (state.cards ?? []).findIndex((card) => card.name === name);
-  return index < 0 ? "skill-none" : `skill-${index % HUES}`;
+  return index < 0 ? "skill-none" : skill(index);
 };
 
 export const cardOf = (name) => (state.cards ?? []).find((card) => card.name === name);
@@ -62,14 +62,23 @@ export const refresh = () =>
     state.models = models.data.map((model) => model.id);
     const mine = new Set(state.models);
     state.cards = library.data.filter((card) => mine.has(card.name));
-    state.teams = teams.data.map(({ id, team }) => ({ id, members: membersOf(team) }));
+    state.teams = teams.data.map(teamOf);
     state.locked = false;
   });
 
-function membersOf({ agents, steps }) {
-  const specialists = new Map(agents.map((agent) => [agent.name, agent.specialist]));
-  return steps.flatMap((step) => step.agents).map((name) => specialists.get(name));
+/** {id, behind, members, links}: the specialist behind each agent, the specialists in the order in which the plan asks
+ *  them, and who of them gets whose answer. */
+function teamOf({ id, team: { agents, steps } }) {
+  const behind = new Map(agents.map((agent) => [agent.name, agent.specialist]));
+  const asked = steps.map((step) => step.agents.map((name) => behind.get(name)));
+  const links = steps.flatMap(({ inputs }, index) =>
+    inputs.flatMap((earlier) => asked[earlier - 1].flatMap((from) => asked[index].map((to) => ({ from, to })))),
+  );
+  return { id, behind, members: asked.flat(), links: links.filter(({ from, to }) => from !== to) };
 }
+
+/** The specialist behind an agent of a model that is a team; an agent that is no such team's stands for itself. */
+export const behind = (model, agent) => state.teams.find((team) => team.id === model)?.behind.get(agent) ?? agent;
 
 const summed = (samples, name, labels = {}) =>
   samples
