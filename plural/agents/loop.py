@@ -49,13 +49,14 @@ AGAIN = "This call was made before and gave the same result. Answer now, without
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """What one agent works with: its model as it is, with the tools, and kept from calling them and to the contract (if
-    it can be). `last` stands after the transcript whenever the model reads it."""
+    """What one agent works with: its model as it is, with the tools, and kept from calling them and to the contract, if
+    it can be `held` to anything. `last` stands after the transcript whenever the model reads it."""
 
     name: str
     plain: ChatRunnable
     calling: ChatRunnable
     speaking: ChatRunnable
+    held: bool
     tools: dict[str, BaseTool]
     contract: Contract | None
     middleware: tuple[Middleware, ...]
@@ -213,7 +214,7 @@ async def _act(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncGener
         returned[event.call.id] = event
         yield event
     results = [returned[one.id] for one in move.calls]
-    _observe(desk, results)
+    _observe(kit, desk, results)
     desk.move = _settled(kit, [event for event in results if not event.failed])
 
 
@@ -228,8 +229,9 @@ def _refused(move: CallTools) -> Mapping[str, Observation]:
     return unread | denied
 
 
-def _observe(desk: Desk, returned: Sequence[ToolReturned]) -> None:
-    """Puts the results in front of the model. When all of them were there before, it goes in a circle."""
+def _observe(kit: Equipment, desk: Desk, returned: Sequence[ToolReturned]) -> None:
+    """Puts the results in front of the model. When all of them were there before, it goes in a circle. A model that can
+    be kept from calling is not told so: small ones copy what they are told, and the result alone is what they need."""
     circles = 0
     for event in returned:
         mark = json.dumps([event.call.name, event.call.arguments, event.result], sort_keys=True, default=str)
@@ -237,7 +239,7 @@ def _observe(desk: Desk, returned: Sequence[ToolReturned]) -> None:
         desk.seen.add(mark)
         circles += again
         status = "error" if event.failed else "success"
-        text = f"{event.result}\n{AGAIN}" if again else event.result
+        text = f"{event.result}\n{AGAIN}" if again and not kit.held else event.result
         desk.messages.append(ToolMessage(text, tool_call_id=event.call.id, name=event.call.name, status=status))
     desk.closing |= circles == len(returned)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_core.language_models import FakeListChatModel
+from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
@@ -143,7 +143,33 @@ def test_after_a_call_that_brings_nothing_new_no_call_may_be_made() -> None:
     assert Agent("clerk", model, tools=[double]).invoke("Go.") == "Eight."
     assert [asked.tools for asked in model.asked] == [("double",)] * 3
     assert [asked.options["tool_choice"] for asked in model.asked] == ["auto", "auto", "none"]
-    assert "made before and gave the same result" in str(model.asked[2].messages[-1].content)
+    assert [message.content for message in model.asked[2].messages if message.type == "tool"] == ["8", "8"]
+
+
+def test_a_model_that_cannot_be_kept_from_calling_is_told_after_the_result() -> None:
+    """What a small model copies of it begins with the result."""
+
+    class Provider(BaseChatModel):
+        scripted: ScriptedModel
+
+        @property
+        def _llm_type(self) -> str:
+            return "provider"
+
+        def bind_tools(self, tools: Any, **options: Any) -> Any:
+            return self
+
+        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **options: Any) -> Any:
+            return self.scripted._generate(messages, stop)
+
+        def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **options: Any) -> Any:
+            yield from self.scripted._stream(messages, stop)
+
+    same = calling(("double", {"number": 4}))
+    scripted = ScriptedModel([same, same, "Eight."])
+    assert Agent("clerk", Provider(scripted=scripted), tools=[double]).invoke("Go.") == "Eight."
+    told = [str(message.content) for message in scripted.asked[2].messages if message.type == "tool"]
+    assert told == ["8", "8\nThis call was made before and gave the same result. Answer now, without calling a tool."]
 
 
 def test_a_model_that_goes_in_a_circle_is_stopped() -> None:

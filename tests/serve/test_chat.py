@@ -181,7 +181,8 @@ def test_an_agent_elsewhere_is_told_that_its_call_was_cut_off(running: Running) 
         """
         raise AssertionError(text)
 
-    model = Calls(model="base", base_url=f"{running.url}/v1", api_key="none", max_tokens=70, max_retries=0)
+    url = f"{running.url}/v1"
+    model = Calls(model="base", base_url=url, api_key="none", max_tokens=70, max_retries=0, stream_usage=True)
     events = list(Agent("writer", model, tools=[essay], budget=Budget(steps=4)).events("Write."))
     told = [event.result for event in events if isinstance(event, ToolReturned)]
     assert len(told) == 2
