@@ -5,8 +5,9 @@ scaling.
     python benchmarks/calibration.py --rows 200
 
 Each held-out row is a decision among eight whole answers: the right one, and the seven right answers of other rows that
-look most like it. The second expected calibration error (ten bins) is that after temperature scaling (Guo et al. 2017,
-arXiv 1706.04599): each half of the rows is scaled by what the other half asks for. The last line is JSON.
+look most like it. Where a tool is called the answer is the call, as the model writes it, and the tools are shown. The
+second expected calibration error (ten bins) is that after temperature scaling (Guo et al. 2017, arXiv 1706.04599): each
+half of the rows is scaled by what the other half asks for. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -25,26 +26,45 @@ from plural.agents import adecide
 from plural.agents.decisions import tempered
 from plural.engine.chat import ChatPlural
 from plural.evals import calibration_error, fit_temperature
-from plural.types import Decision
+from plural.models.tools import describe, write_calls
+from plural.types import Decision, ToolCall, ToolSpec
 
 ROOT = Path(__file__).parents[1]
-SKILLS = ("home", "cron", "planner")  # what toolcall answers is not one of few texts
+SKILLS = ("home", "cron", "planner", "unchain", "exprs", "linear", "polyeval", "finalstep", "toolcall")
 OPTIONS = 8
+
+
+def plain(row: dict[str, Any]) -> tuple[str, str]:
+    """What is asked, and the whole right answer as a model writes it."""
+    if "prompt" in row:
+        return row["prompt"], row["answer"]
+    asked, said = row["messages"][:2]
+    calls = [ToolCall("", call["name"], call["arguments"]) for call in said.get("tool_calls", ())]
+    return asked["content"], write_calls(calls) if calls else said["content"]
+
+
+def shown(model: ChatPlural, tools: Sequence[dict[str, Any]]) -> ChatPlural:
+    """The model that reads what these tools are, in the words and at the place in which it is always told."""
+    if not tools:
+        return model
+    described = describe([ToolSpec(**tool) for tool in tools])
+    return model.model_copy(update={"instructions": f"{model.instructions}\n\n{described}"})
 
 
 def questions(rows: Sequence[dict[str, Any]], count: int) -> list[tuple[str, list[str]]]:
     """(prompt, options) of `count` rows spread over all; the first option is right."""
-    answers = sorted({row["answer"] for row in rows})
+    both = [plain(row) for row in rows]
+    answers = sorted({answer for _, answer in both})
     made = []
-    for row in rows[:: max(1, len(rows) // count)][:count]:
-        others = [answer for answer in answers if answer != row["answer"]]
-        alike = difflib.SequenceMatcher(b=row["answer"], autojunk=False)
+    for asked, right in both[:: max(1, len(rows) // count)][:count]:
+        others = [answer for answer in answers if answer != right]
+        alike = difflib.SequenceMatcher(b=right, autojunk=False)
 
         def likeness(answer: str, alike: difflib.SequenceMatcher[str] = alike) -> float:
             alike.set_seq1(answer)
             return alike.quick_ratio()
 
-        made.append((row["prompt"], [row["answer"], *sorted(others, key=likeness, reverse=True)[: OPTIONS - 1]]))
+        made.append((asked, [right, *sorted(others, key=likeness, reverse=True)[: OPTIONS - 1]]))
     return made
 
 
@@ -87,12 +107,13 @@ def main() -> None:
     print(f"{'':21}{'rows':>6}{'right':>8}{'said':>8}{'ECE':>8}{'T':>8}{'ECE after':>11}")
     with Network.open() as net:
         for name in given.skills:
-            asked = questions(RECIPES[name].test_rows(), given.rows)
+            rows = RECIPES[name].test_rows()
+            asked, tools = questions(rows, given.rows), rows[0].get("tools", ())
             for who, model in {
                 "base": net.model(None, RECIPES[name].asked_of_base),
                 "specialist": net.specialist(name),
             }.items():
-                row = measured(sync.run(decided(model, asked)), [options[0] for _, options in asked])
+                row = measured(sync.run(decided(shown(model, tools), asked)), [options[0] for _, options in asked])
                 table[f"{name}, {who}"] = row
                 print(
                     f"{name + ', ' + who:21}{row['rows']:6}{row['right']:8.2f}{row['said']:8.2f}{row['ece']:8.3f}"

@@ -28,6 +28,17 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class CutCall:
+    """A tool call whose end is missing, which is none. `name` is empty if not even that was whole, `arguments` its JSON
+    as far as it came, `text` all that was written of it."""
+
+    id: str
+    name: str
+    arguments: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToolSpec:
     """What a model is told of a tool. `parameters` is the JSON Schema of one object."""
 
@@ -174,7 +185,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """A piece of answer number `which`; its last one has `finish` and `usage`, and the calls if there are any.
+    """A piece of answer number `which`; its last one has `finish` and `usage`, and the calls if there are any. `cut` is
+    one that the answer's end cut off.
 
     `logprob` is the token's log-probability in OpenAI's form, if it was asked for. `drawn` is the token itself, where
     one piece is one token. `event` is one of the run that the answer comes out of; such a piece says nothing else.
@@ -188,6 +200,7 @@ class Spoken:
     usage: Usage | None = None
     event: Event | None = None
     drawn: TokenEvent | None = None
+    cut: CutCall | None = None
 
 
 # ---------------------------------------------------------------------------------------------- decisions
@@ -310,8 +323,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class LimitReached:
-    """`limit` of a budget (steps, tokens, seconds, money) is used up; `value` is how much of it there was. What follows
-    is a StepFinished with what was said so far, or a LimitError."""
+    """`limit` of a budget (steps, tokens, seconds, money) is used up, or one answer's "max_tokens"; `value` is how much
+    of it there was. What follows is a StepFinished with what was said so far, or an error."""
 
     step: int
     agent: str

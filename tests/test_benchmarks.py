@@ -2,8 +2,10 @@
 
 import argparse
 import ast
+import importlib.util
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +42,8 @@ def run(monkeypatch, script, base, capsys):
 
     def run(name, *options):
         module = script(name)
-        monkeypatch.setattr(module, "load_base", lambda: base)
+        if hasattr(module, "load_base"):
+            monkeypatch.setattr(module, "load_base", lambda: base)
         monkeypatch.setattr("sys.argv", [name, *options])
         module.main()
         return json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -145,6 +148,14 @@ def test_calibration_asks_for_what_is_easily_mistaken(script):
     assert asked == [("question 0", ["aa", "ab", "zz"]), ("question 2", ["zz", "aa", "ab"])]
 
 
+def test_calibration_decides_among_calls_too(script):
+    call = {"name": "calculate", "arguments": {"expression": "1 + 1"}}
+    said = {"role": "assistant", "content": "", "tool_calls": [call]}
+    rows = [{"messages": [{"role": "user", "content": "1 and 1?"}, said]}, {"prompt": "?", "answer": "none"}]
+    written = '<tool_call>[{"name": "calculate", "arguments": {"expression": "1 + 1"}}]</tool_call>'
+    assert script("calibration").questions(rows, 1) == [("1 and 1?", [written, "none"])]
+
+
 def test_calibration_scales_each_half_by_the_other(script):
     sure = Decision("a", 0.9, (Option("a", 0.9), Option("b", 0.1)))
     found = script("calibration").measured([sure] * 8, ["a", "a", "b", "b"] * 2)
@@ -152,6 +163,55 @@ def test_calibration_scales_each_half_by_the_other(script):
     assert found["ece"] == pytest.approx(0.4)
     assert found["temperature"] > 50  # half of them right: as good as a coin
     assert found["ece_scaled"] < 0.02
+
+
+def test_the_loop_is_timed_beside_calls_made_by_hand(run):
+    found = run("loop", "--steps", "2", "--rounds", "1", "--at-once", "1", "2")
+    assert found["ms_a_step"].keys() == {"by hand", "loop", "loop, two middlewares"}
+    assert all(times.keys() == {"1", "2"} for times in found["ms_a_step"].values())
+    for at_once, own in found["own_ms_a_step"].items():
+        assert own == pytest.approx(found["ms_a_step"]["loop"][at_once] - found["ms_a_step"]["by hand"][at_once])
+
+
+def test_recall_ranks_every_fact(run):
+    found = run("recall")
+    assert found["pairs"] == 40
+    assert found["share"].keys() == {"hidden states", "standardised", "words"}
+    assert all(0 <= first <= third <= fifth <= 1 for first, third, fifth in found["share"].values())
+    assert found["share"]["words"][0] > 1 / 40  # by chance
+
+
+def test_bfcl_is_asked_in_every_way(run, monkeypatch, tmp_path):
+    pytest.importorskip("bfcl_eval")
+    few = ["--rows", "2", "--categories", "simple_python", "irrelevance", "--specialists"]
+    for name in ("base", "cache", "library"):
+        monkeypatch.setenv(f"PLURAL_{name.upper()}", str(tmp_path / name))
+    found = run("bfcl", *few, "--answers", str(tmp_path / "answers.jsonl"))["results"]
+    simple, none = ([f"{name}, base, {way}" for way in ("free", "auto", "required")] for name in few[3:5])
+    assert list(found) == [*simple, *none[:2]]
+    assert all(each["rows"] == 2 for each in found.values())
+    assert found["simple_python, base, free"]["right"] == 0
+    kept = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    for name, each in found.items():
+        own = [one for one in kept if f"{one['category']}, {one['who']}, {one['way']}" == name]
+        assert each["called"] == sum(bool(one["calls"]) for one in own) / 2
+        assert each["right"] == sum(one["right"] for one in own) / 2
+    assert all(one["right"] == (not one["calls"]) for one in kept if one["category"] == "irrelevance")
+
+
+def test_games_are_played_by_everybody_on_the_same_seeds(run, monkeypatch, tmp_path):
+    if importlib.util.find_spec("textworld_express") is None or shutil.which("java") is None:
+        pytest.skip("textworld-express or Java is not installed")
+    for name in ("base", "cache"):
+        monkeypatch.setenv(f"PLURAL_{name.upper()}", str(tmp_path / name))
+    few = ["--games", "sorting", "--episodes", "2", "--steps", "3", "--library", str(tmp_path / "none")]
+    found = run("textworld", *few)["results"]
+    assert list(found) == ["sorting, chance", "sorting, base"]
+    for each in found.values():
+        assert each["games"] == 2
+        assert 0 < each["moves"] <= 3
+        assert each["options"] > 1
+        assert 0 < each["probability"] <= 1
 
 
 def test_imports_are_added_up_by_package(script):

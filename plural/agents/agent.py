@@ -95,6 +95,7 @@ class Agent(Runnable[AgentInput, Any]):
             name,
             model,
             *_ways(name, model, self.tools, self.contract, shared_first),
+            constrainable(model),
             {each.name: each for each in self.tools},
             self.contract,
             tuple(middleware),

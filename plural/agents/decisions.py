@@ -4,13 +4,15 @@ How the probabilities come about depends on the model, and `Decision.by` says wh
 
 logits    the model is a `protocols.Chooser`, as the engine's is: of every option as the whole answer, exact
 logprobs  the provider gives log-probabilities: of every option's letter as the answer's first token, or, of a value
-          that a schema leaves open, of its whole text
+          that a schema leaves open, of its whole text among all texts that the model can write
 samples   any other model: each value's share of several answers
 router    `plural.teams.Routing` as the model: its calibrated probabilities
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import math
 import re
@@ -50,13 +52,14 @@ def decide(
     threshold: float = 0.0,
     temperature: float = 1.0,
     samples: int = 8,
+    alternatives: int = 0,
     config: RunnableConfig | None = None,
 ) -> Decision[Any]:
     """One of `options`, or a value of `schema` (a JSON Schema, or a type that pydantic reads: a model, a TypedDict,
     an Enum, a Literal).
 
-    A schema with at most 64 values is a choice among them. Other values have a probability, too, but no alternatives
-    unless they were sampled.
+    A schema with at most 64 values is a choice among them, and all of them are options. Other values have a
+    probability, too, but of their alternatives only those are known that were drawn.
 
     Args:
         threshold: a decision less probable than this is not taken: its value is None and `abstained` says so. What it
@@ -65,6 +68,9 @@ def decide(
             (`plural.evals.calibration`), it makes the probabilities mean what they say.
         samples: how many answers are drawn where nothing but sampling tells how probable a value is. The model's own
             temperature decides how different they are.
+        alternatives: how many more answers are drawn, at temperature 1 and in one batch, where a schema leaves the
+            value open and the model takes its grammar and tells log-probabilities. Each value that was found is an
+            option with the probability of its own texts; the rest belongs to values that nobody has seen.
 
     Raises:
         SettingsError: not exactly one of options and schema, or a number out of its range.
@@ -80,6 +86,7 @@ def decide(
             threshold=threshold,
             temperature=temperature,
             samples=samples,
+            alternatives=alternatives,
             config=config,
         )
     )
@@ -94,6 +101,7 @@ async def adecide(
     threshold: float = 0.0,
     temperature: float = 1.0,
     samples: int = 8,
+    alternatives: int = 0,
     config: RunnableConfig | None = None,
 ) -> Decision[Any]:
     """`decide`, awaited."""
@@ -103,12 +111,14 @@ async def adecide(
         ("threshold", threshold, 0 <= threshold <= 1, "in [0, 1]"),
         ("temperature", temperature, temperature > 0, "above 0"),
         ("samples", samples, samples >= 1, "at least 1"),
+        ("alternatives", alternatives, alternatives >= 0, "at least 0"),
     ):
         if not fine:
             raise SettingsError(f"{name} is {value!r}; it must be {allowed}.")
     form = _form_of(options, schema)
     asked, counted = _read(messages), Counted()
-    made = await _made(model, asked, form, samples, merge_configs(config, {"callbacks": [counted]}))
+    config = merge_configs(config, {"callbacks": [counted]})
+    made = await _made(model, asked, form, samples, alternatives, config)
     made = replace(made, usage=made.usage + counted.usage)
     if form.values is not None and temperature != 1:
         made = tempered(made, temperature)
@@ -191,12 +201,18 @@ def _form_of(options: Sequence[str] | None, schema: Any) -> _Form:
 
 
 async def _made(
-    model: Model, asked: list[BaseMessage], form: _Form, samples: int, config: RunnableConfig | None
+    model: Model,
+    asked: list[BaseMessage],
+    form: _Form,
+    samples: int,
+    alternatives: int,
+    config: RunnableConfig | None,
 ) -> Decision[Any]:
     plain = _unbound(model)
     found: Decision[Any] | None = None
     if form.values is None:
-        found = await _whole_text(model, asked, form, samples, config) if constrainable(model) else None
+        if constrainable(model):
+            found = await _whole_text(model, asked, form, samples, alternatives, config)
     elif isinstance(plain, Chooser):
         values = dict(zip(form.texts, form.values, strict=True))
         chosen = await plain.achoose(asked, form.texts)
@@ -209,15 +225,30 @@ async def _made(
 
 
 async def _whole_text(
-    model: Model, asked: list[BaseMessage], form: _Form, samples: int, config: RunnableConfig | None
+    model: Model,
+    asked: list[BaseMessage],
+    form: _Form,
+    samples: int,
+    alternatives: int,
+    config: RunnableConfig | None,
 ) -> Decision[Any] | None:
-    """One answer under the schema's grammar. Its probability is that of its text among all that the model can write; of
-    a model that does not tell, it is the one sample, if one is enough."""
-    said = await model.bind(grammar=Grammar.json_schema(form.schema), logprobs=1).ainvoke(asked, config)
-    tokens = _logprobs(said)
-    if not tokens:
+    """One answer under the schema's grammar, and others beside it. A value's probability is that of its texts among all
+    that the model can write; of a model that does not tell, it is the one sample, if one is enough."""
+    first = model.bind(grammar=Grammar.json_schema(form.schema), logprobs=1)
+    others = [first.bind(temperature=1.0, seed=seed) for seed in range(alternatives)]
+    said, *more = await asyncio.gather(*(each.ainvoke(asked, config) for each in (first, *others)))
+    if not _logprobs(said):
         return _ranked([(form.read(said.text), 1.0)], "samples") if samples == 1 else None
-    return _ranked([(form.read(said.text), math.exp(sum(token["logprob"] for token in tokens)))], "logprobs")
+    values = {said.text: form.read(said.text)}
+    for other in more:
+        with contextlib.suppress(ContractError):  # one that was cut off
+            values[other.text] = form.read(other.text)
+    told = {each.text: math.exp(sum(token["logprob"] for token in _logprobs(each))) for each in (said, *more)}
+    shares: dict[str, float] = {}
+    for text, value in values.items():
+        mark = json.dumps(value, sort_keys=True)
+        shares[mark] = shares.get(mark, 0.0) + told[text]
+    return _ranked([(json.loads(mark), share) for mark, share in shares.items()], "logprobs")
 
 
 async def _first_letter(

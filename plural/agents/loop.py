@@ -17,6 +17,7 @@ from langchain_core.messages import (
     ToolMessage,
     message_chunk_to_message,
 )
+from langchain_core.messages.tool import invalid_tool_call
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 
@@ -48,13 +49,14 @@ AGAIN = "This call was made before and gave the same result. Answer now, without
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """What one agent works with: its model as it is, with the tools, and kept from calling them and to the contract (if
-    it can be). `last` stands after the transcript whenever the model reads it."""
+    """What one agent works with: its model as it is, with the tools, and kept from calling them and to the contract, if
+    it can be `held` to anything. `last` stands after the transcript whenever the model reads it."""
 
     name: str
     plain: ChatRunnable
     calling: ChatRunnable
     speaking: ChatRunnable
+    held: bool
     tools: dict[str, BaseTool]
     contract: Contract | None
     middleware: tuple[Middleware, ...]
@@ -126,7 +128,9 @@ async def _think(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncGen
         desk.spoken = ""
         desk.move = _calls(kit, desk, said)
     else:
-        desk.move = _answer(kit, desk, str(said.text))
+        desk.move = _answer(kit, desk, str(said.text), _cut_off(said))
+        if _cut_off(said) and desk.move is not None:
+            yield LimitReached(desk.step, kit.name, "max_tokens", usage_of(said).completion)
 
 
 async def _prepared(kit: Equipment, desk: Desk, config: RunnableConfig) -> Turn:
@@ -150,22 +154,30 @@ def _calls(kit: Equipment, desk: Desk, said: AIMessage) -> CallTools:
     bad = [ToolCall(str(call["id"]), call["name"] or "", {}) for call in said.invalid_tool_calls]
     if desk.closing:
         raise LimitError(f"{kit.name} keeps calling tools where it has to answer: {_listed((*good, *bad))}.")
-    why = [f"The arguments of {call['name']} are not JSON: {call['args']!r}." for call in said.invalid_tool_calls]
+    if cut := _cut_off(said):
+        # What was written of it is not told, so that a tool's call that is cut off once more is a circle.
+        told = f"{cut}, before its arguments were whole, and was not made. Make it shorter."
+        why = [f"The call of {call['name'] or 'a tool'} {told}" for call in said.invalid_tool_calls]
+    else:
+        why = [f"The arguments of {call['name']} are not JSON: {call['args']!r}." for call in said.invalid_tool_calls]
     unread = {call.id: reason for call, reason in zip(bad, why, strict=True)}
     return CallTools((*good, *bad), unread)
 
 
-def _answer(kit: Equipment, desk: Desk, text: str) -> Answer | None:
-    """None when it broke the contract and is asked for once more."""
+def _answer(kit: Equipment, desk: Desk, text: str, cut: str) -> Answer | None:
+    """None when it broke the contract and is asked for once more. `cut` says that it was cut off."""
     try:
         if kit.contract is not None:
             kit.contract.parse(text)
+        if cut and not text.strip():
+            raise LimitError(f"The answer of {kit.name} {cut} and says nothing.", hint="Raise max_tokens.")
         return Answer(text)
     except ContractError as error:
+        told = f"The answer {cut}. {error.message}" if cut else error.message
         if desk.mended:
-            raise
+            raise ContractError(told, hint="Raise max_tokens." if cut else error.hint) from error
         desk.mended = desk.closing = True
-        wish = HumanMessage(f"{error.message} Answer again.", additional_kwargs={"plural": "again"})  # is no new task
+        wish = HumanMessage(f"{told} Answer again.", additional_kwargs={"plural": "again"})  # is no new task
         desk.messages.append(wish)
         return None
 
@@ -202,7 +214,7 @@ async def _act(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncGener
         returned[event.call.id] = event
         yield event
     results = [returned[one.id] for one in move.calls]
-    _observe(desk, results)
+    _observe(kit, desk, results)
     desk.move = _settled(kit, [event for event in results if not event.failed])
 
 
@@ -217,8 +229,9 @@ def _refused(move: CallTools) -> Mapping[str, Observation]:
     return unread | denied
 
 
-def _observe(desk: Desk, returned: Sequence[ToolReturned]) -> None:
-    """Puts the results in front of the model. When all of them were there before, it goes in a circle."""
+def _observe(kit: Equipment, desk: Desk, returned: Sequence[ToolReturned]) -> None:
+    """Puts the results in front of the model. When all of them were there before, it goes in a circle. A model that can
+    be kept from calling is not told so: small ones copy what they are told, and the result alone is what they need."""
     circles = 0
     for event in returned:
         mark = json.dumps([event.call.name, event.call.arguments, event.result], sort_keys=True, default=str)
@@ -226,7 +239,7 @@ def _observe(desk: Desk, returned: Sequence[ToolReturned]) -> None:
         desk.seen.add(mark)
         circles += again
         status = "error" if event.failed else "success"
-        text = f"{event.result}\n{AGAIN}" if again else event.result
+        text = f"{event.result}\n{AGAIN}" if again and not kit.held else event.result
         desk.messages.append(ToolMessage(text, tool_call_id=event.call.id, name=event.call.name, status=status))
     desk.closing |= circles == len(returned)
 
@@ -253,9 +266,34 @@ def _checked(chunk: object) -> AIMessageChunk:
 
 def _whole(chunks: list[AIMessageChunk]) -> AIMessage:
     first, *rest = chunks or [AIMessageChunk(content="")]
-    message = message_chunk_to_message(first + rest)
+    whole = first + rest
+    message = message_chunk_to_message(whole)
     assert isinstance(message, AIMessage)  # what an AIMessageChunk becomes
+    broken = {chunk["id"] for chunk in whole.tool_call_chunks if not _is_json(chunk["args"] or "{}")}
+    if mended := [call for call in message.tool_calls if call["id"] in broken]:
+        # LangChain closes the brackets of arguments that break off. They are not what the model meant.
+        written = {chunk["id"]: chunk["args"] for chunk in whole.tool_call_chunks}
+        unread = [invalid_tool_call(name=c["name"], args=written[c["id"]], id=c["id"], error=None) for c in mended]
+        message.tool_calls = [call for call in message.tool_calls if call["id"] not in broken]
+        message.invalid_tool_calls = [*message.invalid_tool_calls, *unread]
     return message
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _cut_off(said: AIMessage) -> str:
+    """Whether its length ended it, as any provider says it."""
+    told = [said.response_metadata.get(key) for key in ("finish_reason", "stop_reason", "done_reason")]
+    if not any(why in ("length", "max_tokens", "MAX_TOKENS") for why in told):
+        return ""
+    written = usage_of(said).completion
+    return f"was cut off after {written} tokens" if written else "was cut off"
 
 
 def _pay(kit: Equipment, desk: Desk, said: AIMessage) -> None:

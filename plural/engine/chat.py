@@ -16,7 +16,7 @@ from typing import Any, Literal
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.messages.tool import InvalidToolCall, ToolCallChunk, invalid_tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.tools import BaseTool
@@ -28,10 +28,10 @@ from plural import sync
 from plural.engine.interface import TokenEngine
 from plural.engine.messages import known_choice, to_messages, tool_spec, usage_metadata
 from plural.engine.request import Request, mixture
-from plural.engine.speaker import CallSplitter, Speaker
+from plural.engine.speaker import CallSplitter, End, Speaker
 from plural.errors import ContractError, DeadlineError, SettingsError
 from plural.models.base import Base
-from plural.types import AdapterRef, Asked, Decision, Grammar, Mixture, Sampling, TokenEvent, ToolCall
+from plural.types import AdapterRef, Asked, Decision, Grammar, Mixture, Sampling, TokenEvent
 
 _SAMPLING = frozenset(Sampling.__dataclass_fields__)
 _OPTIONS = _SAMPLING | {"priority", "deadline", "timeout", "top_logprobs"}
@@ -196,6 +196,7 @@ class ChatPlural(BaseChatModel):
         message = AIMessage(
             content=said.content,
             tool_calls=said.tool_calls,
+            invalid_tool_calls=[_told(call, said) for call in said.invalid_tool_calls],
             usage_metadata=said.usage_metadata,
             response_metadata=said.response_metadata,
         )
@@ -282,24 +283,38 @@ class ChatPlural(BaseChatModel):
         metadata: dict[str, Any] = {}
         if event.top_logprobs:
             metadata["logprobs"] = {"content": [self.speaker.logprob(event)]}
-        calls: tuple[ToolCall, ...] = ()
+        calls: list[ToolCallChunk] = []
         if event.finish is not None:
-            rest, calls = split.finish()
-            text += rest
-            reason = "tool_calls" if calls else event.finish
-            info["finish_reason"] = reason
-            metadata |= {"finish_reason": reason, "model_name": self.model_name, "logprob": logprob}
+            end = split.finish(event.finish)
+            text += end.text
+            calls = _call_chunks(end)
+            info["finish_reason"] = end.finish
+            metadata |= {"finish_reason": end.finish, "model_name": self.model_name, "logprob": logprob}
         message = AIMessageChunk(
             content=text,
-            tool_call_chunks=[
-                tool_call_chunk(name=call.name, args=json.dumps(call.arguments), id=call.id, index=index)
-                for index, call in enumerate(calls)
-            ],
+            tool_call_chunks=calls,
             usage_metadata=usage_metadata(event.usage) if event.usage else None,
             response_metadata=metadata,
             chunk_position="last" if event.finish is not None else None,
         )
         return ChatGenerationChunk(message=message, generation_info=info or None)
+
+
+def _call_chunks(end: End) -> list[ToolCallChunk]:
+    """LangChain closes the brackets of arguments that break off and takes the call for whole: of a call that was cut
+    off it gets all that was written, from the tag on, which it cannot mend."""
+    written = [(call.name, json.dumps(call.arguments), call.id) for call in end.calls]
+    if end.cut is not None:
+        written.append((end.cut.name, end.cut.text, end.cut.id))
+    return [tool_call_chunk(name=name, args=args, id=id, index=index) for index, (name, args, id) in enumerate(written)]
+
+
+def _told(call: InvalidToolCall, said: AIMessageChunk) -> InvalidToolCall:
+    """The call with what is wrong with it."""
+    written = said.usage_metadata["output_tokens"] if said.usage_metadata else 0
+    why = "raise max_tokens" if said.response_metadata.get("finish_reason") == "length" else "a stop string ended it"
+    error = f"The call of {call['name'] or 'a tool'} was cut off after {written} tokens: {why}."
+    return invalid_tool_call(name=call["name"], args=call["args"], id=call["id"], error=error)
 
 
 def _sampling(defaults: Sampling, options: Mapping[str, Any]) -> Sampling:
@@ -332,6 +347,7 @@ def _structured(message: AIMessage, schema: dict[str, Any] | type) -> Any:
     """The value that was drawn under the schema's grammar. Raises ContractError when its end is missing, or when a
     pydantic model asks for more than its schema says."""
     text = json.dumps(message.tool_calls[0]["args"]) if message.tool_calls else str(message.text)
+    text = str(message.invalid_tool_calls[0]["args"]) if message.invalid_tool_calls else text
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from plural.engine.interface import TokenEngine
 from plural.engine.request import Request, mixture
@@ -17,7 +17,17 @@ from plural.errors import PromptError
 from plural.models.base import Base
 from plural.models.chat import ChatFormat
 from plural.specialists import invoked_at
-from plural.types import AdapterRef, Asked, Grammar, Mixture, Spoken, TokenEvent, ToolCall
+from plural.types import (
+    AdapterRef,
+    Asked,
+    CutCall,
+    FinishReason,
+    Grammar,
+    Mixture,
+    Spoken,
+    TokenEvent,
+    ToolCall,
+)
 
 # Characters; reading so many takes some ten milliseconds.
 LONG = 16_384
@@ -50,9 +60,10 @@ class Speaker:
                 if event.finish is None:
                     yield Spoken(which, text, (), logprob, drawn=event)
                     continue
-                rest, made = splitters[which].finish()
-                finish = "tool_calls" if made else event.finish
-                yield Spoken(which, text + rest, made, logprob, finish, event.usage, drawn=event)
+                end = splitters[which].finish(event.finish)
+                yield Spoken(
+                    which, text + end.text, end.calls, logprob, end.finish, event.usage, drawn=event, cut=end.cut
+                )
 
     async def score(self, tokens: Sequence[int]) -> list[float]:
         """The log-probability of every token but the first, given those before it."""
@@ -106,6 +117,15 @@ class Speaker:
         return {"token": tokenizer.decode([token]), "bytes": list(tokenizer.token_bytes(token)), "logprob": logprob}
 
 
+class End(NamedTuple):
+    """How an answer ends: the text and the calls that were held back, the call that is not whole, and why."""
+
+    text: str
+    calls: tuple[ToolCall, ...]
+    cut: CutCall | None
+    finish: FinishReason
+
+
 class CallSplitter:
     """Tells a streamed tool call from streamed text. Holds text back only while it could still become a call."""
 
@@ -130,11 +150,13 @@ class CallSplitter:
         shown, self._held = self._held, ""
         return shown
 
-    def finish(self) -> tuple[str, tuple[ToolCall, ...]]:
-        """What was held back: the rest of the text, or the calls it turned out to be."""
-        if not self._calling or self._chat is None:
-            return self._held, ()
-        return self._chat.parse(self._held)
+    def finish(self, why: FinishReason) -> End:
+        """What was held back: the rest of the text, or the calls it turned out to be. `why` is how the engine ended."""
+        begun = self._calling or (why == "length" and self._held)
+        if self._chat is None or not begun:
+            return End(self._held, (), None, why)
+        calls, cut, whole = self._chat.read_calls(self._held)
+        return End("", calls, cut, "tool_calls" if whole else why)
 
 
 def _is_long(asked: Asked) -> bool:

@@ -25,10 +25,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from plural.errors import BaseModelError, PromptError
 from plural.models import tools as tool_text
 from plural.models.tokenizer import CALL_TAGS, Tokenizer
-from plural.types import Grammar, Message, ToolCall, ToolSpec
+from plural.types import CutCall, Grammar, Message, ToolCall, ToolSpec
 
 _OPEN, _CLOSE = CALL_TAGS
 _GUARD = re.compile("\ue000([0-9]+)\ue001")
+_DECODER = json.JSONDecoder()
+_BETWEEN = re.compile(rf"(?:[\s,\[\]]|{re.escape(_OPEN)}|{re.escape(_CLOSE)})*")
+_BEGUN = re.compile(r'\{"name": ("(?:[^"\\]|\\.)*")(?:, "arguments": (.*))?', re.DOTALL)
 
 
 class ChatFormat:
@@ -152,6 +155,20 @@ class ChatFormat:
 
         content = re.sub(f"{re.escape(_OPEN)}(.*?){re.escape(_CLOSE)}", take, text, flags=re.DOTALL)
         return (content.strip() if calls else text), tuple(calls)
+
+    def read_calls(self, text: str) -> tuple[tuple[ToolCall, ...], CutCall | None, bool]:
+        """(the whole calls, the one that breaks off, whether the text is whole) of what was drawn under `tool_grammar`
+        and begins like a call."""
+        calls: list[ToolCall] = []
+        at = _end_of(_BETWEEN, text, 0)
+        while (read := _call_at(text, at)) is not None:
+            call, at = read
+            calls.append(call)
+            at = _end_of(_BETWEEN, text, at)
+        rest = text[at:]
+        if calls and _CLOSE.startswith(rest):
+            return tuple(calls), None, not rest and text.rstrip().endswith(_CLOSE)
+        return tuple(calls), _cut(rest, _OPEN + rest if calls else text), False
 
     # --------------------------------------------------------------------------------------------------------- inside
     def _render(
@@ -284,14 +301,42 @@ def _calls(text: str) -> list[ToolCall] | None:
         value = json.loads(text)
     except ValueError:
         return None
-    made = []
-    for one in value if isinstance(value, list) else [value]:
-        if not (isinstance(one, dict) and isinstance(one.get("name"), str)):
-            return None
-        if not isinstance(one.get("arguments", {}), dict):
-            return None
-        made.append(ToolCall(f"call_{uuid.uuid4().hex[:12]}", one["name"], one.get("arguments", {})))
-    return made
+    made = [_call(one) for one in (value if isinstance(value, list) else [value])]
+    calls = [one for one in made if one is not None]
+    return calls if len(calls) == len(made) else None
+
+
+def _call(value: Any) -> ToolCall | None:
+    if not (isinstance(value, dict) and isinstance(value.get("name"), str)):
+        return None
+    arguments = value.get("arguments", {})
+    return ToolCall(_fresh_id(), value["name"], arguments) if isinstance(arguments, dict) else None
+
+
+def _fresh_id() -> str:
+    return f"call_{uuid.uuid4().hex[:12]}"
+
+
+def _end_of(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return found.end() if found else at
+
+
+def _call_at(text: str, at: int) -> tuple[ToolCall, int] | None:
+    """The whole call that begins there, and where it ends."""
+    try:
+        value, end = _DECODER.raw_decode(text, at)
+    except ValueError:
+        return None
+    call = _call(value)
+    return None if call is None else (call, end)
+
+
+def _cut(rest: str, text: str) -> CutCall:
+    begun = _BEGUN.match(rest)
+    if begun is None:
+        return CutCall(_fresh_id(), "", "", text)
+    return CutCall(_fresh_id(), json.loads(begun[1]), begun[2] or "", text)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

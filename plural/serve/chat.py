@@ -18,7 +18,9 @@ from plural.serve.service import Service, needs, visit_of
 from plural.serve.stored import keep_answer
 from plural.serve.stream import DONE, STREAMED, event_stream
 from plural.serve.visit import Visit
-from plural.types import Spoken, ToolCall, Usage, event_to_json
+from plural.types import CutCall, Spoken, ToolCall, Usage, event_to_json
+
+Call = ToolCall | CutCall
 
 
 def chat_routes(service: Service) -> APIRouter:
@@ -52,13 +54,13 @@ def chat_routes(service: Service) -> APIRouter:
 @dataclass(slots=True)
 class _Choice:
     text: list[str] = field(default_factory=list)
-    calls: tuple[ToolCall, ...] = ()
+    calls: tuple[Call, ...] = ()
     logprobs: list[Mapping[str, Any]] = field(default_factory=list)
     finish: str | None = None
 
     def add(self, piece: Spoken) -> None:
         self.text.append(piece.text)
-        self.calls += piece.calls
+        self.calls += calls_of(piece)
         self.finish = piece.finish or self.finish
         if piece.logprob is not None:
             self.logprobs.append(piece.logprob)
@@ -158,8 +160,8 @@ class _ChunkWriter:
         written = b""
         if delta or piece.logprob is not None:
             written = self._chunk(piece.which, delta, piece.logprob, None)
-        if piece.calls:
-            calls = [call_json(call) | {"index": index} for index, call in enumerate(piece.calls)]
+        if made := calls_of(piece):
+            calls = [call_json(call) | {"index": index} for index, call in enumerate(made)]
             written += self._chunk(piece.which, {"tool_calls": calls}, None, None)
         if piece.finish is not None:
             written += self._chunk(piece.which, {}, None, piece.finish)
@@ -189,12 +191,17 @@ def cut(token: Mapping[str, Any], top: int) -> Mapping[str, Any]:
     return {**token, "top_logprobs": token["top_logprobs"][:top]}
 
 
-def call_json(call: ToolCall) -> dict[str, Any]:
+def calls_of(piece: Spoken) -> tuple[Call, ...]:
+    """The calls that are shown: of one that was cut off, as OpenAI does, what there is of its arguments."""
+    return (*piece.calls, piece.cut) if piece.cut and piece.cut.name else piece.calls
+
+
+def call_json(call: Call) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": in_json(call.arguments)}}
 
 
-def in_json(arguments: Mapping[str, Any]) -> str:
-    return json.dumps(dict(arguments), ensure_ascii=False)
+def in_json(arguments: Mapping[str, Any] | str) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(dict(arguments), ensure_ascii=False)
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:

@@ -202,14 +202,18 @@ def read_messages(messages: Sequence[Instructed | UserSaid | AssistantSaid | Too
 def _message(message: Instructed | UserSaid | AssistantSaid | ToolSaid, index: int) -> Message:
     match message:
         case AssistantSaid():
-            calls = tuple(_call(call, f"messages.{index}.tool_calls") for call in message.tool_calls or ())
-            if message.content is None and not calls:
+            text, calls = _said_by(message.name, "assistant", text_of(message.content)), ()
+            for call in message.tool_calls or ():
+                text, calls = with_call(
+                    text, calls, call.id, call.function.name, call.function.arguments, f"messages.{index}.tool_calls"
+                )
+            if message.content is None and not message.tool_calls:
                 raise WireError(
                     400,
                     f"messages.{index}.content is missing: it says nothing and calls nothing.",
                     param=f"messages.{index}.content",
                 )
-            return Message("assistant", _said_by(message.name, "assistant", text_of(message.content)), calls)
+            return Message("assistant", text, calls)
         case ToolSaid():
             return Message("tool", text_of(message.content), tool_call_id=message.tool_call_id)
     role: Role = "user" if message.role == "user" else "system"
@@ -227,17 +231,15 @@ def text_of(content: Content | None) -> str:
     return "".join(part.text for part in content)
 
 
-def _call(call: Call, where: str) -> ToolCall:
-    function = call.function
-    return ToolCall(call.id, function.name, arguments_of(function.arguments, function.name, where))
-
-
-def arguments_of(text: str, name: str, where: str) -> dict[str, Any]:
-    """Raises WireError for what is no JSON object."""
+def with_call(
+    text: str, calls: tuple[ToolCall, ...], id: str, name: str, arguments: str, where: str
+) -> tuple[str, tuple[ToolCall, ...]]:
+    """What was said and called, with one call more. A call that was cut off, of which answers have as much of its
+    arguments as there is, is text that was said. Raises WireError for arguments that are whole and no JSON object."""
     try:
-        arguments = json.loads(text or "{}")
+        value = json.loads(arguments or "{}")
     except ValueError:
-        arguments = None
-    if not isinstance(arguments, dict):
+        return f'{text}{{"name": {json.dumps(name)}, "arguments": {arguments}', calls
+    if not isinstance(value, dict):
         raise WireError(400, f"{where}: the arguments of {name} are no JSON object.", param=where)
-    return arguments
+    return text, (*calls, ToolCall(id, name, value))

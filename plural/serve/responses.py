@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from plural.serve.chat import cut, in_json
+from plural.serve.chat import Call, calls_of, cut, in_json
 from plural.serve.errors import WireError, described
 from plural.serve.ids import fresh
 from plural.serve.responses_wire import ResponseBody
@@ -21,7 +21,7 @@ from plural.serve.store import Record
 from plural.serve.stored import Order, paged
 from plural.serve.stream import STREAMED, event_stream
 from plural.serve.visit import Visit
-from plural.types import Spoken, ToolCall, Usage
+from plural.types import CutCall, Spoken, Usage
 
 KIND = "response"
 # How many responses one may go on from, one after another.
@@ -112,13 +112,13 @@ class _Answer:
     created: float = field(default_factory=time.time)
     text: list[str] = field(default_factory=list)
     logprobs: list[Mapping[str, Any]] = field(default_factory=list)
-    calls: tuple[ToolCall, ...] = ()
+    calls: tuple[Call, ...] = ()
     finish: str | None = None
     message_id: str = field(default_factory=lambda: fresh("msg_"))
 
     def add(self, piece: Spoken) -> None:
         self.text.append(piece.text)
-        self.calls += piece.calls
+        self.calls += calls_of(piece)
         self.finish = piece.finish or self.finish
         if piece.logprob is not None and self.body.logprobs:
             self.logprobs.append(cut(piece.logprob, self.body.top_logprobs or 0))
@@ -142,7 +142,7 @@ class _Answer:
         if text or not self.calls:
             part = _part(text, self.logprobs if text else [])
             items = [_message(self.message_id, "completed", [part])]
-        return items + [_call_item(call, "completed") for call in self.calls]
+        return items + [_call_item(call) for call in self.calls]
 
     def so_far(self, status: str) -> dict[str, Any]:
         """What is known from the beginning, as the request said it or as it is by default."""
@@ -276,14 +276,14 @@ def _part(text: str, logprobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
-def _call_item(call: ToolCall, status: str) -> dict[str, Any]:
+def _call_item(call: Call) -> dict[str, Any]:
     return {
         "id": f"fc_{call.id.removeprefix('call_')}",
         "type": "function_call",
         "call_id": call.id,
         "name": call.name,
         "arguments": in_json(call.arguments),
-        "status": status,
+        "status": "incomplete" if isinstance(call, CutCall) else "completed",
     }
 
 

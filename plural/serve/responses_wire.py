@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from plural.serve.chat_wire import arguments_of
+from plural.serve.chat_wire import with_call
 from plural.serve.errors import WireError
 from plural.serve.wire import Drawing, JsonSchema, Metadata, ObjectFormat, Strict, TextFormat
-from plural.types import Asked, Grammar, Message, Role, Sampling, ToolCall, ToolSpec
+from plural.types import Asked, Grammar, Message, Role, Sampling, ToolSpec
 
 
 class Part(Strict):
@@ -153,9 +153,9 @@ def _messages(items: Sequence[Item]) -> Iterator[Message]:
     for item in items:
         match item:
             case CallItem():
-                call = ToolCall(item.call_id, item.name, arguments_of(item.arguments, item.name, "input"))
                 said = said or Message("assistant", "")
-                said = Message("assistant", said.content, (*said.tool_calls, call))
+                text, calls = with_call(said.content, said.tool_calls, item.call_id, item.name, item.arguments, "input")
+                said = Message("assistant", text, calls)
                 continue
             case MessageItem(role="assistant"):
                 if said is not None:

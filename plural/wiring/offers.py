@@ -12,6 +12,7 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 
 from plural.agents import Agent
+from plural.agents.marks import marks_of
 from plural.agents.tools import as_tools, tool
 from plural.errors import SettingsError
 from plural.specialists.card import NAME_PATTERN
@@ -19,8 +20,23 @@ from plural.teams import Team
 from plural.wiring.network import Network
 
 
-def offered(network: Network) -> tuple[BaseTool, ...]:
-    """`ask_network`, and every specialist of the network's base as the library stands now."""
+@dataclass(frozen=True)
+class Offers:
+    """Agents and teams that are asked by their names, and tools that teams and cards may name."""
+
+    workers: Mapping[str, Agent | Team] = field(default_factory=dict)
+    tools: Mapping[str, BaseTool] = field(default_factory=dict)
+
+
+NOTHING = Offers()
+
+
+def offered(network: Network, offers: Offers = NOTHING) -> tuple[BaseTool, ...]:
+    """`ask_network`, every specialist of the network's base as the library stands now, and what `offers` adds.
+
+    Raises:
+        SettingsError: something that may have to wait for a person, who cannot be asked by a tool.
+    """
 
     @tool
     async def ask_network(request: str) -> str:
@@ -31,16 +47,11 @@ def offered(network: Network) -> tuple[BaseTool, ...]:
         """
         return await network.aask(request)
 
-    return as_tools([ask_network, *(network.agent(name) for name in network.names())])
-
-
-# ------------------------------------------------------------------------------------------- what a server's owner adds
-@dataclass(frozen=True)
-class Offers:
-    """Agents and teams that are asked by their names, and tools that teams and cards may name."""
-
-    workers: Mapping[str, Agent | Team] = field(default_factory=dict)
-    tools: Mapping[str, BaseTool] = field(default_factory=dict)
+    for each in offers.tools.values():
+        if marks_of(each).approval:
+            raise SettingsError(f"The tool {each.name!r} waits for approval, and nobody can be asked over MCP.")
+    own = (*offers.workers.values(), *offers.tools.values())
+    return as_tools([ask_network, *(network.agent(name) for name in network.names()), *own])
 
 
 def read_offers(network: Network, names: Sequence[str]) -> Offers:

@@ -12,7 +12,21 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from plural.agents import Agent
 from plural.errors import SettingsError
 from plural.teams import Team
-from plural.types import Asked, Event, HandedOff, Message, Paused, Routed, RunFinished, Sampling, Spoken, TextDelta
+from plural.types import (
+    Asked,
+    Event,
+    FinishReason,
+    HandedOff,
+    LimitReached,
+    Message,
+    Paused,
+    Routed,
+    RunFinished,
+    Sampling,
+    Spoken,
+    StepStarted,
+    TextDelta,
+)
 from plural.wiring.network import BASE, Network
 
 NETWORK = "network"  # the model id under which the router chooses who answers
@@ -32,19 +46,20 @@ class NetworkSpeaker:
     async def speak(self, asked: Asked) -> AsyncGenerator[Spoken, None]:
         check_asked(NETWORK, asked, self._network.settings.max_tokens)
         *history, last = asked.messages
-        live = False
+        live, finish = False, _Finish()
         # Not in the journal: nobody goes on with a chat whose client is gone.
         events = cast(AsyncGenerator[Event, None], self._network.work(last.content, history=history))
         async with aclosing(events):
             async for event in events:
                 yield Spoken(0, "", event=event)
+                finish.see(event)
                 match event:
                     case Routed(step=0):
                         live = self._speaks_once(event.decision.value)
                     case TextDelta() if live:
                         yield Spoken(0, event.text)
                     case RunFinished():
-                        yield Spoken(0, "" if live else event.answer, finish="stop", usage=event.usage)
+                        yield Spoken(0, "" if live else event.answer, finish=finish.reason, usage=event.usage)
 
     def _speaks_once(self, name: str) -> bool:
         if name == BASE:
@@ -66,13 +81,26 @@ class WorkerSpeaker:
         if isinstance(self._worker, Team) and len(asked.messages) > 1:
             raise SettingsError(f"The team {name!r} reads one task, no conversation.", hint="Give one message.")
         events = cast(AsyncIterable[Event], self._worker.events(list(map(as_langchain, asked.messages))))
+        finish = _Finish()
         async for event in events:
+            finish.see(event)
             left = isinstance(event, HandedOff) and isinstance(self._worker, Agent)  # a team follows it
             if left or isinstance(event, Paused):
                 raise SettingsError(f"{name!r} cannot go on in a chat.", hint="Start a run: POST /v1/runs.")
             yield Spoken(0, "", event=event)
             if isinstance(event, RunFinished):
-                yield Spoken(0, event.answer, finish="stop", usage=event.usage)
+                yield Spoken(0, event.answer, finish=finish.reason, usage=event.usage)
+
+
+class _Finish:
+    """How the answer of a run ended: by its length when a limit was reached after which nobody else began."""
+
+    def __init__(self) -> None:
+        self.reason: FinishReason = "stop"
+
+    def see(self, event: Event) -> None:
+        if isinstance(event, LimitReached | StepStarted):
+            self.reason = "length" if isinstance(event, LimitReached) else "stop"
 
 
 def as_langchain(message: Message) -> BaseMessage:

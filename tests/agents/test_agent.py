@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from langchain_core.language_models import FakeListChatModel
+from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
@@ -18,7 +18,17 @@ from pydantic import BaseModel
 from plural.agents import Agent, Budget, Contract, tool, toolbox
 from plural.errors import ContractError, GrammarError, LimitError, PromptError, SettingsError
 from plural.testing import ScriptedModel, calling
-from plural.types import Event, Grammar, RunFinished, StepFinished, StepStarted, TextDelta, ToolCalled, ToolReturned
+from plural.types import (
+    Event,
+    Grammar,
+    LimitReached,
+    RunFinished,
+    StepFinished,
+    StepStarted,
+    TextDelta,
+    ToolCalled,
+    ToolReturned,
+)
 
 
 @tool
@@ -133,7 +143,33 @@ def test_after_a_call_that_brings_nothing_new_no_call_may_be_made() -> None:
     assert Agent("clerk", model, tools=[double]).invoke("Go.") == "Eight."
     assert [asked.tools for asked in model.asked] == [("double",)] * 3
     assert [asked.options["tool_choice"] for asked in model.asked] == ["auto", "auto", "none"]
-    assert "made before and gave the same result" in str(model.asked[2].messages[-1].content)
+    assert [message.content for message in model.asked[2].messages if message.type == "tool"] == ["8", "8"]
+
+
+def test_a_model_that_cannot_be_kept_from_calling_is_told_after_the_result() -> None:
+    """What a small model copies of it begins with the result."""
+
+    class Provider(BaseChatModel):
+        scripted: ScriptedModel
+
+        @property
+        def _llm_type(self) -> str:
+            return "provider"
+
+        def bind_tools(self, tools: Any, **options: Any) -> Any:
+            return self
+
+        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **options: Any) -> Any:
+            return self.scripted._generate(messages, stop)
+
+        def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **options: Any) -> Any:
+            yield from self.scripted._stream(messages, stop)
+
+    same = calling(("double", {"number": 4}))
+    scripted = ScriptedModel([same, same, "Eight."])
+    assert Agent("clerk", Provider(scripted=scripted), tools=[double]).invoke("Go.") == "Eight."
+    told = [str(message.content) for message in scripted.asked[2].messages if message.type == "tool"]
+    assert told == ["8", "8\nThis call was made before and gave the same result. Answer now, without calling a tool."]
 
 
 def test_a_model_that_goes_in_a_circle_is_stopped() -> None:
@@ -176,6 +212,64 @@ def test_arguments_that_are_not_json_are_an_observation() -> None:
     model = ScriptedModel([broken, "Sorry."])
     assert Agent("clerk", model, tools=[double]).invoke("Go.") == "Sorry."
     assert "arguments of double are not JSON: ']n'" in str(model.asked[1].messages[-1].content)
+
+
+# ------------------------------------------------------------------------------------------- what was cut off
+def cut_off(text: str = "", arguments: str = "", **said: Any) -> AIMessage:
+    """What a model says until its length ends it, in a call of `double` if there are arguments."""
+    broken = {"type": "invalid_tool_call", "id": "x", "name": "double", "args": arguments, "error": None}
+    counted = {"input_tokens": 5, "output_tokens": 64, "total_tokens": 69}
+    return AIMessage(
+        text,
+        invalid_tool_calls=[broken] if arguments else [],
+        usage_metadata=counted,
+        response_metadata={"finish_reason": "length"} | said,
+    )
+
+
+TOLD = "The call of double was cut off after 64 tokens, before its arguments were whole, and was not made."
+
+
+@pytest.mark.parametrize("arguments", ['<tool_call>[{"name": "double"', '{"number": 12', '{"number": 1, "note": "a'])
+async def test_a_call_that_is_cut_off_is_an_observation(arguments: str) -> None:
+    """LangChain closes the brackets of such arguments: `{"number": 12` would be called with 12 instead of 1200."""
+    model = ScriptedModel([cut_off(arguments=arguments), calling(("double", {"number": 1200})), "2400."])
+    events = await events_of(Agent("clerk", model, tools=[double]))
+    returned = [event for event in events if isinstance(event, ToolReturned)]
+    assert [(event.result.startswith(TOLD), event.failed) for event in returned] == [(True, True), (False, False)]
+    assert returned[1].result == "2400"
+    assert str(model.asked[1].messages[-1].content).startswith(TOLD)
+    assert events[-1].answer == "2400."  # type: ignore[union-attr]
+
+
+def test_calls_that_are_cut_off_again_and_again_come_to_an_end() -> None:
+    model = ScriptedModel([cut_off(arguments=f"<tool_call>{n}") for n in range(9)])
+    with pytest.raises(LimitError, match="keeps calling tools where it has to answer"):
+        Agent("clerk", model, tools=[double]).invoke("Go.")
+    assert [asked.options["tool_choice"] for asked in model.asked] == ["auto", "auto", "none"]
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"finish_reason": None, "stop_reason": "max_tokens"}, {"finish_reason": "MAX_TOKENS"}]
+)
+async def test_an_answer_that_is_cut_off_is_told(said: dict[str, Any]) -> None:
+    events = await events_of(Agent("clerk", ScriptedModel([cut_off("It was the", **said)])))
+    told, finished, last = events[-3:]
+    assert told == LimitReached(0, "clerk", "max_tokens", 64)
+    assert isinstance(finished, StepFinished)
+    assert last.answer == "It was the"  # type: ignore[union-attr]
+
+
+def test_an_answer_that_is_cut_off_before_it_says_anything_is_an_error() -> None:
+    with pytest.raises(LimitError, match=r"answer of clerk was cut off after 64 tokens and says nothing. Raise max_"):
+        Agent("clerk", ScriptedModel([cut_off(" ")])).invoke("Go.")
+
+
+def test_an_answer_that_is_cut_off_breaks_its_contract() -> None:
+    model = ScriptedModel([cut_off('{"room": "ha'), cut_off('{"room": "ha')])
+    with pytest.raises(ContractError, match=r"cut off after 64 tokens. The answer is not .*Raise max_tokens"):
+        Agent("clerk", model, output=SCHEMA).invoke("Go.")
+    assert "was cut off after 64 tokens" in str(model.asked[1].messages[-1].content)
 
 
 # ------------------------------------------------------------------------------------------------- what goes in

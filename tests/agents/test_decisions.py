@@ -236,6 +236,7 @@ def test_a_temperature_is_applied_before_the_threshold() -> None:
         (["a", "b"], {"threshold": 2}, SettingsError),
         (["a", "b"], {"temperature": 0}, SettingsError),
         (["a", "b"], {"samples": 0}, SettingsError),
+        (["a", "b"], {"alternatives": -1}, SettingsError),
         (None, {"schema": {"type": "tuple"}}, GrammarError),
         (None, {"schema": object()}, GrammarError),
     ],

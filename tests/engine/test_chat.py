@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain_core.caches import InMemoryCache
@@ -19,7 +19,7 @@ from plural.engine import Engine
 from plural.engine.chat import ChatPlural
 from plural.engine.messages import known_choice, to_messages
 from plural.errors import ContractError, DeadlineError, PromptError, SettingsError
-from plural.types import AdapterRef, Grammar, Message, Sampling, ToolSpec
+from plural.types import AdapterRef, Grammar, Message, Sampling, ToolReturned, ToolSpec
 
 from .tiny import tiny_adapter
 
@@ -92,6 +92,63 @@ def test_tool_choice_none_answers_in_text(model: ChatPlural) -> None:
     answer = model.bind_tools([weather], tool_choice="none").invoke("Hello!")
     assert answer.content
     assert not answer.tool_calls
+
+
+ESSAY = {
+    "name": "essay",
+    "description": "Keeps an essay.",
+    "parameters": {
+        "type": "object",
+        "properties": {"text": {"type": "string", "minLength": 400}},
+        "required": ["text"],
+    },
+}
+
+
+@pytest.mark.parametrize("tokens", [1, 6, 40])
+async def test_a_call_that_is_cut_off_is_an_invalid_call_and_no_text(model: ChatPlural, tokens: int) -> None:
+    bound = model.bind_tools([ESSAY], tool_choice="any", max_tokens=tokens)
+    said = bound.invoke("Write about the sea.")
+    chunks = [chunk async for chunk in bound.astream("Write about the sea.")]
+    streamed = chunks[0] + chunks[1:]
+    for message in (said, streamed):
+        assert message.content == ""
+        assert message.tool_calls == []
+        assert message.response_metadata["finish_reason"] == "length"
+        (broken,) = message.invalid_tool_calls
+        assert broken["name"] == ("essay" if tokens == 40 else "")
+        assert str(broken["args"]).startswith("<tool_call>"[:tokens])
+    assert f"was cut off after {tokens} tokens: raise max_tokens" in str(said.invalid_tool_calls[0]["error"])
+
+
+def test_a_structured_call_that_is_cut_off_says_so(model: ChatPlural) -> None:
+    wanted = model.with_structured_output(ESSAY, method="function_calling", max_tokens=40)
+    with pytest.raises(ContractError, match=r"ended before it was whole: '<tool_call>.*essay.*Raise max_tokens"):
+        wanted.invoke("Write about the sea.")
+
+
+async def test_an_agents_call_that_is_cut_off_never_becomes_its_answer(model: ChatPlural) -> None:
+    """The base calls when it must: here it may not do anything else, until it has to answer."""
+
+    class Calls(ChatPlural):
+        def bind_tools(self, tools: Any, *, tool_choice: Any = None, **options: Any) -> Any:
+            return super().bind_tools(tools, tool_choice=tool_choice or "any", **options)
+
+    always = Calls(engine=model.engine, base=model.base, model_name="base", max_tokens=40)
+    events = [event async for event in Agent("writer", always, tools=[essay]).events("Write about the sea.")]
+    returned = [event for event in events if isinstance(event, ToolReturned)]
+    assert [event.failed for event in returned] == [True, True]
+    assert "The call of essay was cut off after 40 tokens" in returned[0].result
+    assert "<tool_call>" not in events[-1].answer  # type: ignore[union-attr]
+
+
+def essay(text: Annotated[str, Field(min_length=400)]) -> str:
+    """Keeps an essay.
+
+    Args:
+        text: The essay.
+    """
+    return text
 
 
 QUESTIONS = [f"What is {n} plus {n}? Say it in words." for n in range(12)]
@@ -303,6 +360,28 @@ def test_a_decision_that_a_schema_leaves_open(model: ChatPlural) -> None:
     assert isinstance(made.value, Person)
     assert made.by == "logprobs"
     assert 0 < made.probability < 1
+
+
+def test_what_else_a_schema_would_have_left_open(model: ChatPlural) -> None:
+    """Alternatives are in the engine's batch with the answer; each has the probability of its own text."""
+    schema = {"type": "string", "maxLength": 3}
+    asked, least = "Say one short word.", 1e-9
+    before = model.engine.stats()
+    made = decide(model, asked, schema=schema, alternatives=12)
+    after = model.engine.stats()
+    assert after.submitted - before.submitted == 13
+    assert after.steps - before.steps <= 12 + 13
+    assert made.by == "logprobs"
+    assert len(made.options) > 2
+    assert len({option.value for option in made.options}) == len(made.options)
+    shares = [option.probability for option in made.options]
+    assert shares == sorted(shares, reverse=True)
+    assert least < sum(shares) <= 1
+    alone = decide(model, asked, schema=schema)
+    assert {option.value: option.probability for option in made.options}[alone.value] == pytest.approx(
+        alone.probability, rel=1e-3
+    )
+    assert made == decide(model, asked, schema=schema, alternatives=12)
 
 
 async def test_vectors_are_of_unit_length_and_tell_texts_apart(model: ChatPlural) -> None:

@@ -239,6 +239,32 @@ def test_what_is_no_call_stays_text(base, text):
     assert base.chat.parse(text) == (text, ())
 
 
+CALLS = ['{"name": "get_weather", "arguments": {"city": "a } ]</tool_call>"}}', '{"name": "stop", "arguments": {}}']
+LISTED = f"<tool_call>[{', '.join(CALLS)}]</tool_call>"
+LINED = "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in CALLS)
+
+
+@pytest.mark.parametrize("written", [LISTED, LINED])
+def test_calls_that_break_off_anywhere(base, written):
+    """Whole calls are calls; what there is of the next is none, and is kept."""
+    ends = [written.index(call) + len(call) for call in CALLS]
+    for at in range(1, len(written) + 1):
+        calls, cut, whole = base.chat.read_calls(written[:at])
+        assert [call.name for call in calls] == ["get_weather", "stop"][: sum(at >= end for end in ends)]
+        assert whole == (written[:at].rstrip() in (written, LINED.partition("\n<tool_call>\n")[0]))
+        assert (cut is None) <= bool(calls)
+        assert cut is None or (cut.text.startswith("<") and written[:at].endswith(cut.text[len("<tool_call>") :]))
+        assert calls == () or calls[0].arguments == {"city": "a } ]</tool_call>"}
+
+
+def test_a_call_that_breaks_off_has_its_name_and_what_there_is_of_its_arguments(base):
+    _, cut, _ = base.chat.read_calls('<tool_call>[{"name": "get_weather", "arguments": {"city": "Ro')
+    assert (cut.name, cut.arguments) == ("get_weather", '{"city": "Ro')
+    calls, cut, _ = base.chat.read_calls('<tool_call>[{"name": "stop", "arguments": {}}, {"name": "get_we')
+    assert [call.name for call in calls] == ["stop"]
+    assert (cut.name, cut.arguments, cut.text) == ("", "", '<tool_call>{"name": "get_we')
+
+
 def accepts(tokenizer, grammar, text):
     """Whether `text` is a whole sentence of the grammar, as the engine would draw it."""
     compiled = LLTokenizer(tokenizer.backend.to_str(), eos_token=sorted(tokenizer.eos_ids))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import openai
 import pytest
+from langchain_openai import ChatOpenAI
+from pydantic import Field
 
-from plural.types import event_to_json
+from plural.agents import Agent, Budget, tool
+from plural.types import LimitReached, ToolReturned, event_to_json
 from tests.serve.tiny import Running
 
 ASKED: list[Any] = [{"role": "user", "content": "Where is the form?"}]
@@ -123,6 +126,69 @@ def test_a_streamed_call_is_a_call_and_no_text(client: Any) -> None:
     assert call.function.name == "weather"
     assert call.function.arguments == complete(client, **options).choices[0].message.tool_calls[0].function.arguments
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+ESSAY: Any = {
+    "type": "function",
+    "function": {
+        "name": "essay",
+        "parameters": {
+            "type": "object",
+            "properties": {"text": {"type": "string", "minLength": 400}},
+            "required": ["text"],
+        },
+    },
+}
+
+
+def test_a_call_that_is_cut_off_is_shown_as_far_as_it_came(client: Any) -> None:
+    """As OpenAI does; it can be sent back, and its result with it."""
+    options = {"tools": [ESSAY], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 70}
+    choice = complete(client, **options).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("length", None)
+    (call,) = choice.message.tool_calls
+    assert call.function.name == "essay"
+    assert re.fullmatch(r'\{"text": ".+', call.function.arguments, re.DOTALL)
+    chunks = list(complete(client, stream=True, **options))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ""
+    (streamed,) = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    assert streamed.function == streamed.function.model_copy(update=call.function.model_dump())
+    assert chunks[-1].choices[0].finish_reason == "length"
+    said = choice.message.model_dump(exclude_none=True)
+    result = {"role": "tool", "tool_call_id": call.id, "content": "It was cut off."}
+    again = complete(client, messages=[*ASKED, said, result], tools=[ESSAY], tool_choice="none", max_tokens=3)
+    assert again.usage.completion_tokens == 3
+
+
+def test_nothing_is_shown_of_a_call_without_a_name(client: Any) -> None:
+    choice = complete(client, tools=[ESSAY], tool_choice="required", max_tokens=2).choices[0]
+    assert (choice.finish_reason, choice.message.content, choice.message.tool_calls) == ("length", "", None)
+
+
+def test_an_agent_elsewhere_is_told_that_its_call_was_cut_off(running: Running) -> None:
+    """LangChain mends the arguments that it is shown, and would make the call."""
+
+    class Calls(ChatOpenAI):
+        def bind_tools(self, tools: Any, **options: Any) -> Any:
+            return super().bind_tools(tools, **options | {"tool_choice": "any"})
+
+    @tool
+    def essay(text: Annotated[str, Field(min_length=400)]) -> str:
+        """Keep an essay.
+
+        Args:
+            text: The essay.
+        """
+        raise AssertionError(text)
+
+    url = f"{running.url}/v1"
+    model = Calls(model="base", base_url=url, api_key="none", max_tokens=70, max_retries=0, stream_usage=True)
+    events = list(Agent("writer", model, tools=[essay], budget=Budget(steps=4)).events("Write."))
+    told = [event.result for event in events if isinstance(event, ToolReturned)]
+    assert len(told) == 2
+    assert all(each.startswith("The call of essay was cut off after 70 tokens") for each in told)
+    assert isinstance(events[-3], LimitReached)
+    assert "<tool_call>" not in events[-1].answer
 
 
 def test_a_call_and_its_result_are_read(client: Any, running: Running) -> None:

@@ -121,6 +121,24 @@ def test_a_call_and_its_result_are_items(client: Any, running: Running) -> None:
     assert answer.usage.input_tokens > first.usage.input_tokens
 
 
+def test_a_call_that_is_cut_off_is_incomplete_and_can_be_gone_on_from(client: Any) -> None:
+    parameters = {"type": "object", "properties": {"text": {"type": "string", "minLength": 400}}, "required": ["text"]}
+    essay = {"type": "function", "name": "essay", "parameters": parameters, "strict": False}
+    choice = {"type": "function", "name": "essay"}
+    first = client.responses.create(
+        model="base", input="Write.", tools=[essay], tool_choice=choice, max_output_tokens=70
+    )
+    assert (first.status, first.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    (call,) = first.output
+    assert (call.name, call.status) == ("essay", "incomplete")
+    assert call.arguments.startswith('{"text": "')
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "It was cut off."}
+    answer = client.responses.create(
+        model="base", input=[result], previous_response_id=first.id, tools=[essay], tool_choice="none"
+    )
+    assert answer.usage.input_tokens > first.usage.input_tokens + first.usage.output_tokens
+
+
 def test_text_has_the_form_that_is_asked(client: Any) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}}, "required": ["n"],
               "additionalProperties": False}  # fmt: skip

@@ -70,6 +70,36 @@ async def test_the_events_of_a_team() -> None:
     assert finished.usage.completion == sum(part.completion for part in parts) == 7
 
 
+async def test_events_and_tags_reach_every_member() -> None:
+    """LangChain's own events, where a team is a part of a chain."""
+
+    @tool
+    def count(text: str) -> int:
+        """Count the letters of a text."""
+        return len(text)
+
+    writer = agent("writer", calling(("count", {"text": "abc"})), "Three letters.", tools=[count])
+    critic = agent("critic", "Good.")
+    team = Team("duo", [writer, critic], round_robin(["writer", "critic"], rounds=1))
+    chain = team | RunnableLambda(str.upper)
+    seen: list[Any] = []
+    config: Any = {"tags": ["mine"], "metadata": {"for": "Ann"}}
+    async for event in chain.astream_events("Write.", config=config, version="v2"):
+        seen.append(event)
+    assert all("mine" in event["tags"] for event in seen if event["event"].startswith(("on_chat_model", "on_tool")))
+    assert all(event["metadata"]["for"] == "Ann" for event in seen)
+    said = [event["data"]["output"].text for event in seen if event["event"] == "on_chat_model_end"]
+    assert said == ["", "Three letters.", "Good."]
+    assert [event["data"]["output"].content for event in seen if event["event"] == "on_tool_end"] == ["3"]
+    streamed = [event["data"]["chunk"].text for event in seen if event["event"] == "on_chat_model_stream"]
+    assert "".join(streamed) == "Three letters.Good."
+    by_id = {event["run_id"]: event for event in seen if event["event"].endswith("_start")}
+    parents = [{by_id[one]["name"] for one in event["parent_ids"] if one in by_id} for event in seen
+               if event["event"] == "on_chat_model_start"]  # fmt: skip
+    assert all("duo" in each for each in parents)
+    assert seen[-1]["data"]["output"] == "GOOD."
+
+
 async def test_it_is_a_runnable() -> None:
     assert duo().invoke("Write.") == "Good."
     assert list(duo().stream("Write.")) == ["Good."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -349,15 +350,92 @@ def test_doctor_looks_at_everything(plural: Plural) -> None:
 async def test_the_network_is_served_over_mcp(plural: Plural) -> None:
     """A process of its own, as another program's agent starts it; its tools answer as the command does."""
     events = [json.loads(line) for line in plural("ask", "--to", "echo", "3 and 3?", "--json")[1].splitlines()]
-    settings = {name: value for name, value in os.environ.items() if name.startswith(("PLURAL_", "PYTHON", "OMP_"))}
-    command = [sys.executable, "-m", "plural.cli", "mcp"]
-    async with toolbox.mcp_tools(
-        command=command, env=settings | {"PYTHONPATH": os.pathsep.join(sys.path)}, seconds=120
-    ) as tools:
+    async with toolbox.mcp_tools(command=MCP, env=settings(), seconds=120) as tools:
         assert [each.name for each in tools] == ["ask_network", "echo"]
         assert tools[1].description == "Adds small numbers."
         assert await tools[1].ainvoke({"input": "3 and 3?"}) == events[-1]["answer"]
         assert isinstance(await tools[0].ainvoke({"request": "3 and 3?"}), str)
+
+
+MCP = [sys.executable, "-m", "plural.cli", "mcp"]
+SHOP = """
+from plural.agents import Agent, mark, tool
+from plural.teams import Team, patterns
+from plural.testing import ScriptedModel
+
+@tool
+def price(item: str) -> str:
+    \"\"\"What an item costs.\"\"\"
+    return f"{item}: 3 euros"
+
+@mark(approval=True)
+@tool
+def order(item: str) -> str:
+    \"\"\"Order an item.\"\"\"
+    return item
+
+def shop(network):
+    clerk = Agent("clerk", ScriptedModel(["At once."] * 9), description="Serves customers.")
+    writers = [Agent(name, ScriptedModel([f"{name} says yes."] * 9)) for name in ("ann", "bob")]
+    team = Team("writers", writers, patterns.round_robin(["ann", "bob"], rounds=1), description="Write.")
+    return [clerk, team, price]
+
+buyer = Agent("buyer", ScriptedModel([]), tools=[order])
+"""
+
+
+def settings(*more: Path) -> dict[str, str]:
+    """What another program's agent starts the command with."""
+    own = {name: value for name, value in os.environ.items() if name.startswith(("PLURAL_", "PYTHON", "OMP_"))}
+    return own | {"PYTHONPATH": os.pathsep.join([*map(str, more), *sys.path])}
+
+
+@pytest.mark.usefixtures("plural")
+async def test_agents_and_teams_of_ones_own_are_served_over_mcp(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(SHOP)
+    command = [*MCP, "--offer", "shop:shop"]
+    async with toolbox.mcp_tools(command=command, env=settings(tmp_path), seconds=120) as tools:
+        served = {each.name: each for each in tools}
+        assert list(served)[-3:] == ["clerk", "writers", "price"]
+        assert served["clerk"].description == "Serves customers."
+        assert await served["clerk"].ainvoke({"input": "A hammer."}) == "At once."
+        assert await served["writers"].ainvoke({"input": "Well?"}) == "bob says yes."
+        assert await served["price"].ainvoke({"item": "nail"}) == "nail: 3 euros"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("shop:nothing", "cannot be offered"), ("shop:buyer", "cannot be a tool"), ("shop:order", "waits for approval")],
+)
+def test_what_mcp_cannot_serve_is_said_at_once(
+    plural: Plural, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    (tmp_path / "shop.py").write_text(SHOP)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    code, _, told = plural("mcp", "--offer", name)
+    assert code == 2
+    assert said in told
+
+
+@pytest.mark.usefixtures("plural")
+async def test_mcp_over_http_says_where_it_is() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *MCP, "--port", "0", env=os.environ | settings(), stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stderr is not None
+        told = ""
+        while not (found := re.search(r"MCP at (http://127\.0\.0\.1:\d+/mcp)", told)):
+            line = await asyncio.wait_for(process.stderr.readline(), 120)
+            assert line, told
+            told += line.decode()
+        async with toolbox.mcp_tools(url=found[1], seconds=120) as tools:
+            assert tools[0].name == "ask_network"
+            assert isinstance(await tools[0].ainvoke({"request": "3 and 3?"}), str)
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.wait(), 60)
 
 
 def test_a_run_is_listed_played_back_branched_and_gone_on_with(plural: Plural) -> None:
