@@ -286,7 +286,8 @@ class ToolReturned:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """`failed` means that the step could not be done; `answer` then says why."""
+    """`failed` means that the step could not be done; `answer` then says why. `probability` is of the whole answer,
+    where its model tells."""
 
     step: int
     agent: str
@@ -294,6 +295,7 @@ class StepFinished:
     usage: Usage
     seconds: float
     failed: bool = False
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

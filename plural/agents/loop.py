@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -93,8 +94,8 @@ async def work(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncItera
 def _outcome(kit: Equipment, desk: Desk) -> StepFinished | HandedOff | Paused | None:
     """What the work came to, if nothing is left to do, or nothing without a person."""
     match desk.move:
-        case Answer(text):
-            return StepFinished(desk.step, kit.name, text, desk.usage, desk.seconds)
+        case Answer(text, probability):
+            return StepFinished(desk.step, kit.name, text, desk.usage, desk.seconds, probability=probability)
         case HandOver(to, task):
             return HandedOff(desk.step, kit.name, to, task, desk.usage, desk.seconds)
         case CallTools() as move if waiting := _unapproved(kit, move):
@@ -117,7 +118,7 @@ async def _think(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncGen
             if text := str(chunk.text):
                 desk.spoken += text
                 yield TextDelta(desk.step, kit.name, text)
-    said = _whole(chunks)
+    drawn = said = _whole(chunks)
     _pay(kit, desk, said)
     for each in reversed(kit.middleware):
         said = await each.after_model(turn, said)
@@ -126,7 +127,7 @@ async def _think(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncGen
         desk.spoken = ""
         desk.move = _calls(kit, desk, said)
     else:
-        desk.move = _answer(kit, desk, str(said.text))
+        desk.move = _answer(kit, desk, str(said.text), _probability(drawn) if said.text == drawn.text else None)
 
 
 async def _prepared(kit: Equipment, desk: Desk, config: RunnableConfig) -> Turn:
@@ -155,12 +156,12 @@ def _calls(kit: Equipment, desk: Desk, said: AIMessage) -> CallTools:
     return CallTools((*good, *bad), unread)
 
 
-def _answer(kit: Equipment, desk: Desk, text: str) -> Answer | None:
+def _answer(kit: Equipment, desk: Desk, text: str, probability: float | None) -> Answer | None:
     """None when it broke the contract and is asked for once more."""
     try:
         if kit.contract is not None:
             kit.contract.parse(text)
-        return Answer(text)
+        return Answer(text, probability)
     except ContractError as error:
         if desk.mended:
             raise
@@ -256,6 +257,12 @@ def _whole(chunks: list[AIMessageChunk]) -> AIMessage:
     message = message_chunk_to_message(first + rest)
     assert isinstance(message, AIMessage)  # what an AIMessageChunk becomes
     return message
+
+
+def _probability(said: AIMessage) -> float | None:
+    """Of the whole text, where the model tells."""
+    logprob = said.response_metadata.get("logprob")
+    return math.exp(logprob) if isinstance(logprob, float) else None
 
 
 def _pay(kit: Equipment, desk: Desk, said: AIMessage) -> None:
