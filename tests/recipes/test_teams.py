@@ -264,6 +264,7 @@ def test_the_group_chat_as_a_script(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert sum(line.startswith(("planner: ", "doer: ", "critic: ")) for line in told) >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scripts")
 @pytest.mark.parametrize("name", ["maths_with_code", "writer_with_safeguard", "retrieval_chat"])
 def test_the_others_as_scripts(
