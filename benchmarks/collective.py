@@ -10,7 +10,12 @@ chooses, the right specialist (oracle router), or SymPy (oracle at each step). W
 the network is asked the question and nothing else, and its planner splits it; a generalist answers the steps of that
 same plan. A generalist is told what the right specialist would be told, with the same tools and grammar; so is the
 base, at greater length. Steps that need nothing from each other, and all questions, are asked at once. A chain whose
-value is no number ends there and is wrong.
+value is no number ends there and is wrong. `best of n` is a generalist that answers every question again and again, at
+`--temperature`, until it has computed as many tokens as the network did for the same (with its own plan, if nobody is
+told the steps); the answer that came most often counts, of several the first.
+
+`--skip N` leaves out the questions that `--questions N` would draw: somebody may have read them. `malformed` counts the
+questions whose plan could not be used, after three tries.
 
 The second table is of held-out rows of every skill in the library. Tokens are those that the engine computed, prompts,
 answers and what the router reads; every line is an engine of its own, so that none finds another's prefixes. Accuracies
@@ -39,7 +44,7 @@ from typing import Any, Generic, TypeVar
 from staff import SHOTS, Choose, Staff, answered, shots_of, worked_out
 
 from plural import Network, sync
-from plural.errors import PluralError
+from plural.errors import PlanError, PluralError
 from plural.evals import Row, Task, checker, interval
 from plural.evals.finals import equal_value, final
 from plural.specialists import Card, Library, adapter_digest, read_invocation
@@ -61,6 +66,7 @@ DIRECT = (
     "Work out the question. Answer only with what is asked for at its end: a number, True or False, a letter, or the "
     "list in order."
 )
+MOST_SAMPLES = 64
 _NUMBER = re.compile(r"-?[0-9]{1,30}(/[0-9]{1,30}|\.[0-9]{1,30})?")
 
 
@@ -83,10 +89,14 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class Outcome:
+    """`malformed`: the plan could not be used."""
+
     split: str
     chain: Chain
     right: bool
     steps: tuple[StepOutcome, ...] = ()
+    answer: str = ""
+    malformed: bool = False
 
 
 Ask = Callable[[Step, str], Awaitable[Said]]
@@ -121,8 +131,8 @@ async def followed(split: str, chain: Chain, ask: Ask) -> Outcome:
             raise one
     values = {step.defines: one for step, one in zip(chain.steps, found, strict=True) if isinstance(one, str)}
     whole = not any(isinstance(one, _BrokenError) for one in found)
-    right = whole and equal_value(chain.answer(values, values[""]), chain.gold) == 1.0
-    return Outcome(split, chain, right, tuple(done))
+    answer = chain.answer(values, values[""]) if whole else ""
+    return Outcome(split, chain, whole and equal_value(answer, chain.gold) == 1.0, tuple(done), answer)
 
 
 def _is_number(text: str) -> bool:
@@ -155,7 +165,7 @@ async def directly(split: str, chain: Chain, choose: Choose) -> Outcome:
     """The whole question at once, told what the skill of its last step is told."""
     chosen = await choose(chain.steps[-1].kind, chain.question)
     answer = await worked_out(chosen, chain.question)
-    return Outcome(split, chain, equal_value(answer, chain.gold) == 1.0)
+    return Outcome(split, chain, equal_value(answer, chain.gold) == 1.0, answer=answer)
 
 
 async def alone(split: str, chain: Chain, staff: Staff) -> Outcome:
@@ -167,8 +177,8 @@ async def alone(split: str, chain: Chain, staff: Staff) -> Outcome:
                 asked[event.step] = event.task
             if isinstance(event, RunFinished):
                 answer = event.answer
-    except PluralError:
-        return Outcome(split, chain, right=False)
+    except PluralError as error:
+        return Outcome(split, chain, right=False, malformed=isinstance(error, PlanError))
     return _ended(split, chain, asked[max(asked)], answer)
 
 
@@ -180,14 +190,20 @@ async def planned(split: str, chain: Chain, staff: Staff, choose: Choose) -> Out
         for number, step in enumerate(await staff.plan(chain.question), start=1):
             task = fill_in(step.task, answers)
             answer = answers[number] = final(await worked_out(await choose("", task), task))
-    except PluralError:
-        return Outcome(split, chain, right=False)
+    except PluralError as error:
+        return Outcome(split, chain, right=False, malformed=isinstance(error, PlanError))
     return _ended(split, chain, task, answer)
 
 
 def _ended(split: str, chain: Chain, task: str, answer: str) -> Outcome:
     said = in_words_of(chain.question, task, final(answer))
-    return Outcome(split, chain, equal_value(said, chain.gold) == 1.0)
+    return Outcome(split, chain, equal_value(said, chain.gold) == 1.0, answer=said)
+
+
+def most_said(samples: Sequence[Outcome]) -> Outcome:
+    """The one whose answer has the most others of its value; an empty answer has no vote unless all are empty."""
+    voting = [one for one in samples if one.answer.strip()] or list(samples)
+    return max(voting, key=lambda one: sum(equal_value(one.answer, other.answer) == 1.0 for other in voting))
 
 
 def drawn(found: Sequence[Chain], count: int, chance: random.Random) -> list[Chain]:
@@ -204,18 +220,20 @@ def drawn(found: Sequence[Chain], count: int, chance: random.Random) -> list[Cha
     ]
 
 
-def questions(count: int, seed: int) -> tuple[list[tuple[str, Chain]], list[Message]]:
-    """(file, chain) of `count` questions of each file, and a dialogue of others that shows how they are answered."""
+def questions(count: int, seed: int, skip: int = 0) -> tuple[list[tuple[str, Chain]], list[Message]]:
+    """(file, chain) of `count` questions of each file, and a dialogue of others that shows how they are answered. None
+    is one of those that `skip` in the place of `count` would draw."""
+    barred = {chain.question for _, chain in questions(skip, seed)[0]} if skip else set()
     chance = random.Random(seed)
     asked: list[tuple[str, Chain]] = []
     shown: list[Message] = []
     for split in SPLITS:
-        found, left = chains(split)
-        print(f"{split}: {len(found)} of {len(found) + len(left)} questions split into known steps")
+        found, _ = chains(split)
         if not shown:
             shots = chance.sample(found, SHOTS)
             shown = [m for one in shots for m in (Message("user", one.question), Message("assistant", one.gold))]
             found = [one for one in found if one not in shots]
+        found = [one for one in found if one.question not in barred]
         asked += [(split, chain) for chain in drawn(found, count, chance)]
     return asked, shown
 
@@ -223,11 +241,13 @@ def questions(count: int, seed: int) -> tuple[list[tuple[str, Chain]], list[Mess
 # ------------------------------------------------------------------------------------------------------- measuring
 @dataclass(frozen=True)
 class Run(Generic[T]):
-    """What came of all questions, the seconds of all together, and the tokens that the engine computed."""
+    """What came of all questions, the seconds of all together, the tokens that the engine computed, and how often every
+    question was answered."""
 
     found: Sequence[T]
     seconds: float
     computed: int
+    samples: int
 
 
 @dataclass
@@ -238,21 +258,37 @@ class Bench:
     skills: Mapping[str, Skill]
     settings: Mapping[str, Any]
     tokens: int
+    temperature: float
     right: dict[str, list[float]] = field(default_factory=dict)
+    computed: dict[str, int] = field(default_factory=dict)
 
-    def run(self, line: str, ask: Callable[[Staff], Sequence[Awaitable[T]]], value: Callable[[T], float]) -> Run[T]:
-        """All questions at once."""
+    def run(
+        self,
+        line: str,
+        ask: Callable[[Staff], Sequence[Awaitable[T]]],
+        value: Callable[[T], float],
+        *,
+        like: str = "",
+        pick: Callable[[Sequence[T]], T] = lambda samples: samples[0],
+    ) -> Run[T]:
+        """All questions at once. To be compared with the line `like`, all of them again and again, at the temperature,
+        until as many tokens were computed; `pick` then chooses of a question's samples."""
 
         async def everything(work: Sequence[Awaitable[T]]) -> list[T]:
             return list(await asyncio.gather(*work))
 
+        temperature, least = (self.temperature, self.computed[like]) if like else (0.0, 0)
         with Network.open(library=self.library, starter=False, **self.settings) as network:
-            staff = Staff(network, self.skills, self.tokens)
+            staff = Staff(network, self.skills, self.tokens, temperature)
             before, began = network.engine.stats().computed, time.perf_counter()
-            found = sync.run(everything(ask(staff)))
-            seconds, computed = time.perf_counter() - began, network.engine.stats().computed - before
-        self.right[line] = [value(one) for one in found]
-        return Run(found, seconds, computed)
+            rounds = [sync.run(everything(ask(staff)))]
+            while (computed := network.engine.stats().computed - before) < least and len(rounds) < MOST_SAMPLES:
+                staff = Staff(network, self.skills, self.tokens, temperature, seed=len(rounds))
+                rounds.append(sync.run(everything(ask(staff))))
+            seconds = time.perf_counter() - began
+        found = [pick(samples) for samples in zip(*rounds, strict=True)]
+        self.right[line], self.computed[line] = [value(one) for one in found], computed
+        return Run(found, seconds, computed, len(rounds))
 
     def figures(self, line: str) -> dict[str, float]:
         value, low, high = interval(self.right[line])
@@ -267,7 +303,10 @@ class Bench:
 
 def compose(bench: Bench, generalists: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
     """The first table: lines of ways to answer composed questions."""
-    asked, shown = questions(given.questions, given.seed)
+    for split in SPLITS:
+        known, unknown = map(len, chains(split))
+        print(f"{split}: {known} of {known + unknown} questions split into known steps")
+    asked, shown = questions(given.questions, given.seed, given.skip)
     shots: dict[str, list[Message]] = {kind: shots_of(bench.skills[kind]) for kind in KINDS}
     same = dict.fromkeys(map(str, KINDS), shown)
 
@@ -294,15 +333,22 @@ def compose(bench: Bench, generalists: Sequence[str], given: argparse.Namespace)
     lines[NETWORK_ALONE] = lambda staff: [alone(split, chain, staff) for split, chain in asked]
     lines["network, oracle router"] = steps(lambda staff: staff.right)
     lines["oracle at each step"] = lambda _: [followed(split, chain, by_sympy) for split, chain in asked]
+    alike: dict[str, str] = {}
+    for name in generalists:
+        for way, other in {"directly": NETWORK_ALONE, "step by step": NETWORK, "own plan": NETWORK_ALONE}.items():
+            lines[f"{name}, {way}, best of n"] = lines[f"{name}, {way}"]
+            alike[f"{name}, {way}, best of n"] = other
     lines = {name: ask for name, ask in lines.items() if _wanted(name, given.lines)}
     lengths = sorted({len(chain.steps) for _, chain in asked})
-    heads = [*SPLITS, *(f"{steps} steps" for steps in lengths), "step", "routed"]
+    heads = [*SPLITS, *(f"{steps} steps" for steps in lengths), "step", "routed", "samples", "malformed"]
     print(heading("composed mathematics", heads), flush=True)
     table: dict[str, Any] = {}
     for line, ask in lines.items():
-        run = bench.run(line, ask, lambda one: float(one.right))
+        like = alike.get(line, "")
+        run = bench.run(line, ask, lambda one: float(one.right), like=like, pick=most_said)
         table[line] = {**bench.figures(line), **parts(run.found, lengths), "tokens": run.computed}
-        table[line]["seconds"] = run.seconds
+        table[line] |= {"seconds": run.seconds, "samples": run.samples, "like": like}
+        table[line]["malformed"] = sum(one.malformed for one in run.found)
         print(drawn_line(line, table[line], heads), flush=True)
     return table
 
@@ -370,18 +416,20 @@ def unite(bench: Bench, generalists: Sequence[str], given: argparse.Namespace) -
 # ----------------------------------------------------------------------------------------------------------- the script
 def _wanted(line: str, begins: Sequence[str]) -> bool:
     """Everything is compared with the network."""
-    return not begins or line == NETWORK or line.startswith(tuple(begins))
+    return not begins or line in (NETWORK, NETWORK_ALONE) or line.startswith(tuple(begins))
 
 
 def heading(title: str, heads: Sequence[str]) -> str:
-    return f"{title:32}{'right':>7}{'95%':>16}{'n':>6}{'tokens':>10}{'s':>8}" + "".join(f"{one:>12}" for one in heads)
+    return f"{title:42}{'right':>7}{'95%':>16}{'n':>6}{'tokens':>10}{'s':>8}" + "".join(f"{one:>12}" for one in heads)
 
 
 def drawn_line(line: str, figures: Mapping[str, Any], heads: Sequence[str]) -> str:
     between = f"[{figures['low']:.3f}, {figures['high']:.3f}]"
     counts = f"{figures['n']:6}{figures['tokens']:10}{figures['seconds']:8.1f}"
-    shares = ("-" if figures[one] is None else f"{figures[one]:.3f}" for one in heads)
-    return f"{line:32}{figures['value']:7.3f}{between:>16}{counts}" + "".join(f"{one:>12}" for one in shares)
+    shares = (
+        "-" if (one := figures[head]) is None else str(one) if isinstance(one, int) else f"{one:.3f}" for head in heads
+    )
+    return f"{line:42}{figures['value']:7.3f}{between:>16}{counts}" + "".join(f"{one:>12}" for one in shares)
 
 
 def against(bench: Bench, lines: Iterable[str]) -> dict[str, dict[str, float]]:
@@ -429,6 +477,8 @@ def main() -> None:
     parser.add_argument("--union-rows", type=int, default=40, help="of each skill's test")
     parser.add_argument("--tokens", type=int, default=256, help="of one answer at most")
     parser.add_argument("--seed", type=int, default=0, help="of which questions and rows")
+    parser.add_argument("--skip", type=int, default=0, help="without the questions that so many of each file would be")
+    parser.add_argument("--temperature", type=float, default=0.7, help="of the samples that are voted on")
     parser.add_argument("--recipe", type=Path, help="another recipe than recipes/starter")
     parser.add_argument("--base", type=Path, help="another base than the embedded one")
     parser.add_argument("--dtype", help="how the base is held: auto, fp32, bf16, int8 or q4")
@@ -439,12 +489,17 @@ def main() -> None:
     if missing and given.only != "union":
         sys.exit(f"{given.library} has nobody for {', '.join(missing)}: give --only union, or another --library.")
     settings = {"base": given.base, "dtype": given.dtype}
-    said: dict[str, Any] = {"benchmark": "collective", "dtype": given.dtype or "auto", "seed": given.seed}
+    said: dict[str, Any] = {
+        "benchmark": "collective",
+        "dtype": given.dtype or "auto",
+        "seed": given.seed,
+        "skip": given.skip,
+    }
     with tempfile.TemporaryDirectory() as folder:
         generalists = gathered(given.library, given.generalists, Path(folder))
         for part, measure in {"composed": compose, "union": unite}.items():
             if given.only in (None, part):
-                bench = Bench(Path(folder), skills, settings, given.tokens)
+                bench = Bench(Path(folder), skills, settings, given.tokens, given.temperature)
                 said[part] = measure(bench, generalists, given)
                 said[f"{part}, {NETWORK} less"] = against(bench, said[part])
     print(json.dumps(said))

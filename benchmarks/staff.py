@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plural import Network, sync
 from plural.agents import Agent, toolbox
@@ -35,17 +35,20 @@ Choose = Callable[[str, str], Awaitable[Chosen]]
 
 
 class Staff:
-    """All that may answer, over one engine, in at most so many tokens. What a card says is read once, before anything
-    is measured."""
+    """All that may answer, over one engine, in at most so many tokens, at a temperature. What a card says is read once,
+    before anything is measured."""
 
-    def __init__(self, network: Network, skills: Mapping[str, Skill], tokens: int) -> None:
+    def __init__(
+        self, network: Network, skills: Mapping[str, Skill], tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> None:
         router = sync.run(network.router())
         assert router is not None  # specialists have examples
         self.network, self._skills, self._router = network, skills, router
         self._free = min(tokens, BASE_TOKENS)
+        self._drawn = Sampling(temperature=temperature, seed=seed)
         self._cards = {one.name: one.card for one in network.mine()}
-        self._models = {name: _limited(network.specialist(name), tokens) for name in self._cards}
-        self._models[BASE] = _limited(network.base, self._free)
+        self._models = {name: self._limited(network.specialist(name), tokens) for name in self._cards}
+        self._models[BASE] = self._limited(network.base, self._free)
         self._planners = {planner.name: planner for planner in network.planners()}
 
     def base(self, shown: Mapping[str, Sequence[Message]] | None = None, *, told: str = "") -> Choose:
@@ -57,7 +60,7 @@ class Staff:
             ends = not told and (known.output is not None or bool(known.tools))
             limit = known.max_tokens if ends else self._free
             tools = () if told else known.tools
-            return Chosen(BASE, _limited(model, limit), tools, tuple((shown or {}).get(skill, ())))
+            return Chosen(BASE, self._limited(model, limit), tools, tuple((shown or {}).get(skill, ())))
 
         return choose
 
@@ -101,9 +104,8 @@ class Staff:
     def _served(self, name: str) -> Chosen:
         return Chosen(name, self._models[name], self._cards[name].tools if name != BASE else ())
 
-
-def _limited(model: ChatPlural, tokens: int) -> ChatPlural:
-    return model.model_copy(update={"sampling": Sampling(max_tokens=tokens)})
+    def _limited(self, model: ChatPlural, tokens: int) -> ChatPlural:
+        return model.model_copy(update={"sampling": replace(self._drawn, max_tokens=tokens)})
 
 
 async def worked_out(chosen: Chosen, question: str) -> str:

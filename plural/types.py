@@ -299,7 +299,8 @@ class ToolReturned:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """`failed` means that the step could not be done; `answer` then says why."""
+    """`failed` means that the step could not be done; `answer` then says why. `probability` is of the whole answer,
+    where its model tells."""
 
     step: int
     agent: str
@@ -307,6 +308,7 @@ class StepFinished:
     usage: Usage
     seconds: float
     failed: bool = False
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from plural.errors import LimitError, PlanError
 from plural.models.base import load_base
 from plural.specialists import Card, adapter_digest
 from plural.specialists.card import CARD_FILE
@@ -87,7 +88,7 @@ def test_every_line_is_measured_on_the_same_questions(
     ways = ("directly", "step by step")
     assert composed.keys() == {
         *(f"base, {way}{shots}" for way in ways for shots in ("", ", 4-shot")),
-        *(f"{name}, {way}" for name in NAMES for way in (*ways, "own plan")),
+        *(f"{name}, {way}{best}" for name in NAMES for way in (*ways, "own plan") for best in ("", ", best of n")),
         *("network, learned router", "network, own plan", "network, oracle router", "oracle at each step"),
     }
     assert union.keys() == {"base", "base, 4-shot", *NAMES, "network, learned router", "network, oracle router"}
@@ -98,13 +99,21 @@ def test_every_line_is_measured_on_the_same_questions(
     for line in (*composed.values(), *union.values()):
         assert line["tokens"] > 0
         assert 0 <= line["low"] <= line["value"] <= line["high"] <= 1
+    for line, figures in composed.items():
+        assert figures["malformed"] == 0
+        if like := figures["like"]:
+            assert line.endswith("best of n")
+            each = figures["tokens"] / figures["samples"]
+            assert composed[like]["tokens"] <= figures["tokens"] <= composed[like]["tokens"] + 3 * each
+        else:
+            assert figures["samples"] == 1
     right = composed["network, oracle router"]
     assert (right["routed"], union["network, oracle router"]["routed"]) == (1.0, 1.0)
     assert union["base"]["tokens"] < union["base, 4-shot"]["tokens"]
     gaps = said["union, network, learned router less"]
     for line, gap in gaps.items():
         assert gap["value"] == pytest.approx(union["network, learned router"]["value"] - union[line]["value"])
-    assert sum(line.startswith(("base", "generalist", "network", "oracle")) for line in printed) == 14 + 6
+    assert sum(line.startswith(("base", "generalist", "network", "oracle")) for line in printed) == 20 + 6
 
 
 def test_a_library_without_the_primitives_is_refused(
@@ -155,6 +164,43 @@ def test_questions_are_drawn_as_many_of_each_number_of_steps_as_their_share(coll
         assert abs(count - 100 * every[steps] / len(found)) < 1
     assert len({chain.question for chain in drawn}) == 100
     assert drawn == collective.drawn(found, 100, random.Random(0))
+
+
+def test_questions_that_may_have_been_read_are_left_out(collective: Any) -> None:
+    def asked(*given: int) -> set[str]:
+        return {chain.question for _, chain in collective.questions(*given)[0]}
+
+    read = asked(12, 0)
+    assert len(read) == 24
+    assert asked(50, 0) & read  # without --skip
+    assert len(asked(50, 0, 12)) == 100
+    assert not asked(50, 0, 12) & read
+    assert collective.questions(50, 0, 12)[1] == collective.questions(12, 0)[1]  # shown to everybody alike
+
+
+def test_what_most_samples_say_is_the_answer(collective: Any) -> None:
+    def outcome(answer: str) -> Any:
+        return collective.Outcome("easy", None, answer == "1/2", answer=answer)
+
+    said = [outcome(answer) for answer in ("3", "1/2", "", "0.5", "", "")]
+    assert collective.most_said(said).answer == "1/2"  # by value; no answer is no vote
+    assert collective.most_said([outcome(answer) for answer in "ab"]).answer == "a"
+    assert collective.most_said([outcome("")] * 2).answer == ""
+
+
+async def test_a_plan_that_cannot_be_used_is_counted(collective: Any) -> None:
+    chain = pytest.importorskip("composed").split("numbers__gcd", LONG, "8")
+
+    class Network:
+        async def run(self, question: str) -> Any:
+            raise self.error
+            yield  # a generator
+
+    staff, network = type("Staff", (), {})(), Network()
+    staff.network = network
+    for network.error, malformed in ((PlanError("no"), True), (LimitError("long"), False)):  # type: ignore[attr-defined]
+        found = await collective.alone("easy", chain, staff)
+        assert (found.right, found.malformed) == (False, malformed)
 
 
 async def test_independent_steps_are_asked_at_once(collective: Any) -> None:

@@ -20,6 +20,7 @@ _VERSION = 1
 @dataclass(frozen=True, slots=True)
 class Answer:
     text: str
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

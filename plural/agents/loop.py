@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -95,8 +96,8 @@ async def work(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncItera
 def _outcome(kit: Equipment, desk: Desk) -> StepFinished | HandedOff | Paused | None:
     """What the work came to, if nothing is left to do, or nothing without a person."""
     match desk.move:
-        case Answer(text):
-            return StepFinished(desk.step, kit.name, text, desk.usage, desk.seconds)
+        case Answer(text, probability):
+            return StepFinished(desk.step, kit.name, text, desk.usage, desk.seconds, probability=probability)
         case HandOver(to, task):
             return HandedOff(desk.step, kit.name, to, task, desk.usage, desk.seconds)
         case CallTools() as move if waiting := _unapproved(kit, move):
@@ -119,7 +120,7 @@ async def _think(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncGen
             if text := str(chunk.text):
                 desk.spoken += text
                 yield TextDelta(desk.step, kit.name, text)
-    said = _whole(chunks)
+    drawn = said = _whole(chunks)
     _pay(kit, desk, said)
     for each in reversed(kit.middleware):
         said = await each.after_model(turn, said)
@@ -128,7 +129,8 @@ async def _think(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncGen
         desk.spoken = ""
         desk.move = _calls(kit, desk, said)
     else:
-        desk.move = _answer(kit, desk, str(said.text), _cut_off(said))
+        sure = _probability(drawn) if said.text == drawn.text else None
+        desk.move = _answer(kit, desk, str(said.text), _cut_off(said), sure)
         if _cut_off(said) and desk.move is not None:
             yield LimitReached(desk.step, kit.name, "max_tokens", usage_of(said).completion)
 
@@ -164,14 +166,14 @@ def _calls(kit: Equipment, desk: Desk, said: AIMessage) -> CallTools:
     return CallTools((*good, *bad), unread)
 
 
-def _answer(kit: Equipment, desk: Desk, text: str, cut: str) -> Answer | None:
+def _answer(kit: Equipment, desk: Desk, text: str, cut: str, probability: float | None) -> Answer | None:
     """None when it broke the contract and is asked for once more. `cut` says that it was cut off."""
     try:
         if kit.contract is not None:
             kit.contract.parse(text)
         if cut and not text.strip():
             raise LimitError(f"The answer of {kit.name} {cut} and says nothing.", hint="Raise max_tokens.")
-        return Answer(text)
+        return Answer(text, probability)
     except ContractError as error:
         told = f"The answer {cut}. {error.message}" if cut else error.message
         if desk.mended:
@@ -294,6 +296,12 @@ def _cut_off(said: AIMessage) -> str:
         return ""
     written = usage_of(said).completion
     return f"was cut off after {written} tokens" if written else "was cut off"
+
+
+def _probability(said: AIMessage) -> float | None:
+    """Of the whole text, where the model tells."""
+    logprob = said.response_metadata.get("logprob")
+    return math.exp(logprob) if isinstance(logprob, float) else None
 
 
 def _pay(kit: Equipment, desk: Desk, said: AIMessage) -> None:

@@ -107,7 +107,10 @@ def draft(
 
 def run(
     team: Annotated[Path, typer.Argument(metavar="TEAM.YAML", help="As `plural draft --save` writes it.")],
-    task: Annotated[str | None, typer.Argument(metavar="[TASK]", help="Another task than the team's own.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Argument(metavar="[TASK]", help="Another task than the team's own, for steps that say {task}."),
+    ] = None,
     by: ByOption = "planner",
     base: BaseOption = None,
     library: LibraryOption = None,
@@ -124,8 +127,9 @@ def run(
     with open_network(base, library, memory=memory, dtype=dtype, engine=engine, journal=journal) as network:
         staff = drafting.staff_of(network, by)
         made = read_team(team, staff.specialists, staff.tools)
+        told = made.about(task or made.task)
         if not as_json:
-            _show(made)
+            _show(told)
         show(drafting.run(network, made, task, by=by), as_json)
 
 

@@ -2,7 +2,8 @@
 
 A request stands in the chat template as it does in front of the base, and of an activated specialist that has no
 instructions of its own: up to the turn that answers, their tokens are the same. The reading's keys and values stay in
-the prefix cache, so the answer computes what comes after them and nothing else.
+the prefix cache, so the answer computes what comes after them and nothing else. A specialist with instructions reads
+these first, and so the request for itself: all of the starter library have some.
 """
 
 from __future__ import annotations

@@ -28,12 +28,14 @@ async def insist(
     *,
     schema: Any = None,
     samples: int = 1,
+    temperature: float = 1.0,
     faults: Callable[[Any], Iterable[str]] = _nothing_wrong,
     config: RunnableConfig | None = None,
 ) -> Decision[Any]:
     """`adecide`; where its value cannot be used, the model is told why and asked again, `TRIES` times in all.
 
     Args:
+        temperature: as `adecide`'s.
         faults: what is wrong with a value that has the right form.
 
     Raises:
@@ -42,7 +44,9 @@ async def insist(
     deciding, asked = _with_room(model, schema), list(messages)
     for left in reversed(range(TRIES)):
         try:
-            made = await adecide(deciding, asked, options, schema=schema, samples=samples, config=config)
+            made = await adecide(
+                deciding, asked, options, schema=schema, temperature=temperature, samples=samples, config=config
+            )
             wrong = "; ".join(faults(made.value))
         except ContractError as error:
             wrong = str(error)
@@ -50,10 +54,15 @@ async def insist(
             if not wrong:
                 return made
         if left:
-            asked = [*messages, HumanMessage(f"Your last answer could not be used. {wrong} Answer again.")]
+            asked = [*messages, again(wrong)]
     raise ContractError(
         f"The model was asked {TRIES} times; its last answer: {wrong}", hint="Give a model that can do it."
     )
+
+
+def again(wrong: str) -> HumanMessage:
+    """What is said of an answer that cannot be used."""
+    return HumanMessage(f"Your last answer could not be used. {wrong} Answer again.")
 
 
 def _with_room(model: Model, schema: Any) -> Model:

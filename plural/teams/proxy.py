@@ -86,16 +86,21 @@ class Proxy:
         yield RunFinished(said, finished.usage, finished.seconds)
 
 
-def runs_code(run: Reply, *, otherwise: str = "There is no code to run.") -> Reply:
-    """A reply that gives the code blocks that were written since the last run to `run`, a sandbox, and says what came
-    of it."""
+def runs_code(run: Reply | BaseTool, *, otherwise: str = "There is no code to run.") -> Reply:
+    """A reply that gives the code blocks that were written since the last run to `run`, and says what came of it, or
+    what went wrong. `run` is a tool of one text, as `plural.agents.toolbox.sandbox()` is, or a function."""
 
     async def reply(heard: str) -> str:
         blocks = _CODE.findall(heard.rpartition(_RAN)[2])
         if not blocks:
             return otherwise
-        result = run("\n".join(blocks))
-        return f"{_RAN}\n{await result if inspect.isawaitable(result) else result}"
+        code = "\n".join(blocks)
+        if isinstance(run, BaseTool):
+            call = ToolCall("run", run.name, {next(iter(run.args)): code})
+            result, _ = await call_tool({run.name: run}, call, None)
+            return f"{_RAN}\n{result}"
+        said = run(code)
+        return f"{_RAN}\n{await said if inspect.isawaitable(said) else said}"
 
     return reply
 

@@ -138,8 +138,8 @@ async def _turn(
     try:
         async for event in _events(team, step, given.agent, task, config):
             match event:
-                case StepFinished(answer=said, usage=usage, failed=failed):
-                    made = Turn(step, given.agent, said, task, failed, tuple(calls), usage)
+                case StepFinished(answer=said, usage=usage, failed=failed, probability=sure):
+                    made = Turn(step, given.agent, said, task, failed, tuple(calls), usage, probability=sure)
                 case HandedOff(to=to, task=said, usage=usage):
                     made = Turn(step, given.agent, said, task, False, tuple(calls), usage, to)
                 case ToolReturned(failed=False):
@@ -199,9 +199,11 @@ async def _decided(team: Members, wanted: Decide, rounds: int, config: RunnableC
 
     async def make() -> Decision[Any]:
         samples = 8 if wanted.options else 1  # texts that are drawn again are other texts
-        return await insist(decider, asked, wanted.options, schema=wanted.schema, samples=samples, config=config)
+        how: dict[str, Any] = {"samples": samples, "temperature": wanted.temperature, "config": config}
+        return await insist(decider, asked, wanted.options, schema=wanted.schema, **how)
 
     about = [wanted.question, wanted.options, wanted.schema]
+    about += [wanted.temperature] if wanted.temperature != 1 else []
     return await once(config, f"{rounds}.{wanted.key}", about, Decision[Any], make)
 
 

@@ -67,11 +67,15 @@ async def drafted(
 
 def run(network: Network, made: Draft, task: str | None = None, *, by: str = PLANNER) -> EventStream:
     """The team works on the draft's task, or another one; in the journal, if the network has one. What it comes to is
-    remembered for later drafts, unless the draft does without memory."""
+    remembered for later drafts, unless the draft does without memory.
+
+    Raises:
+        PlanError: the draft cannot be carried out by this network, or not on that task (`Draft.about`).
+    """
     if network.settings.journal is not None:
         return resume(network, enter(network, made, task, by=by), by)
-    team = team_of(made, staff_of(network, by))
     asked = task or made.task
+    team = team_of(made, staff_of(network, by))
     events = traced(network.settings, _KIND, lambda told: aiter(team.events(asked, told)))
     return EventStream(_remembered(network, made, asked, events))
 
@@ -88,10 +92,11 @@ def enter(
     """A new run of the team in the journal, which nobody works on yet. `about` is kept with it.
 
     Raises:
-        PlanError: the draft cannot be carried out by this network.
+        PlanError: as `run` does.
     """
-    check(made, staff_of(network, by))
     asked = task or made.task
+    check(made, staff_of(network, by))
+    made.about(asked)
     target = {
         "kind": _KIND,
         "task": asked,

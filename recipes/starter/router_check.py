@@ -10,6 +10,9 @@ that wrote those which the router learns from (general.py), and by a hundred oth
 the network's, and reads examples and nothing else of a specialist. Beside it stand the nearest examples by the same
 states, and the base when it is asked (on `--asked` prompts). A second test counts in neither of the two figures.
 
+Its calibration is the expected calibration error (ten bins) of how sure it is of the label that it finds likeliest, and
+of what it decides: there a request that is nobody's is right when it is left to the base, however improbable that was.
+
 Its time is what a request waits longer until its first token, when the router has read it before; who answers is the
 base, or an activated specialist. The last line is JSON.
 """
@@ -35,6 +38,7 @@ from general import HELD_OUT, OTHERS, PROMPTS
 from listing import asked
 
 from plural import Network, sync
+from plural.evals import calibration_error
 from plural.teams import Router
 from plural.wiring.recipe import Skill, read_recipe
 
@@ -145,6 +149,24 @@ def share(decide: Decides, several: Sequence[Prompts], *, told: bool = False, mi
     return {kind: right[kind] / total[kind] for kind in total}
 
 
+def calibrated(router: Router, network: Network, several: Sequence[Prompts]) -> dict[str, float]:
+    """The expected calibration errors, on what counts in the two figures."""
+    likeliest: list[tuple[float, bool]] = []
+    decided: list[tuple[float, bool]] = []
+    for one in several:
+        if one.apart:
+            continue
+        for vector in sync.run(network.reader.aembed(one.texts)):
+            decision = router.route_vector(vector)
+            best = decision.options[0]
+            likeliest.append((best.probability, best.value == one.label))
+            decided.append((decision.probability, decision.value == one.label))
+    return {
+        name: calibration_error(*zip(*found, strict=True))
+        for name, found in {"likeliest": likeliest, "decided": decided}.items()
+    }
+
+
 def added(router: Router, network: Network, texts: Sequence[str]) -> list[float]:
     """Seconds until the first token, routed and not, of one request after the other; the difference of each. A number
     in front keeps them from finding each other in the cache."""
@@ -169,6 +191,7 @@ def main() -> None:
     parser.add_argument("--library", type=Path, help="the cards' own examples, of those skills that are there")
     parser.add_argument("--rows", type=int, default=60, help="prompts of each test")
     parser.add_argument("--asked", type=int, default=3, help="prompts of each test that the base is asked about")
+    parser.add_argument("--timed", type=int, default=TIMED, help="prompts whose time is taken")
     parser.add_argument("--misses", action="store_true", help="print what went to somebody else")
     given = parser.parse_args()
     skills = {one.name: one for one in read_recipe().chosen(given.names)}
@@ -192,13 +215,15 @@ def main() -> None:
             "nearest examples": share(nearest(examples, network), several),
             "the base, asked": share(asked_base(skills, network), few) if given.asked else {},
         }
-        mixed = random.Random(0).sample([text for one in several if not one.apart for text in one.texts], TIMED)
+        errors = calibrated(router, network, several)
+        mixed = random.Random(0).sample([text for one in several if not one.apart for text in one.texts], given.timed)
         waits = added(router, network, mixed)
     for name, shares in found.items():
         if shares:
             print(f"{name:18} in scope {shares['in']:.3f}, out of scope left to the base {shares['out']:.3f}")
-    print(f"added to a request: {1000 * statistics.median(waits):.2f} ms (median of {TIMED})")
-    print(json.dumps({"added_ms": 1000 * statistics.median(waits), **found}))
+    print(f"calibration error: {errors['likeliest']:.3f} of the likeliest, {errors['decided']:.3f} of what is decided")
+    print(f"added to a request: {1000 * statistics.median(waits):.2f} ms (median of {given.timed})")
+    print(json.dumps({"added_ms": 1000 * statistics.median(waits), "calibration": errors, **found}))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from typing import Any
 
@@ -15,7 +16,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel
 
-from plural.agents import Agent, Budget, Contract, tool, toolbox
+from plural.agents import Agent, Budget, Contract, Middleware, Turn, tool, toolbox
 from plural.errors import ContractError, GrammarError, LimitError, PromptError, SettingsError
 from plural.testing import ScriptedModel, calling
 from plural.types import (
@@ -54,6 +55,26 @@ async def test_the_events_of_a_run_in_order() -> None:
     assert finished.answer == "It is 8."
     # Two calls are paid for: 2 words in and 1 call out, then the same 2 and the result in, 3 words out.
     assert (finished.usage.prompt, finished.usage.completion) == (5, 4)
+
+
+async def test_an_answer_is_as_probable_as_its_model_tells() -> None:
+    def told(**metadata: Any) -> AIMessage:
+        return AIMessage("8", response_metadata=metadata)
+
+    first = calling(("double", {"number": 4}))
+    for said, probability in ((told(logprob=math.log(0.25)), pytest.approx(0.25)), (told(), None)):
+        *_, finished, _ = await events_of(Agent("clerk", ScriptedModel([first, said]), tools=[double]))
+        assert isinstance(finished, StepFinished)
+        assert finished.probability == probability
+
+    class Shouts(Middleware):
+        async def after_model(self, turn: Turn, said: AIMessage) -> AIMessage:
+            return said.model_copy(update={"content": f"{said.text}!"})
+
+    shouting = Agent("clerk", ScriptedModel([told(logprob=-1.0)]), middleware=[Shouts()])
+    *_, finished, _ = await events_of(shouting)
+    assert isinstance(finished, StepFinished)
+    assert (finished.answer, finished.probability) == ("8!", None)  # which the model did not say
 
 
 def test_the_same_events_from_a_blocking_loop() -> None:

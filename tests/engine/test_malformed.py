@@ -27,20 +27,13 @@ from plural.agents import Contract
 from plural.agents.schema import violations
 from plural.engine import Engine, EngineSettings
 from plural.engine.chat import ChatPlural
-from plural.teams.planner import PLAN_SCHEMA
+from plural.teams.planner import plan_schema
 from plural.types import Grammar, Sampling
 from plural.wiring.network import Network
 
 from .tiny import CONFIG, tiny_base
 
-# A base that knows nothing would write its tasks for ever.
-TASK = {
-    "type": "object",
-    "properties": {"task": {"type": "string", "minLength": 1, "maxLength": 16}},
-    "required": ["task"],
-    "additionalProperties": False,
-}
-PLAN = {**PLAN_SCHEMA, "properties": {"steps": {**PLAN_SCHEMA["properties"]["steps"], "items": TASK}}}
+PLAN = plan_schema(letters=16)  # a base that knows nothing would write its tasks to their ends
 SEEDS = itertools.count()
 TOTAL = int(os.environ.get("PLURAL_DECISIONS", "10000"))  # of the real ones together
 

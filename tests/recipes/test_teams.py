@@ -1,10 +1,14 @@
-"""The teams of recipes/teams, as they stand, on scripted models; the game also on a base that knows nothing."""
+"""The teams of recipes/teams, as they stand: on scripted models, and on the real base, of which holds what has to hold
+of any model."""
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
+import runpy
 import shutil
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,8 @@ import pytest
 
 from plural.agents.memory import LongTerm
 from plural.testing import ScriptedEmbedder, ScriptedModel
-from plural.types import Routed, StepFinished
+from plural.types import Event, Routed, RunFinished, StepFinished, StepStarted, TextDelta
+from plural.wiring.network import Network
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "teams"
 
@@ -39,11 +44,15 @@ def test_they_use_public_names_only() -> None:
 
 
 def test_maths_with_code() -> None:
-    model = ScriptedModel(["Let me see.\n```\n71 * 79 - 5\n```", "```\n1 +\n```", "ANSWER 5604"])
-    assert recipe("maths_with_code").team(model).invoke("What is 71 times 79, less 5?") == "ANSWER 5604"
-    heard = str(model.asked[2].messages[-1].content)
-    assert "The code ran:\n5604" in heard
-    assert "That cannot be worked out" in heard
+    pytest.importorskip("pydantic_monty")
+    program = "Let me see.\n```python\ntotal = 0\nfor n in range(1, 21):\n    total += n * n\nprint(total)\n```"
+    model = ScriptedModel(["I think it is 2870.", program, "```\nprint(1 +)\n```", "```\n1 / 0\n```", "ANSWER 2870"])
+    assert recipe("maths_with_code").team(model).invoke("What is the sum of the squares of 1 to 20?") == "ANSWER 2870"
+    heard = [str(asked.messages[-1].content) for asked in model.asked]
+    assert heard[1].endswith("user: Write a program in a code block, or ANSWER.")
+    assert heard[2].endswith("The code ran:\n2870\n")
+    assert "SyntaxError" in heard[3]
+    assert "ZeroDivisionError" in heard[4]
 
 
 def test_retrieval_chat_with_updates(tmp_path: Path) -> None:
@@ -97,7 +106,7 @@ def test_a_player_who_knows_no_move_chooses_among_the_legal_ones() -> None:
 
 
 class House:
-    """A hall with a closed door, and a kitchen."""
+    """For a text game: a hall with a closed door, and a kitchen."""
 
     def __init__(self, module: Any) -> None:
         self.module, self.open, self.done = module, False, list[str]()
@@ -147,3 +156,120 @@ def test_without_java_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(SystemExit, match="needs Java"):
         recipe("text_game").TextWorldExpress("coin")
+
+
+# ------------------------------------------------------------------------------------------------------ the real base
+@pytest.fixture(scope="module")
+def network(base: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    with Network.open(library=tmp_path_factory.mktemp("library"), starter=False, max_tokens=40) as opened:
+        yield opened
+
+
+def worked(events: Sequence[Event], *names: str) -> list[StepFinished]:
+    """The turns of a run: each begun once and ended once, in order, by a member, with the text that was told."""
+    *_, last = events
+    assert isinstance(last, RunFinished)
+    turns = [event for event in events if isinstance(event, StepFinished)]
+    started = [(event.step, event.agent) for event in events if isinstance(event, StepStarted)]
+    assert started == [(event.step, event.agent) for event in turns]
+    assert [event.step for event in turns] == list(range(1, len(turns) + 1))
+    assert {event.agent for event in turns} <= set(names)
+    for turn in turns:
+        told = [event.text for event in events if isinstance(event, TextDelta) and event.step == turn.step]
+        assert turn.failed or "".join(told).endswith(turn.answer)
+    return turns
+
+
+def test_maths_with_code_on_the_base(network: Network) -> None:
+    pytest.importorskip("pydantic_monty")
+    turns = worked(list(recipe("maths_with_code").team(network.base).events("What is 12 times 7?")), "solver", "user")
+    assert 1 <= len(turns) <= 12
+    assert [turn.agent for turn in turns] == (["solver", "user"] * 6)[: len(turns)]
+    for turn in turns[1::2]:
+        assert turn.answer.startswith(("The code ran:", "Write a program in a code block"))
+    ended = "ANSWER" in turns[-1].answer or len(turns) == 12
+    assert ended or len({turn.answer for turn in turns[-4:]}) < 4  # no progress
+
+
+def test_retrieval_on_the_base(network: Network, tmp_path: Path) -> None:
+    module = recipe("retrieval_chat")
+    passages = ["The key of the old house is green.", "The key of the old barn is lost.", "Ann keeps bees."]
+    memory = module.read(passages, LongTerm(tmp_path / "passages.sqlite", network.base, space="base"))
+    turns = worked(list(module.team(network.base, memory).events("Who keeps bees?")), "librarian", "assistant")
+    assert [turn.agent for turn in turns] == (["librarian", "assistant"] * 4)[: len(turns)]
+    for turn in turns:
+        if turn.agent == "librarian":
+            assert set(turn.answer.split(" | ")) <= {*passages, "There are no more passages."}
+        elif not turn.failed:
+            assert re.fullmatch(rf"{module.UPDATE}|[A-Z][^|\n]{{1,200}}\.", turn.answer)
+
+
+def test_a_safeguard_on_the_base(network: Network) -> None:
+    team = recipe("writer_with_safeguard").team(network.base, network.base)
+    turns = worked(list(team.events("How many seconds are in a week?")), "writer", "safeguard", "runner")
+    assert {turn.answer for turn in turns if turn.agent == "safeguard"} <= {"SAFE", "DANGER"}
+    for before, turn in itertools.pairwise(turns):
+        assert (turn.agent == "runner") == (before.answer == "SAFE" and before.agent == "safeguard")
+
+
+def test_a_group_chat_on_the_base(network: Network) -> None:
+    events = list(recipe("group_chat").team(network.base, network.base, turns=4).events("Plan a picnic."))
+    turns = worked(events, "planner", "doer", "critic")
+    assert 1 <= len(turns) <= 4
+    assert all(one.agent != other.agent for one, other in itertools.pairwise(turns))
+    for event in events:
+        if isinstance(event, Routed):
+            assert event.decision.by == "logits"
+            assert sum(option.probability for option in event.decision.options) == pytest.approx(1)
+
+
+def test_a_text_game_on_the_base(network: Network) -> None:
+    module = recipe("text_game")
+    house = House(module)
+    team = module.team(network.base, network.base, house, turns=12)
+    worked(list(team.events("Get to the kitchen.")), "assistant", "grounding", "executor")
+    assert house.done
+    assert set(house.done) <= {"go north", "look", "open door"}
+
+
+def main(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    """The lines that the recipe prints when it is run as a script."""
+    monkeypatch.setattr("sys.argv", [name, *words])
+    runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def scripts(base: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PLURAL_LIBRARY", str(tmp_path / "library"))
+    monkeypatch.setenv("PLURAL_MAX_TOKENS", "40")
+
+
+@pytest.mark.usefixtures("scripts")
+def test_tic_tac_toe_as_a_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    *rows, said = main("tic_tac_toe", monkeypatch, capsys)
+    board = " ".join(rows).split()
+    assert len(board) == 9
+    assert board.count("X") - board.count("O") in (0, 1)
+    module = recipe("tic_tac_toe")
+    won = [player for player in "XO" if any(all(board[at] == player for at in line) for line in module.LINES)]
+    assert said == (f"{won[0]} wins." if won else "A draw.")
+    assert won or not set(board) & set("123456789")
+
+
+@pytest.mark.usefixtures("scripts")
+def test_the_group_chat_as_a_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    told = main("group_chat", monkeypatch, capsys, "Plan", "a", "picnic.")
+    assert re.fullmatch(r"-> (planner|doer|critic) \([01]\.\d\d\)", told[0])
+    assert sum(line.startswith(("planner: ", "doer: ", "critic: ")) for line in told) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scripts")
+@pytest.mark.parametrize("name", ["maths_with_code", "writer_with_safeguard", "retrieval_chat"])
+def test_the_others_as_scripts(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("Ann keeps bees.\n\nThe key of the old house is green.")
+    words = {"retrieval_chat": ("Who keeps bees?", str(tmp_path / "notes.txt"))}
+    assert "".join(main(name, monkeypatch, capsys, *words.get(name, ("What is 12 times 7?",)))).strip()

@@ -12,7 +12,7 @@ from plural.engine import Engine
 from plural.engine.chat import ChatPlural
 from plural.teams import Team
 from plural.teams.patterns import Pattern, debate, map_items, round_robin, vote
-from plural.types import AdapterRef, Sampling
+from plural.types import AdapterRef, Event, RunFinished, Sampling, StepFinished
 from tests.engine.tiny import drive, tiny_adapter, tiny_base
 
 TOKENS = 12
@@ -56,6 +56,26 @@ def test_members_that_work_at_once_take_the_steps_of_one(steps: Callable[[Patter
     assert steps(vote(NAMES)) <= alone + few
     assert steps(debate(NAMES, rounds=2)) <= 2 * (alone + few)
     assert steps(map_items("a", ["x", "y", "z", "w"])) <= alone + few
+
+
+def test_what_members_write_has_its_probability(model: ChatPlural) -> None:
+    """By which a vote weighs it: that of the whole text, before any temperature."""
+    voters = [Agent(name, model.model_copy(update={"adapter": AdapterRef(name), "model_name": name})) for name in NAMES]
+
+    async def events() -> list[Event]:
+        return [event async for event in Team("four", voters, vote(NAMES)).events("Go.")]
+
+    (found,) = asyncio.run(drive(model.engine, events()))
+    assert not isinstance(found, BaseException), found
+    answers = {event.agent: event for event in found if isinstance(event, StepFinished)}
+    assert answers.keys() == set(NAMES)
+    sure = {name: event.probability or 0.0 for name, event in answers.items()}
+    assert all(0 < each <= 1 for each in sure.values())
+    said = {event.answer for event in answers.values()}
+    assert len(said) == len(NAMES)  # nobody agrees: the most probable text wins
+    *_, last = found
+    assert isinstance(last, RunFinished)
+    assert last.answer == answers[max(sure, key=lambda name: sure[name])].answer
 
 
 def test_votes_among_options_are_one_batch(steps: Callable[[Pattern], int]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
+import re
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableLambda
 
+from plural import sync
 from plural.agents import Agent, handoff_to, mark, tool
+from plural.agents.schema import violations
+from plural.engine import Engine, EngineSettings
+from plural.engine.chat import ChatPlural
 from plural.errors import EngineStopped, LimitError, PlanError, RunError
 from plural.teams import PLAN_SCHEMA, Planner, Router, work
+from plural.teams.insisting import TRIES
 from plural.teams.journal import Journal, begin, replay, resume
-from plural.teams.planner import fill_in
+from plural.teams.planner import Plan, fill_in
 from plural.testing import ScriptedModel, calling
 from plural.types import (
     Event,
@@ -27,11 +36,13 @@ from plural.types import (
     Planned,
     Routed,
     RunFinished,
+    Sampling,
     Step,
     StepFinished,
     StepStarted,
     TextDelta,
 )
+from tests.engine.tiny import CONFIG, tiny_base
 
 LABELS = ["base", "cron", "home", "planner"]
 
@@ -94,7 +105,7 @@ async def test_a_plan_without_log_probabilities_has_no_probability() -> None:
 )
 def test_any_plan_has_its_references_or_is_refused(edges: list[set[int]]) -> None:
     tasks = [" and ".join(["do", *(f"#{earlier}" for earlier in after)]) for after in edges]
-    planner = Planner(ScriptedModel([plan_of(*tasks)]))
+    planner = Planner(ScriptedModel([plan_of(*tasks)] * TRIES))
     if all(earlier < number for number, after in enumerate(edges, start=1) for earlier in after):
         steps = asyncio.run(planner.plan("Go.")).steps
         assert [set(step.after) for step in steps] == edges
@@ -103,23 +114,77 @@ def test_any_plan_has_its_references_or_is_refused(edges: list[set[int]]) -> Non
             asyncio.run(planner.plan("Go."))
 
 
+@settings(deadline=None)
+@given(number=st.integers(1, 6), task=st.text("a #0123456789\n\x1f", max_size=10))
+def test_the_form_of_a_plan_allows_what_can_be_carried_out_and_nothing_else(number: int, task: str) -> None:
+    """Its patterns are what a grammar holds a planner to."""
+    steps = [*[{"task": "do"}] * (number - 1), {"task": task}]
+    told = [int(found) for found in re.findall("#([0-9]+)", task)]
+    exact = not re.search("#0", task) and all(1 <= earlier < number for earlier in told)
+    fine = exact and task[:1].strip() != "" and task[0] != "\x1f"
+    assert (violations({"steps": steps}, PLAN_SCHEMA) == []) == fine
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (plan_of("do #1"), r"Step 1 \('do #1'\) refers to #1, itself"),
+        (plan_of("do #1"), r"step 1 \('do #1'\) refers to #1, itself"),
         (plan_of("do #2", "b"), "refers to #2, a later step"),
         (plan_of("a", "do #3"), "refers to #3, a step that is not there"),
-        (plan_of("a", "do #0"), "refers to #0"),
-        (plan_of("a", "  "), "Step 2 of the plan has an empty task"),
+        (plan_of("a", "do #0"), "refers to #0, no step"),
+        (plan_of("a", "  "), r"steps\[1\].task has 0 characters"),
+        (plan_of("a" * 401), "more than 400"),
         (plan_of(), "fewer than 1"),
         (plan_of(*"abcdefg"), "more than 6"),
         ('{"steps": [{"task": "a"', "not JSON"),
+        ('{"steps": 5}', "not of type array"),
         ('{"steps": [{"task": "a", "who": "b"}]}', "'who'"),
     ],
 )
 async def test_plans_that_cannot_be_carried_out(text: str, says: str) -> None:
-    with pytest.raises(PlanError, match=says):
-        await Planner(ScriptedModel([text])).plan("Go.")
+    model = ScriptedModel([text] * TRIES)
+    with pytest.raises(PlanError, match=rf"planner was asked 3 times.*{says}"):
+        await Planner(model).plan("Go.")
+    assert re.search(says, str(model.asked[1].messages[-1].content))
+
+
+async def test_a_plan_that_cannot_be_used_is_asked_for_again_with_the_reason() -> None:
+    scripted = ScriptedModel(["I would do a, then b.", plan_of("do #2", "b"), plan_of("a", "b with #1")])
+    model = scripted | RunnableLambda(lambda said: said)  # which no grammar holds
+    plan = await Planner(model, instructions="Split it.").plan("Do a, then b.")
+    assert (plan.steps, plan.tries) == ((Step("a"), Step("b with #1", after=(1,))), 3)
+    asked = [[str(message.content) for message in each.messages] for each in scripted.asked]
+    assert [each[:2] for each in asked] == [["Split it.", "Do a, then b."]] * 3
+    assert "not JSON" in asked[1][2]
+    assert "refers to #2, a later step" in asked[2][2]
+    assert plan.usage.completion == sum(
+        len(text.split()) for text in ("I would do a, then b.", plan_of("do #2", "b"), plan_of("a", "b with #1"))
+    )
+
+
+async def test_a_plan_that_was_asked_for_again_is_played_back(tmp_path: Path) -> None:
+    plans = [plan_of("do #2", "b"), plan_of("cron", "home")]
+    with Journal(tmp_path / "journal.db") as journal:
+        worked = Worked(ROUTER, plans, base=[], cron=["seven"], home=["on"])
+        events = await all_of(begin(journal, worked, "planner: both"))
+        again = Worked(ROUTER, [], base=[], cron=[], home=[])
+        assert await all_of(resume(journal, journal.runs()[0].id, again)) == events
+        assert [step.task for step in only(events, Planned)[0].steps] == ["cron", "home"]
+
+
+def test_plans_of_a_base_that_knows_nothing_are_never_malformed() -> None:
+    """Nothing but the grammar gives them their form; none is asked for again."""
+    small = tiny_base(replace(CONFIG, max_positions=1024))
+    with contextlib.closing(Engine(small.decoder, small.tokenizer, {}.__getitem__, EngineSettings())) as engine:
+        model = ChatPlural(engine=engine, base=small, model_name="tiny", sampling=Sampling(temperature=1.0))
+
+        async def plans() -> list[Plan]:
+            seeded = [Planner(model.bind(seed=seed), letters=3) for seed in range(40)]
+            return await asyncio.gather(*(planner.plan("Go.") for planner in seeded))
+
+        found = sync.run(plans())
+    assert {plan.tries for plan in found} == {1}
+    assert {len(plan.steps) for plan in found} > {1, 2, 3}
 
 
 # --------------------------------------------------------------------------------------------------- one agent

@@ -12,15 +12,19 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 
 from plural.agents import Agent, Budget, handoff_to, mark, tool
+from plural.agents.toolbox import sandbox
 from plural.errors import PlanError, SettingsError
+from plural.evals import fit_temperature
 from plural.teams import Proxy, Team, runs_code, stop
 from plural.teams.journal import Journal, begin, replay, resume
 from plural.teams.patterns import debate, graph, handoff, ledger, map_items, round_robin, selector, vote
 from plural.testing import ScriptedModel, calling
 from plural.types import (
     Decided,
+    Decision,
     Event,
     LimitReached,
+    Option,
     Question,
     Routed,
     RunFinished,
@@ -226,6 +230,44 @@ async def test_code_that_was_written_is_run() -> None:
     assert asked(coder, 1).endswith("user: The code ran:\n42")
     assert [event.result for event in events if isinstance(event, ToolReturned)] == ["The code ran:\n42"]
     assert events[-1].answer == "It is 42. DONE"  # type: ignore[union-attr]
+
+
+async def test_a_sandbox_of_the_toolbox_runs_what_was_written(journal: Journal) -> None:
+    pytest.importorskip("pydantic_monty")
+
+    def team(coder: Agent) -> Team:
+        user = Proxy("user", runs_code(sandbox()), idempotent=True)
+        return Team("math", [coder, user], round_robin(["coder", "user"]), stop=stop.says("DONE", by="coder"))
+
+    program = "```python\ndef double(n):\n    return 2 * n\nprint(double(21))\n```"
+    coder = agent("coder", program, "```\nopen('/etc/passwd')\n```", "```\n6 *\n```", "It is 42. DONE")
+    events = await all_of(begin(journal, team(coder), "Twice twenty-one?"))
+    assert asked(coder, 1).endswith("user: The code ran:\n42\n")
+    assert "open" in asked(coder, 2)
+    assert "SyntaxError" in asked(coder, 3)
+    assert "root:" not in str(events)
+    assert events[-1].answer == "It is 42. DONE"  # type: ignore[union-attr]
+    assert await all_of(resume(journal, journal.runs()[0].id, team(agent("coder")))) == events
+
+
+async def test_a_vote_counts_calibrated_probabilities() -> None:
+    """Ann is always very sure, and was right half of the time."""
+
+    class Says(ScriptedModel):
+        yes: float
+
+        async def achoose(self, messages: Any, options: Any) -> Decision[str]:
+            shares = sorted((Option("yes", self.yes), Option("no", 1 - self.yes)), key=lambda one: -one.probability)
+            return Decision(shares[0].value, shares[0].probability, tuple(shares), "logits")
+
+    voters = [Agent(name, Says([], yes=yes)) for name, yes in {"ann": 0.95, "bob": 0.3, "cy": 0.4}.items()]
+    fitted = fit_temperature([[0.95, 0.05]] * 4, [0, 1, 0, 1])
+    for temperatures, answer, sure in (({}, "yes", 0.95), ({"ann": fitted}, "no", pytest.approx(0.5, abs=0.02))):
+        pattern = vote(["ann", "bob", "cy"], options=["yes", "no"], temperatures=temperatures)
+        events = await all_of(Team("jury", voters, pattern).events("Is it?"))
+        assert events[-1].answer == answer  # type: ignore[union-attr]
+        (decided,) = [event for event in events if isinstance(event, Decided) and event.by == "ann"]
+        assert decided.decision.probability == sure
 
 
 async def test_a_budget_is_shared_and_ends_the_run_with_what_there_is() -> None:

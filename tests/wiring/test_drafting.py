@@ -112,9 +112,27 @@ def test_a_missing_skill_is_named_settled_or_trained(plural: Plural, home: Path)
     assert code == 0
     assert json.loads(out.splitlines()[-1])["agents"][0]["specialist"] == "base"
     code, out, problems = plural("draft", "3 and 4?", "--examples", "sums.jsonl", "--save", "sums.yaml")
-    assert "sums" in out, problems  # it is trained, and the draft goes on with it
+    assert code == 0, problems  # it is trained, and the draft goes on with it
+    assert "sums (by the router" in out
     card = json.loads(plural("show", "sums", "--json")[1])
     assert card["purpose"] == "3 and 4?"
+    assert asked(plural("run", "sums.yaml", "--json")) == [("sums", "3 and 4?")]
+    code, out, problems = plural("run", "sums.yaml", "5 and 6?")
+    assert (code, out) == (2, "")
+    assert "sums would work on that and hear nothing of '5 and 6?'. Write {task} into a step" in problems
+    text = (home / "sums.yaml").read_text()
+    (home / "sums.yaml").write_text(text.replace("- task: 3 and 4?", "- task: 'What is {task}'"))
+    assert asked(plural("run", "sums.yaml", "5 and 6?", "--json")) == [("sums", "What is 5 and 6?")]
+    name = json.loads(plural("runs", "--json")[1].splitlines()[0])["id"]
+    assert asked(plural("resume", name, "--json")) == [("sums", "What is 5 and 6?")]
+
+
+def asked(said: tuple[int, str, str]) -> list[tuple[str, str]]:
+    """Who was asked what in a run that went well."""
+    code, out, problems = said
+    assert code == 0, problems
+    events = [json.loads(line) for line in out.splitlines()]
+    return [(each["agent"], each["task"]) for each in events if each["event"] == "StepStarted"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import math
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import pytest
 from plural.evals import Fingerprint, Task
 from plural.models.base import find_base
 from plural.specialists import Library, Specialist
-from plural.types import Score
-from plural.wiring import publishing
+from plural.teams import Planner
+from plural.teams.drafting import Draft, read_team, write_team
+from plural.types import RunFinished, Score
+from plural.wiring import drafting, publishing
 from plural.wiring.network import Network
 from plural.wiring.recipe import read_recipe, to_first_answer
 from plural.wiring.scoring import own_exam
@@ -104,6 +108,41 @@ async def test_requests_of_one_task_and_of_two_are_told_apart(tmp_path: Path) ->
         assert router is not None
         found = {request: (await router.route(request, network.reader)).value for request in ROUTES}
     assert found == ROUTES
+
+
+@pytest.mark.usefixtures("base")
+async def test_the_planners_grammar_changes_none_of_their_plans(tmp_path: Path) -> None:
+    """They were trained on answers that any text may be a task of: their cards' contract."""
+    with Network.open(library=tmp_path, journal=None) as network:
+        for name in ("planner", "unchain"):
+            specialist = LIBRARY.get(name)
+            requests = specialist.card.examples[:2]
+            planner = Planner(network.model(specialist), name=name)
+            plans = await asyncio.gather(*(planner.plan(request) for request in requests))
+            for said, plan in zip(await network.model(specialist).abatch(list(requests)), plans, strict=True):
+                assert [step.task for step in plan.steps] == [step["task"] for step in json.loads(said.text)["steps"]]
+                assert plan.tries == 1
+
+
+BOTH = "Turn on the bedroom fan, and give me the cron expression for every weekday at 7:30"
+
+
+@pytest.mark.usefixtures("base")
+async def test_the_embedded_base_drafts_and_runs_a_team_of_its_own_domain(tmp_path: Path) -> None:
+    """The example of docs/teams.md."""
+    with Network.open(library=tmp_path, journal=tmp_path / "journal.db", memories=tmp_path / "memory.db") as network:
+        *_, made = [each async for each in drafting.drafted(network, BOTH)]
+        assert isinstance(made, Draft)
+        assert [agent.specialist for agent in made.agents] == ["home", "cron"]
+        assert [step.agents for step in made.steps] == [("home",), ("cron",)]
+        write_team(made, tmp_path / "team.yaml")
+        staff = drafting.staff_of(network)
+        read = read_team(tmp_path / "team.yaml", staff.specialists, staff.tools)
+        *_, last = [event async for event in drafting.run(network, read)]
+        assert isinstance(last, RunFinished)
+        assert "fan" in last.answer
+        assert "30 7 * * 1-5" in last.answer
+        assert network.journal.runs()[0].status == "finished"
 
 
 def test_the_starter_library_is_small() -> None:

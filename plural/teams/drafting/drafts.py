@@ -9,8 +9,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from plural.agents.budget import Budget
+from plural.errors import PlanError
 
 GENERAL = "base"  # who is no specialist: the model that knows a little of everything
+TASK = "{task}"  # in a step: where the task of the run stands
 Text = Annotated[str, Field(min_length=1)]
 # Where something is in a draft: ("steps", 1, "agents").
 Place = tuple[str | int, ...]
@@ -38,8 +40,8 @@ class DraftedAgent(_Strict):
 
 
 class DraftedStep(_Strict):
-    """`inputs` are the numbers of the steps whose results it builds on; `#2` in the task stands for that of step 2.
-    One agent solves it alone, several solve it together."""
+    """`inputs` are the numbers of the steps whose results it builds on; `#2` in the task stands for that of step 2, and
+    `{task}` for the task of the run. One agent solves it alone, several solve it together."""
 
     task: Text
     agents: tuple[str, ...] = Field(min_length=1)
@@ -121,6 +123,26 @@ class Draft(_Strict):
 
     def agent(self, name: str) -> DraftedAgent:
         return next(agent for agent in self.agents if agent.name == name)
+
+    def about(self, task: str) -> Draft:
+        """The same team and plan for `task`, which stands in the place of `{task}` in its steps. The base and chat
+        models read it beside their step anyway.
+
+        Raises:
+            PlanError: it is another task, no step has a place for it, and a specialist would answer its step as ever.
+        """
+        places = [step for step in self.steps if TASK in step.task]
+        if task != self.task and not places:
+            fixed = [name for step in self.steps for name in step.agents if self.agent(name).specialist != GENERAL]
+            fixed += ["a step" for step in self.steps if step.task.strip() == self.task.strip()]
+            if fixed:
+                raise PlanError(
+                    f"The team's steps are those of its own task, {self.task!r}: {fixed[0]} would work on that and "
+                    f"hear nothing of {task!r}.",
+                    hint=f"Write {TASK} into a step where the new task is to stand, or draft a team for it.",
+                )
+        steps = tuple(step.model_copy(update={"task": step.task.replace(TASK, task)}) for step in self.steps)
+        return self.model_copy(update={"task": task, "steps": steps})
 
     def faults(self, specialists: Collection[str], tools: Collection[str]) -> Iterator[Fault]:
         """Why it cannot be carried out by these specialists with these tools; nothing if it can."""

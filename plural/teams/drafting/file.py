@@ -16,7 +16,8 @@ from plural.teams.drafting.drafts import Draft, Fault, Place
 _CUT = re.compile(r"\s+(#\d+)")
 _ABOUT = """\
 # A team and its plan. Steps are numbered in their order, from 1; `inputs` names those whose results a step builds on,
-# #1 in a task stands for the result of step 1. A step with several agents is solved together.
+# #1 in a task stands for the result of step 1, {task} for what the team is run with. A step with several agents is
+# solved together.
 """
 
 

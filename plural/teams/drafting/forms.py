@@ -114,8 +114,8 @@ def _some(names: Sequence[str], what: str, *, least: int = 0) -> Form:
 
 
 def _text(sizes: Sizes, what: str) -> Form:
-    """Not blank: a task of nothing but space is none."""
-    return {"type": "string", "pattern": r"\S", "maxLength": sizes.letters, "description": what}
+    """Not blank: a task of nothing but space is none, whoever says what space is."""
+    return {"type": "string", "pattern": r"[^\s\x00-\x1f]", "maxLength": sizes.letters, "description": what}
 
 
 def _object(**properties: Form) -> Form:

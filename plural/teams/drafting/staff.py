@@ -49,7 +49,7 @@ def check(draft: Draft, staff: Staff) -> None:
 
 
 def team_of(draft: Draft, staff: Staff, *, name: str = "team") -> Team:
-    """The team, which works on the draft's task when it is invoked with it.
+    """The team, which works on the task that it is invoked with: the draft's own, or another one (`Draft.about`).
 
     Raises:
         PlanError: the draft cannot be carried out by this staff.

@@ -43,15 +43,16 @@ class Result:
 
 
 def carry_out(draft: Draft, *, exact: bool = True) -> Pattern:
-    """Works through the plan. The team's model is the action observer: it writes down what a step needs to know
-    (dynamic memory), looks at what came of it, has it done again or changes the plan.
+    """Works through the plan, on the draft's task or on another one (`Draft.about`). The team's model is the action
+    observer: it writes down what a step needs to know (dynamic memory), looks at what came of it, has it done again or
+    changes the plan.
 
     Args:
         exact: the team's model takes grammars (see `plan_form`).
     """
 
     def next_(state: State) -> Next:
-        work = _Work(draft, state.task, exact)
+        work = _Work(draft.about(state.task), state.task, exact)
         decided = {key: decision.value for key, decision in state.decided}
         turns = iter(state.turns)
         while needs := work.needs():
@@ -201,8 +202,11 @@ class _Work:
 
 # ---------------------------------------------------------------------------------------------------------- one step
 def _solve(work: _Work, number: int, step: DraftedStep) -> Solving:
-    """Memory, work, and the action observer's look at it; done again or planned anew as often as that is allowed."""
+    """Memory, work, and the action observer's look at it; done again or planned anew as often as that is allowed.
+
+    `said` is the short-term memory: every attempt at this step and what was said of it."""
     ways, feedback = work.draft.ways, ""
+    said: list[str] = []
     repeats = ways.repeats if any(work.draft.agent(name).specialist == GENERAL for name in step.agents) else 0
     for time in range(repeats + 1):
         key, memory = f"{number}.{time}", ""
@@ -210,7 +214,7 @@ def _solve(work: _Work, number: int, step: DraftedStep) -> Solving:
             wish = prompts.remember(work.task, step, log)
             memory = (yield Decide(f"memory {key}", wish, schema=memory_form(work.draft.sizes)))["needed"]
         solving = _together if step.together else _alone
-        result = yield from solving(work, step, key, memory, feedback)
+        result = yield from solving(work, step, key, memory, said, feedback)
         if not ways.observers:
             return result
         on = [GO_ON] * (not result.failed) + [AGAIN] * (time < repeats) + [CHANGE] * (work.changes < ways.changes)
@@ -218,6 +222,7 @@ def _solve(work: _Work, number: int, step: DraftedStep) -> Solving:
         form = check_form(work.draft.sizes, on or [GO_ON])
         verdict = yield Decide(f"check {key}", wish, schema=form)
         feedback = "" if verdict["good"] else verdict["feedback"]
+        said.append(f"What was found: {verdict['reason']}")
         result = Result(result.text, result.failed, feedback)
         if verdict["next"] == CHANGE and work.changes < ways.changes:  # another step may have used the last one
             changed = yield from _change(work, number, step, result)
@@ -227,27 +232,28 @@ def _solve(work: _Work, number: int, step: DraftedStep) -> Solving:
     return result
 
 
-def _alone(work: _Work, step: DraftedStep, key: str, memory: str, feedback: str) -> Solving:
+def _alone(work: _Work, step: DraftedStep, key: str, memory: str, said: list[str], feedback: str) -> Solving:
     """Self-refinement: an attempt, a look at it, a better attempt."""
     (name,) = step.agents
-    ways, before = work.draft.ways, ""
+    ways = work.draft.ways
     learns = ways.refinement and work.draft.agent(name).specialist == GENERAL
     attempts = ways.attempts if learns else 1
     for attempt in range(1, attempts + 1):
-        turn: Turn = yield work.asked(step, name, memory=memory, before=before, better=feedback)
+        turn: Turn = yield work.asked(step, name, memory=memory, before="\n".join(said), better=feedback)
+        said.append(f"{name}: {turn.text}")
         if turn.failed or attempt == attempts:
             break
         wish = prompts.look(work.task, step, turn.text)
         look = yield Decide(f"look {key}.{attempt}", wish, schema=look_form(work.draft.sizes), by=name)
         if look["done"]:
             break
-        before, feedback = f"{name}: {turn.text}", look["better"]
+        feedback = look["better"]
+        said.append(f"What was found: {look['thought']}")
     return Result(turn.text, turn.failed)
 
 
-def _together(work: _Work, step: DraftedStep, key: str, memory: str, feedback: str) -> Solving:
+def _together(work: _Work, step: DraftedStep, key: str, memory: str, said: list[str], feedback: str) -> Solving:
     """Collaborative refinement: they speak in turn, each reads all before, until they agree."""
-    said: list[str] = []
     refines, result = work.draft.ways.refinement, Result("")
     for talk in range(1, (work.draft.ways.talks if refines else 1) + 1):
         turns: list[Turn] = []

@@ -5,25 +5,29 @@ After Magentic-One (arXiv 2411.04468), whose orchestrator parses JSON out of pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plural.errors import SettingsError
 from plural.teams.patterns.state import Assignment, Decide, Finish, Next, Pattern, Speak, State, distinct
 
 
-def ledger(names: Sequence[str], *, max_stalls: int = 2, max_plans: int = 3) -> Pattern:
+def ledger(names: Sequence[str], *, max_stalls: int = 2, max_plans: int = 3, letters: int = 800) -> Pattern:
     """The team's model writes facts and a plan, and decides before every turn whether the task is done, whether the
     team goes in circles or gets on, who works next, and on what.
 
     Args:
         max_stalls: turns without progress before facts and plan are written anew; a turn with progress takes one back.
         max_plans: after so many plans the team stops with what it has.
+        letters: the length of a text that the model writes (facts, a plan, an instruction, the answer) at most.
     """
     names = distinct(names, "ledger")
-    for what, value in (("max_stalls", max_stalls), ("max_plans", max_plans)):
+    for what, value in (("max_stalls", max_stalls), ("max_plans", max_plans), ("letters", letters)):
         if value < 1:
             raise SettingsError(f"{what} is {value}; it must be at least 1.")
+
+    def written(key: str, state: State, wish: str) -> Next:
+        return (Decide(key, f"{_head(state)}\n\n{wish}", schema=_object(text=_text(letters))),)
 
     def next_(state: State) -> Next:
         facts, plans, answers = (state.decisions(key) for key in ("facts", "plan", "answer"))
@@ -34,14 +38,14 @@ def ledger(names: Sequence[str], *, max_stalls: int = 2, max_plans: int = 3) -> 
         if needed > max_plans:
             return Finish(state.turns[-1].text)
         if len(facts) < needed:
-            return _written("facts", state, "List what is known about the task, and what has to be found out.")
+            return written("facts", state, "List what is known about the task, and what has to be found out.")
         if len(plans) < needed:
-            return _written("plan", state, f"What is known:\n{facts[-1].value['text']}\n\nWrite a short plan.")
+            return written("plan", state, f"What is known:\n{facts[-1].value['text']}\n\nWrite a short plan.")
         if len(progress) == len(state.turns) + needed - 1:  # each time that it stalled, a look led to no turn
             question = f"{_head(state)}\n\nPlan:\n{plans[-1].value['text']}\n\nHow does it stand?"
-            return (Decide("progress", question, schema=_progress(names)),)
+            return (Decide("progress", question, schema=_progress(names, letters)),)
         if progress[-1]["satisfied"]:
-            return _written("answer", state, "The task is done. Write the answer.")
+            return written("answer", state, "The task is done. Write the answer.")
         instruction = f"{state.transcript()}\n\n{progress[-1]['instruction']}"
         return Speak((Assignment(progress[-1]["next"], instruction),))
 
@@ -59,22 +63,30 @@ def _times_stalled(progress: Sequence[Any], max_stalls: int) -> int:
     return times
 
 
-def _written(key: str, state: State, wish: str) -> Next:
-    text = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
-    return (Decide(key, f"{_head(state)}\n\n{wish}", schema=text),)
-
-
 def _head(state: State) -> str:
     team = "\n".join(f"{name}: {purpose}" for name, purpose in state.members.items())
     return f"The team:\n{team}\n\n{state.transcript()}"
 
 
-def _progress(names: Sequence[str]) -> dict[str, Any]:
-    fields = {
-        "satisfied": {"type": "boolean", "description": "The task is done."},
-        "in_loop": {"type": "boolean", "description": "The team repeats itself."},
-        "progressing": {"type": "boolean", "description": "The last turn brought the team on."},
-        "next": {"type": "string", "enum": list(names), "description": "Who works next."},
-        "instruction": {"type": "string", "description": "What the next one is to do."},
+def _progress(names: Sequence[str], letters: int) -> dict[str, Any]:
+    return _object(
+        satisfied={"type": "boolean", "description": "The task is done."},
+        in_loop={"type": "boolean", "description": "The team repeats itself."},
+        progressing={"type": "boolean", "description": "The last turn brought the team on."},
+        next={"type": "string", "enum": list(names), "description": "Who works next."},
+        instruction={**_text(letters), "description": "What the next one is to do."},
+    )
+
+
+def _text(letters: int) -> dict[str, Any]:
+    """Not blank, and with an end: a model that is held to it always has room for it."""
+    return {"type": "string", "pattern": r"[^\s\x00-\x1f]", "maxLength": letters}
+
+
+def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
     }
-    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}

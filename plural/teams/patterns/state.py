@@ -13,7 +13,8 @@ from plural.types import Decision, ToolCall, Usage
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What a member said in one step. `failed`: it could not do it, and `text` says why. `calls` are its tool calls
-    that worked, in order. `handed_to`: who shall go on, told `text`."""
+    that worked, in order. `handed_to`: who shall go on, told `text`. `probability` is that of the whole text, where its
+    model tells."""
 
     step: int
     agent: str
@@ -23,6 +24,7 @@ class Turn:
     calls: tuple[ToolCall, ...] = ()
     usage: Usage = field(default_factory=Usage)
     handed_to: str = ""
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ class Speak:
 @dataclass(frozen=True, slots=True)
 class Decide:
     """A decision is needed first: of `options`, or a value of `schema`. `by` is the member whose model decides; None is
-    the team's own. `speaker` says that it is about who speaks next."""
+    the team's own. `speaker` says that it is about who speaks next. `temperature` divides the log-probabilities of the
+    options: fitted by `plural.evals.calibration`, it makes them mean what they say."""
 
     key: str
     question: str
@@ -88,6 +91,7 @@ class Decide:
     schema: Mapping[str, Any] | None = None
     by: str | None = None
     speaker: bool = False
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

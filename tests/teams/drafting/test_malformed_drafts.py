@@ -1,7 +1,9 @@
-"""Whole drafted runs of a base that knows nothing: whatever it draws, no draft, speaker or verdict is malformed.
+"""Whole drafted runs of a base that knows nothing: whatever it draws, no plan, speaker or verdict is malformed.
 
 Its weights are random, so nothing but the grammar gives its decisions their form, and nothing but the limits ends its
-runs. It drafts with all observers, and the team works with all refinement and memory.
+runs. It drafts with all observers, and the team works with all refinement and memory; it drafts as a planner specialist
+does; it says who speaks next in a conversation, and it keeps a ledger. What cannot be used would be asked for again:
+that is counted, too.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ from plural.agents.schema import violations
 from plural.agents.toolbox import TOOLS
 from plural.engine import Engine, EngineSettings
 from plural.engine.chat import ChatPlural
+from plural.errors import ContractError
 from plural.models.base import Base
 from plural.models.chat import ChatFormat
 from plural.models.tokenizer import CALL_TAGS, Tokenizer
+from plural.teams import Planner, Team, insisting
 from plural.teams.drafting import (
     Draft,
     Missing,
@@ -39,6 +43,7 @@ from plural.teams.drafting import (
     Staff,
     Ways,
     draft,
+    draft_by_specialist,
     drafts,
     forms,
     from_yaml,
@@ -46,13 +51,16 @@ from plural.teams.drafting import (
     team_of,
     to_yaml,
 )
-from plural.types import Decided, RunFinished, Sampling, StepFinished
+from plural.teams.patterns import ledger, selector
+from plural.teams.planner import Plan
+from plural.types import Decided, Decision, Option, Planned, Routed, RunFinished, Sampling, StepFinished
 from tests.engine.tiny import CONFIG, tiny_decoder
 from tests.models.tiny import TEMPLATE
 
 SIZES = Sizes(agents=2, steps=2, letters=2)
 WAYS = Ways(rounds=2, attempts=2, talks=2, repeats=1, changes=1)
 AT_ONCE = 24
+RUNS = int(os.environ.get("PLURAL_DRAFTED_RUNS", "2000"))
 LACKING = 4
 
 
@@ -98,8 +106,15 @@ async def drafted_run(model: ChatPlural, seed: int, seen: Counter[str]) -> None:
             seen[f"{made.by}: {made.about}"] += 1
     if isinstance(made, Missing):
         seen["missing"] += 1
-        return
-    assert isinstance(made, Draft)
+    else:
+        assert isinstance(made, Draft)
+        await carried_out(made, staff, seen)
+    await planned(general, seed, seen)
+    await talked(general, seen)
+    await kept(general, seen)
+
+
+async def carried_out(made: Draft, staff: Staff, seen: Counter[str]) -> None:
     assert list(made.faults(staff.specialists, staff.tools)) == []
     assert from_yaml(to_yaml(made), staff.specialists, staff.tools) == made
     events = [event async for event in team_of(made, staff).events(made.task)]
@@ -111,6 +126,97 @@ async def drafted_run(model: ChatPlural, seed: int, seen: Counter[str]) -> None:
     assert isinstance(events[-1], RunFinished)
     assert not any(isinstance(event, StepFinished) and "could not be used" in event.answer for event in events)
     seen["runs"] += 1
+
+
+class Counting(Planner):
+    def __init__(self, model: ChatPlural, seen: Counter[str]) -> None:
+        super().__init__(model, letters=3)
+        self._seen = seen
+
+    async def plan(self, request: str, config: Any = None) -> Plan:
+        made = await super().plan(request, config)
+        self._seen.update({"plans by planner": 1, "asked for plans": made.tries})
+        return made
+
+
+async def planned(general: ChatPlural, seed: int, seen: Counter[str]) -> None:
+    """As `plural draft --by planner`."""
+
+    async def route(task: str) -> Decision[str]:
+        names = ["planner"] if task == "Both." else [("cron", "base")[len(task) % 2]]
+        return Decision(names[0], 1.0, tuple(Option(name, 1.0) for name in (*names, "base", "cron")))
+
+    staff = Staff(general, {"cron": "schedules"}, lambda name: Agent(name, general), {}, route)
+    *way, made = [
+        each async for each in draft_by_specialist("Both.", staff, [Counting(general, seen)], may_lack=seed % 2 == 0)
+    ]
+    (plan,) = [each for each in way if isinstance(each, Planned)]
+    for number, step in enumerate(plan.steps, start=1):
+        assert step.task.strip()
+        assert all(1 <= earlier < number for earlier in step.after)
+    if isinstance(made, Draft):
+        assert from_yaml(to_yaml(made), staff.specialists, staff.tools) == made
+        *_, last = [event async for event in team_of(made, staff).events(made.task)]
+        assert isinstance(last, RunFinished)
+
+
+async def talked(general: ChatPlural, seen: Counter[str]) -> None:
+    names = ("ann", "bob", "cy")
+    pattern = selector(names, allowed={"ann": ["bob", "cy"]}, may_end=True)
+    team = Team("talk", [Agent(name, general) for name in names], pattern, model=general, max_turns=3)
+    spoke = ""
+    async for event in team.events("Talk."):
+        if isinstance(event, Routed):
+            seen["speaker"] += 1
+            allowed = (
+                {*names} if not spoke else {"bob", "cy", "nobody"} if spoke == "ann" else {*names, "nobody"} - {spoke}
+            )
+            assert {option.value for option in event.decision.options} == allowed
+            assert event.decision.value in allowed
+        elif isinstance(event, StepFinished):
+            spoke = event.agent
+
+
+async def kept(general: ChatPlural, seen: Counter[str]) -> None:
+    members = [Agent(name, general) for name in ("ann", "bob")]
+    pattern = ledger(["ann", "bob"], max_stalls=1, max_plans=2, letters=2)
+    async for event in Team("office", members, pattern, model=general, max_turns=2).events("Work."):
+        if isinstance(event, Decided):
+            seen[f"ledger: {event.about}"] += 1
+            text = event.decision.value["instruction" if event.about == "progress" else "text"]
+            assert text.strip()
+            assert len(text) <= 2
+            assert event.about != "progress" or event.decision.value["next"] in ("ann", "bob")
+
+
+@contextmanager
+def counted(seen: Counter[str]) -> Iterator[None]:
+    """How often a decision was asked for, and how often the answer could not be used."""
+    decide = insisting.adecide
+
+    async def adecide(*given: Any, **options: Any) -> Decision[Any]:
+        seen["asked for decisions"] += 1
+        try:
+            return await decide(*given, **options)
+        except ContractError:
+            seen["could not be used"] += 1
+            raise
+
+    insisting.adecide = adecide  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        insisting.adecide = decide
+
+
+def none_was_asked_for_again(seen: Counter[str]) -> None:
+    made = {
+        kind: count for kind, count in seen.items() if kind.startswith(("planner:", "agent obs", "plan obs", "ledger:"))
+    }
+    made |= {kind: seen[kind] for kind in ("memory", "look", "talk", "check", "plan", "speaker")}
+    assert seen["asked for decisions"] == sum(made.values())
+    assert seen["could not be used"] == 0
+    assert seen["asked for plans"] == seen["plans by planner"] > 0
 
 
 def form_of(kind: str, value: Any) -> dict[str, Any]:
@@ -143,7 +249,8 @@ def runs(model: ChatPlural, seeds: Iterable[int]) -> Counter[str]:
     async def all_of_them() -> None:
         await asyncio.gather(*(one_after_the_other() for _ in range(AT_ONCE)))
 
-    sync.run(all_of_them())
+    with counted(seen):
+        sync.run(all_of_them())
     return seen
 
 
@@ -155,7 +262,8 @@ def some_of(seeds: range) -> Counter[str]:
 
 def test_a_few(model: ChatPlural) -> None:
     seen = runs(model, range(2))
-    assert seen["runs"] + seen["missing"] == 2
+    assert seen["runs"] + seen["missing"] == seen["plans by planner"] == 2
+    none_was_asked_for_again(seen)
 
 
 @pytest.mark.slow
@@ -163,11 +271,12 @@ def test_two_thousand() -> None:
     """A process a core: what takes long is Python's own time."""
     cores = min(len(os.sched_getaffinity(0)), 8)
     with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-        parts = pool.map(some_of, [range(first, 2000, cores) for first in range(cores)])
+        parts = pool.map(some_of, [range(first, RUNS, cores) for first in range(cores)])
         seen = sum(parts, Counter[str]())
     print(dict(seen))
-    assert seen["runs"] + seen["missing"] == 2000
-    for kind in ("planner: team", "planner: plan", "agent observer: verdict", "plan observer: verdict"):
-        assert seen[kind] >= 500
-    for kind in ("memory", "look", "talk", "check", "plan"):
-        assert seen[kind] >= 100
+    assert seen["runs"] + seen["missing"] == seen["plans by planner"] == RUNS
+    none_was_asked_for_again(seen)
+    for kind in ("planner: team", "planner: plan", "agent observer: verdict", "plan observer: verdict", "speaker"):
+        assert seen[kind] >= RUNS / 4
+    for kind in ("memory", "look", "talk", "check", "plan", "ledger: facts", "ledger: plan", "ledger: progress"):
+        assert seen[kind] >= RUNS / 20

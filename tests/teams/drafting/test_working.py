@@ -95,6 +95,33 @@ async def test_a_specialist_is_asked_as_it_was_trained() -> None:
     assert answer(events) == "Cron of half past seven: 30 7 * * *\nAnd 9?\nhalf past seven: 0 9 * * *"
 
 
+async def test_another_task_stands_where_the_steps_have_a_place_for_it() -> None:
+    steps = [step("Cron of {task}", "clock"), step("Say #1 of {task} aloud.", "a", inputs=(1,))]
+    draft = drafted(*steps, specialists={"clock": "cron"})
+    for task in ("Tea.", "every {day} at noon"):
+        cron, general = ScriptedModel(["0 12 * * *"]), ScriptedModel(["Noon."])
+        staff = Staff(general, {"cron": ""}, lambda _, cron=cron: Agent("cron", cron), TOOLS)  # type: ignore[misc]
+        assert answer(await all_of(team_of(draft, staff).events(task))) == "Noon."
+        assert said(cron) == [f"Cron of {task}"]
+        assert said(general)[0].endswith(f"The step: Say #1 of {task} aloud.")
+
+
+async def test_another_task_that_a_specialist_would_not_hear_of_is_refused() -> None:
+    draft = drafted(step("Cron of noon.", "clock"), specialists={"clock": "cron"})
+    cron = ScriptedModel(["0 12 * * *"] * 2)
+    staff = Staff(ScriptedModel([]), {"cron": ""}, lambda _: Agent("cron", cron), TOOLS)
+    assert await team_of(draft, staff).ainvoke("Tea.") == "0 12 * * *"
+    with pytest.raises(PlanError, match=r"clock would work on that and hear nothing of 'Midnight'.*Write \{task\}"):
+        await team_of(draft, staff).ainvoke("Midnight")
+    assert len(cron.asked) == 1
+    with pytest.raises(PlanError, match=r"those of its own task, 'Tea\.'"):
+        drafted(step("Tea.", "a")).about("Coffee.")
+    read = drafted(step("Write.", "a"))  # whoever is no specialist reads the task beside the step
+    general = ScriptedModel(["Coffee it is."])
+    assert await team_of(read, Staff(general)).ainvoke("Coffee.") == "Coffee it is."
+    assert "The whole task of the team: Coffee." in said(general)[0]
+
+
 async def test_an_agent_alone_makes_its_own_work_better() -> None:
     model = ScriptedModel(["Tea is.", look(False, "Rhyme."), "Tea for me.", look(True)])
     events = await run(drafted(step("Write.", "poet"), ways=Ways(observers=False, memory=False)), model)
@@ -102,6 +129,32 @@ async def test_an_agent_alone_makes_its_own_work_better() -> None:
     assert "So far:\npoet: Tea is." in said(model)[2]
     assert "To do better: Rhyme." in said(model)[2]
     assert [event.by for event in events if isinstance(event, Decided)] == ["poet", "poet"]
+
+
+async def test_short_term_memory_keeps_every_attempt_at_the_step() -> None:
+    model = ScriptedModel(
+        [
+            "Tea is.",
+            look(False, "Rhyme."),
+            "Tea for me.",
+            look(True),
+            checked("do it again", False, "Longer."),
+            "Tea for me and for thee.",
+            look(True),
+            checked(),
+            "So it is.",
+            look(True),
+            checked(),
+        ]
+    )
+    draft = drafted(step("Write.", "poet"), step("Praise it.", "poet", inputs=(1,)), ways=Ways(memory=False))
+    assert answer(await run(draft, model)) == "So it is."
+    asked = [each for each in said(model) if "The step: Write." in each and "Is it" not in each]
+    so_far = ["poet: Tea is.", "What was found: Hm.", "poet: Tea for me.", "What was found: I read it."]
+    assert ["So far:" in each for each in asked] == [False, True, True]
+    assert "So far:\npoet: Tea is.\nWhat was found: Hm.\n\nTo do better: Rhyme." in asked[1]
+    assert "So far:\n" + "\n".join(so_far) + "\n\nTo do better: Longer." in asked[2]
+    assert "So far:" not in next(each for each in said(model) if "The step: Praise it." in each)  # another step's
 
 
 async def test_self_refinement_has_a_limit() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plural.agents.schema import longest, violations
 from plural.errors import PlanError, SettingsError
 from plural.teams.patterns import (
     Decide,
@@ -128,6 +129,7 @@ def test_what_cannot_be_carried_out_is_said_at_once(make: Callable[[], Pattern],
         lambda: round_robin(["a"], rounds=0),
         lambda: debate(["a", "b"], rounds=0),
         lambda: ledger(["a"], max_plans=0),
+        lambda: ledger(["a"], letters=0),
         lambda: vote(["a", "b"], weights={"a": 0}),
     ],
 )
@@ -177,6 +179,32 @@ def test_a_vote_among_options_adds_up_probabilities() -> None:
     assert state.turns == ()
 
 
+def test_a_vote_among_options_is_at_each_members_temperature() -> None:
+    pattern = vote(list("ab"), options=["yes", "no"], temperatures={"b": 2.5})
+    wanted = pattern.next(State("The task.", {"a": "", "b": ""}))
+    assert isinstance(wanted, tuple)
+    assert [each.temperature for each in wanted] == [1.0, 2.5]
+    with pytest.raises(PlanError, match="temperatures names 'z'"):
+        vote(list("ab"), temperatures={"z": 1})
+    with pytest.raises(SettingsError, match="The temperature of 'a' is 0"):
+        vote(list("ab"), temperatures={"a": 0})
+
+
+def test_written_votes_are_as_much_as_they_are_probable() -> None:
+    def vote_of(sure: Mapping[str, float | None], **options: Any) -> str:
+        def says(name: str, state: State) -> Turn:
+            return Turn(1, name, "yes" if name == "a" else "no", probability=sure[name])
+
+        _, end, _ = play(vote(list("abc"), **options), says)
+        assert end is not None
+        return end.answer
+
+    assert vote_of({"a": 0.9, "b": 0.4, "c": 0.4}) == "yes"
+    assert vote_of({"a": 0.9, "b": 0.4, "c": 0.4}, weights={"a": 0.8}) == "no"
+    assert vote_of({"a": 0.9, "b": 0.4, "c": 0.4}, temperatures={"a": 0.1}) == "no"  # 0.9 ** 10: it is too sure
+    assert vote_of({"a": 0.9, "b": 0.4, "c": None}) == "no"  # one does not tell: heads are counted
+
+
 def test_a_debate_reads_the_rounds_before() -> None:
     state, end, at_once = play(debate(["a", "b"], rounds=2, judge="c"))
     assert at_once == [["a", "b"], ["a", "b"], ["c"]]
@@ -203,6 +231,33 @@ def test_the_ledger_plans_anew_when_it_stalls_and_gives_up_in_the_end() -> None:
     state, end, _ = play(ledger(["a"]), choose=lambda wanted: look(wanted, satisfied=True))
     assert end == Finish("answer")
     assert state.turns == ()
+
+
+def test_every_text_of_the_ledger_has_an_end() -> None:
+    """So that a model that is held to its form always has room for it, and a text of nothing but space is none."""
+    wanted: list[Decide] = []
+
+    def look(each: Decide) -> Decision[Any]:
+        wanted.append(each)
+        looked = {
+            "satisfied": len(wanted) > 3,
+            "in_loop": False,
+            "progressing": True,
+            "next": "a",
+            "instruction": "Go.",
+        }
+        return choice(looked if each.key == "progress" else {"text": each.key})
+
+    assert play(ledger(["a"], letters=9), choose=look)[1] == Finish("answer")
+    assert {each.key for each in wanted} == {"facts", "plan", "progress", "answer"}
+    for each in wanted:
+        assert (longest(each.schema) or 0) > 6 * 9
+        text = "instruction" if each.key == "progress" else "text"
+        fine = {"satisfied": True, "in_loop": True, "progressing": True, "next": "a"} if each.key == "progress" else {}
+        assert violations({**fine, text: "Go."}, each.schema or {}) == []
+        for bad in (" ", "\x1f", "a" * 10):
+            assert violations({**fine, text: bad}, each.schema or {})
+        assert violations({**fine, text: "Go.", "more": 1}, each.schema or {})
 
 
 def by(text: str) -> Callable[[Turn], bool]:
