@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, Integer, MetaData, String, Table, Text
 
-VERSION = "0002"  # of the newest migration
+VERSION = "0003"  # of the newest migration
 
 metadata = MetaData()
 
@@ -25,7 +25,8 @@ runs = Table(
     Column("client", String(32)),
 )
 
-# One run's entries have one writer; the key keeps a second one out.
+# One run's entries have one writer; the key keeps a second one out. `texts` are the long texts that `body` is without
+# (texts.py), where there are any; those that have some are found by the index entries_with_texts.
 entries = Table(
     "entries",
     metadata,
@@ -35,5 +36,6 @@ entries = Table(
     Column("kind", String(32), nullable=False),
     Column("path", Text, nullable=False),
     Column("body", Text, nullable=False),
+    Column("texts", Text),
     sqlite_with_rowid=False,
 )
