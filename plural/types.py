@@ -217,11 +217,13 @@ class Decision(Generic[T]):
 # ---------------------------------------------------------------------------------------------- events of a run
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Who works on `task`, and how sure the router was."""
+    """Who works on `task`, and how sure the router was. `money` is what the decision cost, as in all events: in the
+    currency of the prices and budgets, 0 where nothing has a price."""
 
     task: str
     decision: Decision[str]
     step: int = 0
+    money: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,10 +236,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """`probability` is that of the whole plan as the planner's text; None when its model gives no log-probabilities."""
+    """`probability` is that of the whole plan as the planner's text; None when its model gives no log-probabilities.
+    `usage` is what making it cost."""
 
     steps: tuple[Step, ...]
     probability: float | None
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +252,7 @@ class Decided:
     by: str
     about: str
     decision: Decision[Any]
+    money: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +291,8 @@ class ToolReturned:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """`failed` means that the step could not be done; `answer` then says why."""
+    """`failed` means that the step could not be done; `answer` then says why. `usage` and `money` are all that was
+    spent in it, on agents that are tools as well, whether or not it came to an end."""
 
     step: int
     agent: str
@@ -294,6 +300,7 @@ class StepFinished:
     usage: Usage
     seconds: float
     failed: bool = False
+    money: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +336,7 @@ class HandedOff:
     task: str
     usage: Usage
     seconds: float
+    money: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,9 +367,12 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
+    """`usage` and `money` are the sums of what the run's steps, decisions and plan say of themselves."""
+
     answer: str
     usage: Usage
     seconds: float
+    money: float = 0.0
 
 
 Event = (

@@ -86,7 +86,7 @@ async def work(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncItera
         yield LimitReached(desk.step, kit.name, error.limit, error.value)
         if kit.contract or not desk.spoken:
             raise
-        outcome = StepFinished(desk.step, kit.name, desk.spoken, desk.usage, desk.seconds)
+        outcome = _finished(kit, desk, desk.spoken)
     yield outcome
 
 
@@ -94,12 +94,16 @@ def _outcome(kit: Equipment, desk: Desk) -> StepFinished | HandedOff | Paused | 
     """What the work came to, if nothing is left to do, or nothing without a person."""
     match desk.move:
         case Answer(text):
-            return StepFinished(desk.step, kit.name, text, desk.usage, desk.seconds)
+            return _finished(kit, desk, text)
         case HandOver(to, task):
-            return HandedOff(desk.step, kit.name, to, task, desk.usage, desk.seconds)
+            return HandedOff(desk.step, kit.name, to, task, desk.usage, desk.seconds, desk.money)
         case CallTools() as move if waiting := _unapproved(kit, move):
             return Paused(desk.step, kit.name, waiting, put_away(desk, move), desk.usage, desk.seconds)
     return None
+
+
+def _finished(kit: Equipment, desk: Desk, answer: str) -> StepFinished:
+    return StepFinished(desk.step, kit.name, answer, desk.usage, desk.seconds, money=desk.money)
 
 
 # ------------------------------------------------------------------------------------------------------------- think
@@ -260,8 +264,7 @@ def _whole(chunks: list[AIMessageChunk]) -> AIMessage:
 
 def _pay(kit: Equipment, desk: Desk, said: AIMessage) -> None:
     usage = usage_of(said)
-    desk.usage += usage
-    desk.purse.pay(tokens=usage.prompt + usage.completion, money=kit.price.of(usage))
+    desk.purse.pay(usage=usage, money=kit.price.of(usage))
 
 
 def _listed(calls: Sequence[ToolCall]) -> str:
