@@ -123,8 +123,7 @@ def test_a_collector_gets_the_tree_of_a_teams_run(collector: Collector) -> None:
         ("chat scriptedmodel", "invoke_agent clerk"),
         ("execute_tool add", "invoke_agent clerk"),
         ("chat scriptedmodel", "invoke_agent clerk"),
-        ("chat scriptedmodel", "invoke_workflow desk"),
-        ("step 2", "invoke_workflow desk"),
+        ("step 2", "invoke_workflow desk"),  # of whom only one was left to choose
         ("invoke_agent critic", "step 2"),
         ("chat scriptedmodel", "invoke_agent critic"),
     ]
