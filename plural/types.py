@@ -230,11 +230,13 @@ class Decision(Generic[T]):
 # ---------------------------------------------------------------------------------------------- events of a run
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Who works on `task`, and how sure the router was."""
+    """Who works on `task`, and how sure the router was. `money` is what the decision cost, as in all events: in the
+    currency of the prices and budgets, 0 where nothing has a price."""
 
     task: str
     decision: Decision[str]
     step: int = 0
+    money: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +249,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """`probability` is that of the whole plan as the planner's text; None when its model gives no log-probabilities."""
+    """`probability` is that of the whole plan as the planner's text; None when its model gives no log-probabilities.
+    `usage` is what making it cost."""
 
     steps: tuple[Step, ...]
     probability: float | None
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +265,7 @@ class Decided:
     by: str
     about: str
     decision: Decision[Any]
+    money: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +304,9 @@ class ToolReturned:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """`failed` means that the step could not be done; `answer` then says why. `probability` is of the whole answer,
-    where its model tells."""
+    """`failed` means that the step could not be done; `answer` then says why. `usage` and `money` are all that was
+    spent in it, on agents that are tools as well, whether or not it came to an end. `probability` is of the whole
+    answer, where its model tells."""
 
     step: int
     agent: str
@@ -308,6 +314,7 @@ class StepFinished:
     usage: Usage
     seconds: float
     failed: bool = False
+    money: float = 0.0
     probability: float | None = None
 
 
@@ -344,6 +351,7 @@ class HandedOff:
     task: str
     usage: Usage
     seconds: float
+    money: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,9 +382,12 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
+    """`usage` and `money` are the sums of what the run's steps, decisions and plan say of themselves."""
+
     answer: str
     usage: Usage
     seconds: float
+    money: float = 0.0
 
 
 Event = (

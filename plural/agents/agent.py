@@ -113,7 +113,7 @@ class Agent(Runnable[AgentInput, Any]):
                 async for event in self._work(each, config, step):
                     yield event
                     if isinstance(event, StepFinished):
-                        yield RunFinished(event.answer, event.usage, event.seconds)
+                        yield RunFinished(event.answer, event.usage, event.seconds, event.money)
 
         told = about(config, **{AGENT: self.name, STEP: step})
         return sync.Stream(self._atransform_stream_with_config(_single(input), inside, told))  # type: ignore[arg-type]

@@ -10,9 +10,10 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
@@ -23,6 +24,13 @@ from plural.errors import LimitError, SettingsError
 from plural.types import Usage
 
 T = TypeVar("T")
+
+
+class _NoMore:
+    """Stands behind the last item."""
+
+
+_NO_MORE = _NoMore()
 _KEY = "__plural_purse"  # with two underscores, langchain-core keeps it out of the traces
 
 
@@ -81,22 +89,33 @@ class Purse:
         budget: its limits.
         name: whose it is; errors say so.
         parent: the purse that everything is drawn from as well.
-        spent: what was spent before, of a run that goes on. Its seconds do not run while nobody works.
+        spent, used: what was spent before, of a run that goes on. Its seconds do not run while nobody works.
     """
 
     def __init__(
-        self, budget: Budget, name: str = "this run", *, parent: Purse | None = None, spent: Spent | None = None
+        self,
+        budget: Budget = Budget(),
+        name: str = "this run",
+        *,
+        parent: Purse | None = None,
+        spent: Spent | None = None,
+        used: Usage = Usage(),
     ) -> None:
         self.budget = budget
         self.name = name
         self._parent = parent
-        self._spent = spent or Spent()
+        self._spent, self._used = spent or Spent(), used
         self._opened = time.monotonic()
         self._lock: threading.Lock = parent._lock if parent else threading.Lock()  # one for a whole tree
 
     @property
     def spent(self) -> Spent:
         return self._spent + Spent(seconds=time.monotonic() - self._opened)
+
+    @property
+    def used(self) -> Usage:
+        """The tokens of all that was paid with its usage."""
+        return self._used
 
     def draw(self, *, steps: int = 0, money: float = 0.0) -> None:
         """Pays for what is about to be done. Raises LimitError, and pays nothing, when some purse cannot bear it."""
@@ -105,10 +124,10 @@ class Purse:
                 purse._bear(steps, money)
             self._pay(Spent(steps=steps, money=money))
 
-    def pay(self, *, steps: int = 0, tokens: int = 0, money: float = 0.0) -> None:
+    def pay(self, *, steps: int = 0, usage: Usage = Usage(), money: float = 0.0) -> None:
         """Pays for what was done. That may be more than there was: the next `draw` then fails."""
         with self._lock:
-            self._pay(Spent(steps=steps, tokens=tokens, money=money))
+            self._pay(Spent(steps=steps, tokens=usage.prompt + usage.completion, money=money), usage)
 
     def empty(self) -> tuple[str, float] | None:
         """The limit that is used up, of this purse or one that it draws from, and how much of it there was."""
@@ -123,21 +142,27 @@ class Purse:
         """The same items while there is time. Raises LimitError when there is none left. The source is closed."""
         try:
             while True:
-                first = min(self._line(), key=Purse._left)  # the one that runs out first
-                left = first._left()
-                try:
-                    async with asyncio.timeout(None if left == math.inf else left) as limit:
-                        item = await anext(source)
-                except StopAsyncIteration:
+                async with self.in_time():
+                    item = await anext(source, _NO_MORE)
+                if isinstance(item, _NoMore):
                     return
-                except TimeoutError:
-                    if not limit.expired():
-                        raise
-                    raise first._used_up("seconds") from None
                 yield item
         finally:
             if (close := getattr(source, "aclose", None)) is not None:
                 await close()
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """What is awaited inside ends with LimitError when there is no time left."""
+        first = min(self._line(), key=Purse._left)  # the one that runs out first
+        left = first._left()
+        try:
+            async with asyncio.timeout(None if left == math.inf else left) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise first._used_up("seconds") from None
 
     def _line(self) -> Iterator[Purse]:
         purse: Purse | None = self
@@ -160,9 +185,10 @@ class Purse:
         if budget.money is not None and (spent.money >= budget.money or spent.money + money > budget.money):
             raise self._used_up("money")
 
-    def _pay(self, spent: Spent) -> None:
+    def _pay(self, spent: Spent, usage: Usage = Usage()) -> None:
         for purse in self._line():
             purse._spent += spent
+            purse._used += usage
 
     def _used_up(self, limit: str) -> LimitError:
         value, spent = getattr(self.budget, limit), getattr(self.spent, limit)
@@ -186,6 +212,31 @@ class Counted(BaseCallbackHandler):
         for generation in response.generations[0] if response.generations else ():
             if isinstance(generation, ChatGeneration):
                 self.usage += usage_of(generation.message)
+
+
+class _HasUsage(Protocol):
+    @property
+    def usage(self) -> Usage: ...
+
+
+P = TypeVar("P", bound=_HasUsage)
+
+
+async def paid(make: Callable[[], Awaitable[P]], config: RunnableConfig | None, price: Price = Price()) -> P:
+    """What `make` gives, a decision or a plan, paid from the purse in the config, if there is one: a step and its
+    tokens, in the time that is left.
+
+    Raises:
+        LimitError: something is used up before it, or the time while it is made.
+    """
+    purse = purse_in(config or {})
+    if purse is None:
+        return await make()
+    purse.draw(steps=1)
+    async with purse.in_time():
+        made = await make()
+    purse.pay(usage=made.usage, money=price.of(made.usage))
+    return made
 
 
 def usage_of(said: BaseMessage) -> Usage:

@@ -22,11 +22,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.exceptions import OutputParserException
-from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_messages
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda
-from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.config import get_async_callback_manager_for_config, merge_configs
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
@@ -36,7 +38,7 @@ from plural.agents.budget import Counted
 from plural.agents.schema import check_schema, finite_values, violations
 from plural.errors import ContractError, GrammarError, SettingsError
 from plural.protocols import Chooser
-from plural.types import Decision, Grammar, Option
+from plural.types import Decision, Grammar, Option, Usage
 
 Model = Runnable[LanguageModelInput, Any]
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
@@ -215,13 +217,38 @@ async def _made(
             found = await _whole_text(model, asked, form, samples, alternatives, config)
     elif isinstance(plain, Chooser):
         values = dict(zip(form.texts, form.values, strict=True))
-        chosen = await plain.achoose(asked, form.texts)
+        chosen = await _chosen(plain, asked, form.texts, config)
         shares = [(values[option.value], option.probability) for option in chosen.options]
         ranked = _ranked(shares, chosen.by or "logits")
         found = replace(ranked, usage=chosen.usage)
     elif len(form.values) <= len(_LETTERS):
         found = await _first_letter(model, asked, form, config)
     return found or await _sampled(model, asked, form, samples, config)
+
+
+async def _chosen(
+    plain: Chooser, asked: list[BaseMessage], options: Sequence[str], config: RunnableConfig | None
+) -> Decision[str]:
+    """The choice; of a chat model, as one call to those who listen to its calls (`Counted`, traces)."""
+    if not isinstance(plain, BaseChatModel):
+        return await plain.achoose(asked, options)
+    told = merge_configs(config, {"metadata": dict(plain._get_ls_params())})
+    (call,) = await get_async_callback_manager_for_config(told).on_chat_model_start({}, [asked])
+    try:
+        chosen = await plain.achoose(asked, options)
+    except BaseException as error:
+        await call.on_llm_error(error)
+        raise
+    read, written, cached = chosen.usage.prompt, chosen.usage.completion, chosen.usage.cached
+    counted = UsageMetadata(
+        input_tokens=read,
+        output_tokens=written,
+        total_tokens=read + written,
+        input_token_details={"cache_read": cached},
+    )
+    said = ChatGeneration(message=AIMessage(chosen.value, usage_metadata=counted))
+    await call.on_llm_end(LLMResult(generations=[[said]]))
+    return replace(chosen, usage=Usage())  # it was counted as that of any other call
 
 
 async def _whole_text(

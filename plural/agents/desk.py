@@ -51,7 +51,6 @@ class Desk:
     step: int
     purse: Purse
     messages: list[BaseMessage]
-    usage: Usage = field(default_factory=Usage)
     turns: int = 0
     spoken: str = ""
     seen: set[str] = field(default_factory=set)
@@ -64,8 +63,17 @@ class Desk:
         return next((str(message.text) for message in reversed(self.messages) if message.type == "human"), "")
 
     @property
+    def usage(self) -> Usage:
+        """With that of agents which are its tools."""
+        return self.purse.used
+
+    @property
     def seconds(self) -> float:
         return self.purse.spent.seconds
+
+    @property
+    def money(self) -> float:
+        return self.purse.spent.money
 
 
 def put_away(desk: Desk, move: CallTools) -> dict[str, Any]:
@@ -100,9 +108,8 @@ def taken_up(reviewed: Reviewed, name: str, budget: Budget, parent: Purse | None
         calls = tuple(ToolCall(**call) for call in state["calls"])
         desk = Desk(
             paused.step,
-            Purse(budget, name, parent=parent, spent=Spent(**state["spent"])),
+            Purse(budget, name, parent=parent, spent=Spent(**state["spent"]), used=Usage(**state["usage"])),
             messages_from_dict(state["messages"]),
-            usage=Usage(**state["usage"]),
             turns=state["turns"],
             seen=set(state["seen"]),
             closing=state["closing"],

@@ -89,7 +89,7 @@ async def work(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncItera
         yield LimitReached(desk.step, kit.name, error.limit, error.value)
         if kit.contract or not desk.spoken:
             raise
-        outcome = StepFinished(desk.step, kit.name, desk.spoken, desk.usage, desk.seconds)
+        outcome = _finished(kit, desk, desk.spoken)
     yield outcome
 
 
@@ -97,12 +97,17 @@ def _outcome(kit: Equipment, desk: Desk) -> StepFinished | HandedOff | Paused | 
     """What the work came to, if nothing is left to do, or nothing without a person."""
     match desk.move:
         case Answer(text, probability):
-            return StepFinished(desk.step, kit.name, text, desk.usage, desk.seconds, probability=probability)
+            return _finished(kit, desk, text, probability)
         case HandOver(to, task):
-            return HandedOff(desk.step, kit.name, to, task, desk.usage, desk.seconds)
+            return HandedOff(desk.step, kit.name, to, task, desk.usage, desk.seconds, desk.money)
         case CallTools() as move if waiting := _unapproved(kit, move):
             return Paused(desk.step, kit.name, waiting, put_away(desk, move), desk.usage, desk.seconds)
     return None
+
+
+def _finished(kit: Equipment, desk: Desk, answer: str, probability: float | None = None) -> StepFinished:
+    told = (desk.step, kit.name, answer, desk.usage, desk.seconds)
+    return StepFinished(*told, money=desk.money, probability=probability)
 
 
 # ------------------------------------------------------------------------------------------------------------- think
@@ -306,8 +311,7 @@ def _probability(said: AIMessage) -> float | None:
 
 def _pay(kit: Equipment, desk: Desk, said: AIMessage) -> None:
     usage = usage_of(said)
-    desk.usage += usage
-    desk.purse.pay(tokens=usage.prompt + usage.completion, money=kit.price.of(usage))
+    desk.purse.pay(usage=usage, money=kit.price.of(usage))
 
 
 def _listed(calls: Sequence[ToolCall]) -> str:

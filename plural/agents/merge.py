@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
+from plural.agents.waiting import Waiting
+
 T = TypeVar("T")
 
 
@@ -14,7 +16,8 @@ async def merge(sources: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:
 
     A source goes on when its item was dealt with and the next one is asked for, as if it were read alone: what is
     written down about an item is written before its source acts upon it. The first source that raises ends the stream
-    with its error. However the stream ends, no source is left running.
+    with its error; one that waits for a person (`Waiting`) ends it when all others have come to their ends, or wait as
+    well. However the stream ends, no source is left running.
     """
     ended: tuple[()] = ()
     arrived: asyncio.Queue[tuple[T, asyncio.Event] | tuple[()]] = asyncio.Queue()
@@ -37,7 +40,7 @@ async def merge(sources: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:
                 continue
             running -= 1
             for done in pumps:
-                if done.done():
+                if done.done() and not isinstance(done.exception(), Waiting):
                     done.result()
         await asyncio.gather(*pumps)
     finally:

@@ -1,4 +1,4 @@
-"""Traces: OpenTelemetry spans of runs, agents in their steps, model calls and tools, by the GenAI conventions' names.
+"""Traces: OpenTelemetry spans of runs, steps, agents, model calls and tools, by the GenAI conventions' names.
 
 They come from LangChain's callbacks, so anything that is a Runnable is in them. No texts are: neither what was asked
 nor what was answered. Without OpenTelemetry (`pip install plural[traces]`) nothing here can be used, and nothing else
@@ -8,6 +8,7 @@ needs it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -15,8 +16,9 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.config import get_async_callback_manager_for_config, merge_configs, patch_config
 
+from plural.agents.waiting import Waiting
 from plural.errors import SettingsError
 from plural.types import Event, RunFinished
 
@@ -31,6 +33,19 @@ def about(config: RunnableConfig | None, **said: Any) -> RunnableConfig:
     """A config whose traces say of the work that begins with it what it is."""
     known: RunnableConfig = config or {}
     return {**known, "metadata": {**(known.get("metadata") or {}), **said}}
+
+
+@asynccontextmanager
+async def in_step(number: int, config: RunnableConfig) -> AsyncIterator[RunnableConfig]:
+    """The config of what is done in a step of a team or a plan: its spans are under that of the step."""
+    manager = get_async_callback_manager_for_config(about(config, **{STEP: number}))
+    run = await manager.on_chain_start(None, {}, name=f"step {number}")
+    try:
+        yield patch_config(config, callbacks=run.get_child())
+    except BaseException as error:
+        await run.on_chain_error(error)
+        raise
+    await run.on_chain_end({})
 
 
 class Traces(BaseCallbackHandler):
@@ -82,6 +97,8 @@ class Traces(BaseCallbackHandler):
         elif metadata.get(WORKFLOW) == name:
             said = {"gen_ai.operation.name": "invoke_workflow", "gen_ai.workflow.name": name}
             self._start(run_id, told, f"invoke_workflow {name}", said)
+        elif name == f"step {metadata.get(STEP)}":
+            self._start(run_id, told, name, {"plural.step": metadata[STEP]})
         else:
             self._start(run_id, told, name, {})
 
@@ -143,7 +160,7 @@ class Traces(BaseCallbackHandler):
     def _end(self, run_id: UUID, error: BaseException | None = None) -> None:
         if (span := self._open.pop(run_id, None)) is None:
             return
-        if error is not None:
+        if error is not None and not isinstance(error, Waiting):
             self._failed(span, error)
         span.end()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.panel import Panel
@@ -14,12 +14,14 @@ from rich.text import Text
 from plural.doors.terminal import (
     JOURNAL,
     BaseOption,
+    BudgetOption,
     DtypeOption,
     EngineOption,
     JournalOption,
     JsonOption,
     LibraryOption,
     MemoryOption,
+    budget_of,
     complain,
     err,
     open_network,
@@ -41,6 +43,9 @@ from plural.types import (
     event_to_json,
 )
 
+if TYPE_CHECKING:
+    from plural.teams import Cost
+
 
 def ask(
     questions: Annotated[
@@ -56,15 +61,20 @@ def ask(
     dtype: DtypeOption = None,
     engine: EngineOption = None,
     journal: JournalOption = JOURNAL,
+    budget: BudgetOption = None,
+    approve_plan: Annotated[
+        bool, typer.Option("--approve-plan", help="Wait for your word on a plan before it is carried out.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the network: it picks the specialists, calls tools and answers, and shows how."""
+    limits = budget_of(budget)
     with open_network(base, library, memory=memory, dtype=dtype, engine=engine, journal=journal) as network:
         for question in questions:
             request = sys.stdin.read().strip() if question == "-" else question
             if not as_json:
                 out.rule(Text(request, style="bold"), align="left", style="dim")
-            show(network.stream(request, to=to), as_json)
+            show(network.stream(request, to=to, budget=limits, approve=approve_plan), as_json)
 
 
 def chat(
@@ -119,6 +129,7 @@ class RunView:
         self._speaking: int | None = None
         self._held: list[Event] = []
         self._planned = False
+        self._shown: list[Event] = []  # without the texts
 
     def show(self, event: Event) -> None:
         if self._speaking not in (None, getattr(event, "step", self._speaking)):
@@ -137,6 +148,7 @@ class RunView:
             self.show(waiting)
 
     def _print(self, event: Event) -> None:
+        self._shown.append(event)
         match event:
             case Routed():
                 self._routed(event)
@@ -190,9 +202,19 @@ class RunView:
         out.print(event.text, end="", markup=False, soft_wrap=True)
 
     def _finished(self, event: RunFinished) -> None:
-        usage = event.usage
-        tokens = f"{usage.prompt} prompt ({usage.cached} cached) + {usage.completion} new tokens, {event.seconds:.1f} s"
-        out.print(Panel(Text(event.answer), title="answer", subtitle=f"[dim]{tokens}[/dim]"))
+        from plural.teams import Cost, costs
+
+        spent = costs(self._shown)
+        if len(spent) > 1:
+            for who, cost in spent.items():
+                out.print(Text(f"{_label(who)}cost    {_told(cost)}", style="dim"))
+        whole = f"{_told(Cost(event.usage, event.money))}, {event.seconds:.1f} s"
+        out.print(Panel(Text(event.answer), title="answer", subtitle=f"[dim]{whole}[/dim]"))
+
+
+def _told(cost: Cost) -> str:
+    usage, money = cost.usage, f", {cost.money:.6g} spent" if cost.money else ""
+    return f"{usage.prompt} prompt ({usage.cached} cached) + {usage.completion} new tokens{money}"
 
 
 def _who(agent: str) -> tuple[str, str]:

@@ -16,12 +16,14 @@ from plural.doors.asking import RunView, show
 from plural.doors.terminal import (
     JOURNAL,
     BaseOption,
+    BudgetOption,
     DtypeOption,
     EngineOption,
     JournalOption,
     JsonOption,
     LibraryOption,
     MemoryOption,
+    budget_of,
     follow,
     open_network,
     out,
@@ -56,6 +58,9 @@ def draft(
     no_observers: Annotated[bool, typer.Option("--no-observers", help="Nobody checks team, plan and results.")] = False,
     no_refinement: Annotated[bool, typer.Option("--no-refinement", help="Everybody works once.")] = False,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Nothing is recalled, written down or kept.")] = False,
+    approve_plan: Annotated[
+        bool, typer.Option("--approve-plan", help="Its runs wait for your word on the plan, and on changes of it.")
+    ] = False,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds of planner and observers at most. Default: 3.")
     ] = None,
@@ -66,6 +71,7 @@ def draft(
     memory: MemoryOption = None,
     dtype: DtypeOption = None,
     engine: EngineOption = None,
+    budget: BudgetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draft a team and its plan for a task, and show both. `plural run` lets it work."""
@@ -77,6 +83,7 @@ def draft(
     if by == PLANNER and given:
         raise SettingsError(f"The planner specialist takes no --{next(iter(given))}.", hint="Give another --by.")
     ways: dict[str, Any] = {"observers": not no_observers, "refinement": not no_refinement, "memory": not no_memory}
+    ways["approve"] = approve_plan
     if "rounds" in given:
         ways["rounds"] = given.pop("rounds")
     how: dict[str, Any] = {
@@ -84,6 +91,7 @@ def draft(
         "ways": Ways(**ways),
         "sizes": Sizes(**given),
         "may_lack": not settle,
+        "budget": budget_of(budget),
     }
     with open_network(base, library, memory=memory, dtype=dtype, engine=engine) as network:
         made = _drafted(network, task, how, as_json)

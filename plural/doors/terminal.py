@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from plural.errors import PluralError
+from plural.errors import PluralError, SettingsError
 
 if TYPE_CHECKING:
+    from plural.agents import Budget
     from plural.wiring.network import Network
     from plural.wiring.stages import Stage
 
@@ -38,12 +39,36 @@ EngineOption = Annotated[
     str | None,
     typer.Option(help="Who computes: plural (default), vllm:http://host:port, or vllm, which is then started."),
 ]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIMIT=N,...",
+        help="What it may cost: any of steps (model calls), tokens, seconds, money, as tokens=2000,seconds=30.",
+    ),
+]
 JOURNAL = "~/.local/share/plural/journal.db"
 JournalOption = Annotated[
     str,
     typer.Option(envvar="PLURAL_JOURNAL", help="Where runs are written: an SQLite file, a database's URL, or none."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for programs.")]
+
+
+def budget_of(said: str | None) -> Budget:
+    """Raises SettingsError for what is no budget."""
+    from plural.agents import Budget
+
+    kinds: dict[str, Callable[[str], float]] = {"steps": int, "tokens": int, "seconds": float, "money": float}
+    limits: dict[str, Any] = {}
+    for each in (said or "").split(",") if said else ():
+        name, _, value = (part.strip() for part in each.partition("="))
+        try:
+            limits[name] = kinds[name](value)
+        except (KeyError, ValueError):
+            raise SettingsError(
+                f"{each!r} in --budget is no limit.", hint=f"Write {', '.join(f'{kind}=N' for kind in kinds)}."
+            ) from None
+    return Budget(**limits)
 
 
 def complain(error: PluralError) -> None:

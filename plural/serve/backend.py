@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from plural.agents import Budget
 from plural.protocols import Speaker
 from plural.specialists import Library
 from plural.teams.drafting import Draft, Missing
@@ -63,13 +64,16 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class RunOrder:
-    """What shall be worked on, and by whom: a model id, or a `team` of the client's own. `client` is its key's id."""
+    """What shall be worked on, and by whom: a model id, or a `team` of the client's own. `client` is its key's id.
+    With `approve` a person is asked about the plan before it is carried out."""
 
     model: str
     messages: tuple[Message, ...]
     team: Draft | None
     metadata: Mapping[str, str]
     client: str | None
+    budget: Budget = Budget()
+    approve: bool = False
 
 
 class Runner(Protocol):

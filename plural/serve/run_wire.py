@@ -8,7 +8,8 @@ from typing import Any
 
 from plural import errors
 from plural.errors import PluralError
-from plural.teams.journal import RunInfo, is_shown, open_questions
+from plural.teams import Cost, costs
+from plural.teams.journal import RunInfo, is_shown, open_questions, shown
 from plural.teams.journal.entries import Answered, Cancelled, Entry, ModelCalled, Resumed, RunFailed, RunStarted
 from plural.types import Event, Question, RunFinished, TextDelta, event_to_json
 
@@ -117,10 +118,20 @@ def whole_json(info: RunInfo, target: Mapping[str, Any], known: Sequence[Entry],
         "last_entry": known[-1].seq,
         "questions": [question_json(seq, question) for seq, question in questions],
         "answer": ended and ended.answer,
-        "usage": ended and {"prompt_tokens": ended.usage.prompt, "completion_tokens": ended.usage.completion,
-                            "cached_tokens": ended.usage.cached},
+        "usage": ended and _usage(Cost(ended.usage, ended.money)),
+        "costs": {who: _usage(cost) for who, cost in costs(shown(known)).items()},
         "error": failed and error_json(failed),
     }  # fmt: skip
+
+
+def _usage(cost: Cost) -> dict[str, Any]:
+    usage = cost.usage
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "cached_tokens": usage.cached,
+        "money": cost.money,
+    }
 
 
 def id_of(run: str) -> str:

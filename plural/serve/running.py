@@ -18,7 +18,7 @@ from plural.serve.backend import Runner, RunOrder
 from plural.serve.errors import WireError
 from plural.serve.run_wire import KEEP_ALIVE, WAITS, Teller, end, model_of, run_of, sse
 from plural.serve.service import Service
-from plural.teams.journal import Journal, RunInfo, open_questions, shown, shown_entries
+from plural.teams.journal import Journal, RunInfo, Texts, open_questions, shown, shown_entries
 from plural.teams.journal.entries import Entry
 from plural.types import Event, RunFinished, event_to_json
 
@@ -188,11 +188,11 @@ class Runs:
             self._watchers -= 1
 
     async def _listen(self, info: RunInfo, after: int) -> AsyncIterator[Mapping[str, Any] | None]:
-        teller, told, said, waited = Teller(), -1, time.monotonic(), False
+        teller, told, said, waited, texts = Teller(), -1, time.monotonic(), False, Texts()
         while not self._service.draining:
             bell = self._bell
             now = self.journal.find(info.id)
-            for entry in list(self.journal.entries(info.id, after=told)):
+            for entry in list(self.journal.entries(info.id, after=told, texts=texts)):
                 told = entry.seq
                 line = teller.tell(entry)
                 if line is not None and entry.seq > after:

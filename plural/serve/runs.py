@@ -19,7 +19,7 @@ from plural.serve.service import needs, visit_of
 from plural.serve.store import page_json
 from plural.serve.stream import STREAMED, event_stream
 from plural.serve.wire import Metadata, Strict
-from plural.teams.drafting import Draft
+from plural.teams.drafting import Allowance, Draft
 from plural.teams.journal import RunInfo, open_questions
 from plural.types import Message, Question
 
@@ -35,12 +35,15 @@ class RunMessage(Strict):
 
 class RunBody(Strict):
     """`model` is any id of /v1/models; or `team` is one of the client's own, as /v1/teams/draft makes them. A team may
-    do without `input`: it then works on its own task. With `stream` the answer is the run's events."""
+    do without `input`: it then works on its own task. `budget` is what the run may cost; with `approve_plan` it waits
+    for a person's word on its plan. With `stream` the answer is the run's events."""
 
     model: Text | None = None
     team: Draft | None = None
     input: Text | Annotated[list[RunMessage], Field(min_length=1, max_length=1024)] | None = None
     metadata: Metadata | None = None
+    budget: Allowance = Allowance()
+    approve_plan: bool = False
     stream: bool = False
 
     def order(self, client: str | None) -> RunOrder:
@@ -48,7 +51,8 @@ class RunBody(Strict):
             raise WireError(400, "A run is worked on by a model or a team: give one of the two.", param="model")
         said = [RunMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input or []
         messages = tuple(Message(one.role, one.content) for one in said)
-        return RunOrder(self.model or "team", messages, self.team, self.metadata or {}, client)
+        about = self.metadata or {}
+        return RunOrder(self.model or "team", messages, self.team, about, client, self.budget.budget, self.approve_plan)
 
 
 class _About(Strict):

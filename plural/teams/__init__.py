@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plural.teams import drafting, journal, patterns, stop
+    from plural.teams.cost import Cost, costs
     from plural.teams.network import work
     from plural.teams.planner import PLAN_SCHEMA, Planner
     from plural.teams.proxy import Proxy, runs_code
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     from plural.teams.team import Team
 
 _HOMES = {
+    "Cost": "cost",
     "PLAN_SCHEMA": "planner",
     "Planner": "planner",
     "Proxy": "proxy",
     "Router": "router",
     "Routing": "routing",
     "Team": "team",
+    "costs": "cost",
     "runs_code": "proxy",
     "work": "network",
 }
@@ -28,11 +31,13 @@ _ROOMS = ("drafting", "journal", "patterns", "stop")
 
 __all__ = [
     "PLAN_SCHEMA",
+    "Cost",
     "Planner",
     "Proxy",
     "Router",
     "Routing",
     "Team",
+    "costs",
     "drafting",
     "journal",
     "patterns",

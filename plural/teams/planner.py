@@ -79,7 +79,7 @@ class Plan:
 
     @property
     def event(self) -> Planned:
-        return Planned(self.steps, self.probability)
+        return Planned(self.steps, self.probability, self.usage)
 
 
 class Planner:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from plural.agents.budget import Price
 from plural.errors import SettingsError
 from plural.teams.patterns.state import State
 
@@ -46,17 +47,21 @@ def tokens(most: int) -> Condition:
     return Condition(why)
 
 
-def money(most: float, prices: Mapping[str, tuple[float, float]]) -> Condition:
-    """After so much money. `prices`: of a member's model, for a million tokens read and a million written; who is not
-    named costs nothing."""
+def money(most: float, prices: Mapping[str, Price | tuple[float, float]] | None = None) -> Condition:
+    """After so much money: all that the run has spent, at the prices of its agents, its tools and its team. With
+    `prices`, what the turns and decisions of their members cost, and "team" is the team's own model; who is not named
+    costs nothing."""
     _positive("money", most)
+    known = {name: each if isinstance(each, Price) else Price(*each) for name, each in (prices or {}).items()}
+
+    def spent(state: State) -> float:
+        turns = [(turn.agent, turn.usage) for turn in state.turns]
+        decisions = zip(state.deciders, (decision.usage for _, decision in state.decided), strict=False)
+        return sum(known[name].of(usage) for name, usage in (*turns, *decisions) if name in known)
 
     def why(state: State) -> str:
-        spent = 0.0
-        for turn in state.turns:
-            read, written = prices.get(turn.agent, (0.0, 0.0))
-            spent += (turn.usage.prompt * read + turn.usage.completion * written) / 1e6
-        return f"{spent:.6g} spent" if spent >= most else ""
+        so_far = state.money if prices is None else spent(state)
+        return f"{so_far:.6g} spent" if so_far >= most else ""
 
     return Condition(why)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -17,9 +17,11 @@ from plural.agents.budget import Budget, Price, Purse, purse_in, spending
 from plural.agents.decisions import Model
 from plural.agents.effects import effects_of, once, through
 from plural.agents.merge import merge
-from plural.errors import ModelError, PromptError, SettingsError
+from plural.agents.traces import in_step
+from plural.agents.waiting import Waiting
+from plural.errors import LimitError, ModelError, PromptError, SettingsError
 from plural.teams.insisting import insist
-from plural.teams.patterns.state import Assignment, Decide, Finish, Pattern, Speak, State, Turn
+from plural.teams.patterns.state import PERSON, TEAM, Assignment, Decide, Finish, Pattern, Speak, State, Turn
 from plural.teams.stop import Condition
 from plural.types import (
     Decided,
@@ -27,14 +29,15 @@ from plural.types import (
     Event,
     HandedOff,
     LimitReached,
+    Option,
     Paused,
+    Question,
     Routed,
     RunFinished,
     StepFinished,
     StepStarted,
     ToolCall,
     ToolReturned,
-    Usage,
 )
 
 
@@ -98,7 +101,7 @@ async def work(team: Members, task: str, config: RunnableConfig) -> AsyncIterato
         if checked.limit:
             yield LimitReached(len(state.turns), team.name, *checked.limit)
         if checked.why or checked.limit:
-            answer = state.last.text if state.last else ""
+            answer = _so_far(state)
             break
         match team.pattern.next(state):
             case Finish(answer):
@@ -111,18 +114,32 @@ async def work(team: Members, task: str, config: RunnableConfig) -> AsyncIterato
                 state = state.and_turns([turns.made[at] for at, _ in numbered])
             case decides:
                 step = len(state.turns) + 1
-                made = await asyncio.gather(*(_decided(team, each, rounds, config) for each in decides))
+                try:
+                    async with purse.in_time():
+                        made = await _all(_decided(team, each, rounds, step, config) for each in decides)
+                except LimitError as error:
+                    if not error.limit:
+                        raise
+                    yield LimitReached(len(state.turns), team.name, error.limit, error.value)
+                    answer = _so_far(state)
+                    break
                 for each, decision in zip(decides, made, strict=True):
-                    _pay(team, each, decision, purse)
-                    yield _told(each, decision, step, task)
-                state = state.and_decided([(each.key, decision) for each, decision in zip(decides, made, strict=True)])
-    yield RunFinished(answer, state.usage, time.monotonic() - began)
+                    yield _told(each, decision, step, task, _pay(team, each, decision, purse))
+                by = tuple(map(_by, decides))
+                decided = [(each.key, decision) for each, decision in zip(decides, made, strict=True)]
+                state = state.and_decided(decided, by)
+    yield RunFinished(answer, purse.used, time.monotonic() - began, purse.spent.money)
+
+
+def _so_far(state: State) -> str:
+    return state.last.text if state.last else ""
 
 
 def _check(team: Members, state: State, began: float, purse: Purse) -> Callable[[], Awaitable[_Checked]]:
     async def check() -> _Checked:
         seconds = time.monotonic() - began
-        return _Checked(seconds, team.stop.why(replace(state, seconds=seconds)), purse.empty())
+        now = replace(state, seconds=seconds, money=purse.spent.money)
+        return _Checked(seconds, team.stop.why(now), purse.empty())
 
     return check
 
@@ -135,27 +152,30 @@ async def _turn(
     calls: list[ToolCall] = []
     started = time.monotonic()
     made: Turn | None = None
+    purse = Purse(name=given.agent, parent=purse_in(config))  # of this turn alone
     try:
-        async for event in _events(team, step, given.agent, task, config):
-            match event:
-                case StepFinished(answer=said, usage=usage, failed=failed, probability=sure):
-                    made = Turn(step, given.agent, said, task, failed, tuple(calls), usage, probability=sure)
-                case HandedOff(to=to, task=said, usage=usage):
-                    made = Turn(step, given.agent, said, task, False, tuple(calls), usage, to)
-                case ToolReturned(failed=False):
-                    calls.append(event.call)
-                case Paused():
-                    raise SettingsError(
-                        f"{event.agent} waits for approval of {event.calls[0].name}, and this run has no journal.",
-                        hint="Begin it with plural.teams.journal.begin.",
-                    )
-            yield event
+        async with in_step(step, spending(purse, config)) as inside:
+            async for event in _events(team, step, given.agent, task, inside):
+                match event:
+                    case StepFinished(answer=said, usage=usage, failed=failed, probability=sure):
+                        made = Turn(step, given.agent, said, task, failed, tuple(calls), usage, probability=sure)
+                    case HandedOff(to=to, task=said, usage=usage):
+                        made = Turn(step, given.agent, said, task, False, tuple(calls), usage, to)
+                    case ToolReturned(failed=False):
+                        calls.append(event.call)
+                    case Paused():
+                        raise SettingsError(
+                            f"{event.agent} waits for approval of {event.calls[0].name}, and this run has no journal.",
+                            hint="Begin it with plural.teams.journal.begin.",
+                        )
+                yield event
     except (ModelError, PromptError) as error:
         if isinstance(error, PromptError) and task == state.task:
             raise  # the user's own words
         why = f"Not done: {error}"
-        yield StepFinished(step, given.agent, why, Usage(), time.monotonic() - started, failed=True)
-        made = Turn(step, given.agent, why, task, failed=True, calls=tuple(calls))
+        seconds = time.monotonic() - started
+        yield StepFinished(step, given.agent, why, purse.used, seconds, failed=True, money=purse.spent.money)
+        made = Turn(step, given.agent, why, task, failed=True, calls=tuple(calls), usage=purse.used)
     assert made is not None  # a member's events end with one of these
     turns.made[step] = made
 
@@ -177,7 +197,7 @@ async def _events(team: Members, step: int, name: str, task: str, config: Runnab
     inside = through(effects.inside(name, step), config) if effects else config
     async for event in member.events(task, inside):
         if isinstance(event, RunFinished):
-            yield StepFinished(step, name, event.answer, event.usage, event.seconds)
+            yield StepFinished(step, name, event.answer, event.usage, event.seconds, money=event.money)
 
 
 def _blended(team: Members, name: str) -> Member:
@@ -185,7 +205,18 @@ def _blended(team: Members, name: str) -> Member:
     return team.blend(name)
 
 
-async def _decided(team: Members, wanted: Decide, rounds: int, config: RunnableConfig) -> Decision[Any]:
+async def _all(decisions: Iterable[Awaitable[Decision[Any]]]) -> list[Decision[Any]]:
+    """At once. Where a person has to be asked, or something goes wrong, the others are made first."""
+    made = await asyncio.gather(*decisions, return_exceptions=True)
+    wrong = [each for each in made if isinstance(each, BaseException)]
+    if wrong:
+        raise next((each for each in wrong if not isinstance(each, Waiting)), wrong[0])
+    return [each for each in made if isinstance(each, Decision)]
+
+
+async def _decided(team: Members, wanted: Decide, rounds: int, step: int, config: RunnableConfig) -> Decision[Any]:
+    if wanted.person:
+        return _person_s(team, wanted, rounds, step, config)
     asked: list[BaseMessage] = [HumanMessage(wanted.question)]
     model = team.model
     if wanted.by is not None:
@@ -207,16 +238,33 @@ async def _decided(team: Members, wanted: Decide, rounds: int, config: RunnableC
     return await once(config, f"{rounds}.{wanted.key}", about, Decision[Any], make)
 
 
-def _pay(team: Members, wanted: Decide, decision: Decision[Any], purse: Purse) -> None:
-    """A decision is one step. Those of a round are all made, also where the last steps are fewer: the next check ends
-    the run then. What the journal knows is paid for again, so that a resumed run ends where it would have ended."""
+def _person_s(team: Members, wanted: Decide, rounds: int, step: int, config: RunnableConfig) -> Decision[str]:
+    if (effects := effects_of(config)) is None:
+        raise SettingsError(
+            f"{team.name} has to ask a person, and this run has no journal to wait in.",
+            hint="Begin it with plural.teams.journal.begin.",
+        )
+    said = effects.ask(f"{rounds}.{wanted.key}", Question(step, team.name, wanted.question, kind="approval"))
+    return Decision(said, 1.0, (Option(said, 1.0),))
+
+
+def _by(wanted: Decide) -> str:
+    return PERSON if wanted.person else wanted.by or TEAM
+
+
+def _pay(team: Members, wanted: Decide, decision: Decision[Any], purse: Purse) -> float:
+    """The money that it cost. A decision is one step. Those of a round are all made, also where the last steps are
+    fewer: the next check ends the run then. What the journal knows is paid for again, so that a resumed run ends where
+    it would have ended."""
     usage = decision.usage
     member = team.members[wanted.by] if wanted.by is not None else None
     price = member.price if isinstance(member, Agent) else team.price
-    purse.pay(steps=1, tokens=usage.prompt + usage.completion, money=price.of(usage))
+    money = price.of(usage)
+    purse.pay(steps=not wanted.person, usage=usage, money=money)
+    return money
 
 
-def _told(wanted: Decide, decision: Decision[Any], step: int, task: str) -> Event:
+def _told(wanted: Decide, decision: Decision[Any], step: int, task: str, money: float) -> Event:
     if wanted.speaker:
-        return Routed(task, decision, step)
-    return Decided(step, wanted.by or "team", wanted.key, decision)
+        return Routed(task, decision, step, money)
+    return Decided(step, _by(wanted), wanted.key, decision, money)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import Runnable
 
+from plural.agents import Budget, Purse, spending
 from plural.errors import RunError, SettingsError
 from plural.teams.drafting import Draft, Missing, Sizes, Staff, Ways, check, draft, draft_by_specialist, team_of
-from plural.types import Decided, Decision, Event, Planned, Routed, RunFinished
+from plural.types import Decided, Decision, Event, LimitReached, Planned, Routed, RunFinished
 from plural.wiring.network import BASE, Network
-from plural.wiring.runs import EventStream
+from plural.wiring.runs import EventStream, within
 from plural.wiring.tracing import traced
 
 if TYPE_CHECKING:
@@ -52,16 +53,20 @@ async def drafted(
     ways: Ways = Ways(),
     sizes: Sizes = Sizes(),
     may_lack: bool = True,
-) -> AsyncIterator[Routed | Planned | Decided | Draft | Missing]:
+    budget: Budget = Budget(),
+) -> AsyncIterator[Routed | Planned | Decided | LimitReached | Draft | Missing]:
     """The decisions on the way to a draft, and the draft, or the skill that is missing. With `may_lack` False the base
-    does what no specialist can."""
-    staff = staff_of(network, by)
+    does what no specialist can. `budget` is what drafting may cost; used up, the last whole draft stands."""
+    staff, config = staff_of(network, by), spending(Purse(budget, "drafting"))
     if by == PLANNER:
-        async for each in draft_by_specialist(task, staff, network.planners(), may_lack=may_lack):
+        planners, approve = network.planners(), ways.approve
+        drafting = draft_by_specialist(task, staff, planners, may_lack=may_lack, approve=approve, config=config)
+        async for each in drafting:
             yield each
         return
     known = [each.memory.text for each in await network.memory().recall(task, _REMEMBERED)] if ways.memory else []
-    async for made in draft(task, staff, ways=ways, sizes=sizes, known=known, may_lack=may_lack):
+    how: dict[str, Any] = {"ways": ways, "sizes": sizes, "known": known, "may_lack": may_lack, "config": config}
+    async for made in draft(task, staff, **how):
         yield made
 
 
@@ -129,7 +134,7 @@ def resume(network: Network, name: str, by: str | None = None, *, remember: bool
     instead = network.agent(target["with"]).model if "with" in target else None
 
     def work(told: RunnableConfig | None) -> AsyncIterator[Event]:
-        return journals.resume(network.journal, found, team, told, instead=instead)
+        return journals.resume(network.journal, found, team, within(target, told), instead=instead)
 
     events = traced(network.settings, _KIND, work)
     return EventStream(_remembered(network, made, target["task"], events) if remember else events, found)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from plural import sync
-from plural.agents import Agent, toolbox
+from plural.agents import Agent, Budget, toolbox
 from plural.agents.memory import LongTerm, Standardised
 from plural.errors import PromptError, SettingsError, unknown_name
 from plural.specialists import Contract, Library, Specialist
@@ -185,15 +185,27 @@ class Network:
     async def aask(self, request: str, *, to: str | None = None) -> Answer:
         return Answer.of([event async for event in self.stream(request, to=to)])
 
-    def stream(self, request: str, *, to: str | None = None) -> EventStream:
-        """The run's events as they happen, for `for` and for `async for`."""
-        return self.run(request, to=to)
+    def stream(
+        self, request: str, *, to: str | None = None, budget: Budget = Budget(), approve: bool = False
+    ) -> EventStream:
+        """The run's events as they happen, for `for` and for `async for`. `budget` is what it may cost; with `approve`
+        a person is asked about a plan before it is carried out, which needs a journal."""
+        return self.run(request, to=to, budget=budget, approve=approve)
 
-    def run(self, request: str, *, to: str | None = None, history: Sequence[Message] = ()) -> EventStream:
+    def run(
+        self,
+        request: str,
+        *,
+        to: str | None = None,
+        history: Sequence[Message] = (),
+        budget: Budget = Budget(),
+        approve: bool = False,
+    ) -> EventStream:
         """A run after what was said in `history`; in the journal, if the network has one."""
         if self.settings.journal is None:
-            return EventStream(self.work(request, to=to, history=history))
-        return runs.begin(self.journal, self.work, self.base_model.digest, request, to=to, history=history)
+            return EventStream(self.work(request, to=to, history=history, budget=budget, approve=approve))
+        how: dict[str, Any] = {"to": to, "history": history, "budget": budget, "approve": approve}
+        return runs.begin(self.journal, self.work, self.base_model.digest, request, **how)
 
     def resume(self, run: str) -> EventStream:
         """All events of a run that is in the journal: what was shown before, then what is still to be done.
@@ -224,11 +236,14 @@ class Network:
         *,
         to: str | None = None,
         history: Sequence[Message] = (),
+        budget: Budget = Budget(),
+        approve: bool = False,
         config: RunnableConfig | None = None,
     ) -> AsyncIterator[Event]:
         """The events of one request, which nobody writes down but who reads them."""
         if not request.strip():
             raise PromptError("The request is empty.", hint="Say what you want.")
+        runs.check_approval(to, approve)
         mixed = to is not None and (MIXED in to or WEIGHT in to)
         if to is not None and not mixed and to not in (BASE, *self.names()):
             raise unknown_name("specialist", to, [BASE, *self.names()])
@@ -242,6 +257,8 @@ class Network:
             embedder=self.reader,
             history=history,
             max_steps=self.settings.max_steps,
+            budget=budget,
+            approve=approve,
         )
         async for event in traced(self.settings, "network", lambda told: working(config=told), config):
             yield event

@@ -33,10 +33,12 @@ class ServedRuns:
 
     # -------------------------------------------------------------------------------------------------------- runs
     def enter(self, order: RunOrder) -> str:
-        about = {"model": order.model, "metadata": dict(order.metadata)}
+        about = {"model": order.model, "metadata": dict(order.metadata), **runs.budgeted(order.budget)}
         team = order.team or self._saved(order.model)
         if team is not None:
             task = _one(order, "A team") if order.messages else None
+            if order.approve:
+                team = team.model_copy(update={"ways": team.ways.model_copy(update={"approve": True})})
             return drafting.enter(self.network, team, task, about=about, client=order.client)
         if not order.messages or order.messages[-1].role != "user":
             raise PromptError("The input does not end with what a user says.", hint="Say what you want.")
@@ -54,6 +56,7 @@ class ServedRuns:
             last.content,
             to=to,
             history=history,
+            approve=order.approve,
             about=about,
             client=order.client,
         )
@@ -69,7 +72,7 @@ class ServedRuns:
         return traced(
             self.network.settings,
             worker.name,
-            lambda told: journals.resume(self.journal, run, worker, told, instead=instead),
+            lambda told: journals.resume(self.journal, run, worker, runs.within(target, told), instead=instead),
         )
 
     def check_speaker(self, name: str) -> None:
@@ -134,6 +137,7 @@ class ServedRuns:
 
     def _enter_offered(self, order: RunOrder, about: Mapping[str, Any]) -> str:
         worker = self.offers.workers[order.model]
+        runs.check_approval(worker.name, order.approve)
         target = {"kind": _KIND, "name": worker.name, **about}
         last = order.messages[-1].content
         given: Any = last

@@ -50,7 +50,8 @@ def test_a_team_its_agents_their_models_and_tools() -> None:
     assert team.invoke("secret sum", {"callbacks": [Traces(seen.provider)]}) == "secret 3"
     assert seen.tree() == [
         ("invoke_workflow desk", None),
-        ("invoke_agent clerk", "invoke_workflow desk"),
+        ("step 1", "invoke_workflow desk"),
+        ("invoke_agent clerk", "step 1"),
         ("chat scriptedmodel", "invoke_agent clerk"),
         ("execute_tool add", "invoke_agent clerk"),
         ("chat scriptedmodel", "invoke_agent clerk"),

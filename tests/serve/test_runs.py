@@ -188,6 +188,48 @@ def test_a_person_is_part_of_a_team_and_the_stream_waits_with_it(client: Client)
     assert client.until(run)["answer"] == "green"
 
 
+def drawn_up(task: str) -> dict[str, Any]:
+    """A team of the base alone."""
+    bare = {"observers": False, "refinement": False, "memory": False}
+    return {"task": task, "agents": [{"name": "a"}], "steps": [{"task": task, "agents": ["a"]}], "ways": bare}
+
+
+def test_a_plan_waits_for_approval(client: Client) -> None:
+    order = {"team": drawn_up("file this"), "approve_plan": True}
+    denied, approved = (client.post("/v1/runs", json=order).json() for _ in range(2))
+    (asked,) = client.until(denied, "waiting")["questions"]
+    assert (asked["kind"], asked["call"]) == ("approval", None)
+    assert "1. a: file this" in asked["text"]
+    client.told(denied, "deny", reason="Not now.")
+    assert client.until(denied)["answer"] == "A person denied the plan: Not now."
+    client.until(approved, "waiting")
+    client.told(approved, "approve")
+    done = client.until(approved)
+    assert done["status"] == "finished"
+    assert list(done["costs"]) == ["a"]
+    assert done["costs"]["a"] == done["usage"]
+    refused = client.post("/v1/runs", json={"model": "base", "input": "Go.", "approve_plan": True})
+    assert refused.status_code == 400
+    assert "makes no plan" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("order", [{"model": "base", "input": "Go."}, {"model": "judge", "input": "Go."}])
+def test_a_run_has_a_budget(client: Client, order: dict[str, Any]) -> None:
+    failed = client.until(client.post("/v1/runs", json={**order, "budget": {"seconds": 1e-6}}).json())
+    assert (failed["status"], failed["error"]["error"]) == ("failed", "LimitError")
+    assert "used up its seconds" in failed["error"]["message"]
+    enough = client.until(client.post("/v1/runs", json={**order, "budget": {"steps": 20, "tokens": 5000}}).json())
+    assert enough["status"] == "finished"
+    for wrong in ({"tokens": 0}, {"hours": 1}):
+        assert client.post("/v1/runs", json={**order, "budget": wrong}).status_code == 400
+
+
+def test_a_team_stops_with_what_it_has_when_its_run_s_budget_is_used_up(client: Client) -> None:
+    order = {"team": drawn_up("file this"), "budget": {"seconds": 1e-6}}
+    done = client.until(client.post("/v1/runs", json=order).json())
+    assert (done["status"], done["answer"]) == ("finished", "")
+
+
 def test_what_nobody_asked_cannot_be_answered(client: Client) -> None:
     run = client.begin("payer", "Pay 61")
     client.until(run, "waiting")

@@ -117,11 +117,14 @@ def test_a_collector_gets_the_tree_of_a_teams_run(collector: Collector) -> None:
     assert collector.tree() == [
         ("invoke_workflow network", None),
         ("invoke_workflow desk", "invoke_workflow network"),
-        ("invoke_agent clerk", "invoke_workflow desk"),
+        ("chat scriptedmodel", "invoke_workflow desk"),  # the choice of who speaks
+        ("step 1", "invoke_workflow desk"),
+        ("invoke_agent clerk", "step 1"),
         ("chat scriptedmodel", "invoke_agent clerk"),
         ("execute_tool add", "invoke_agent clerk"),
         ("chat scriptedmodel", "invoke_agent clerk"),
-        ("invoke_agent critic", "invoke_workflow desk"),
+        ("step 2", "invoke_workflow desk"),  # of whom only one was left to choose
+        ("invoke_agent critic", "step 2"),
         ("chat scriptedmodel", "invoke_agent critic"),
     ]
     assert len({span.trace_id for span in collector.spans}) == 1

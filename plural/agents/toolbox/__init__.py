@@ -13,6 +13,7 @@ from plural.agents.toolbox.clock import convert_time, days_between, next_run, no
 from plural.agents.toolbox.database import database
 from plural.agents.toolbox.files import files
 from plural.agents.toolbox.mcp import mcp_tools
+from plural.agents.toolbox.person import ask_person
 from plural.agents.toolbox.python import run_python, sandbox
 from plural.agents.toolbox.units import convert_units
 from plural.agents.toolbox.web import web
@@ -29,11 +30,13 @@ TOOLS = {
         convert_time,
         convert_units,
         run_python,
+        ask_person,
     )
 }
 
 __all__ = [
     "TOOLS",
+    "ask_person",
     "calculate",
     "convert_time",
     "convert_units",

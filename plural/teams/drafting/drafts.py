@@ -66,6 +66,7 @@ class Ways(_Strict):
         talks: rounds of talk at one step, at most.
         repeats: how often a step is done again because its result was not good.
         changes: how often the plan is changed while it runs.
+        approve: a person is asked about the plan before it is carried out, and about every change of it.
     """
 
     observers: bool = True
@@ -76,6 +77,7 @@ class Ways(_Strict):
     talks: int = Field(default=5, ge=1)
     repeats: int = Field(default=1, ge=0)
     changes: int = Field(default=2, ge=0)
+    approve: bool = False
 
 
 class Sizes(_Strict):

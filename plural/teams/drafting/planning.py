@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableConfig
 
 from plural.agents.agent import constrainable
-from plural.errors import PromptError
+from plural.agents.budget import paid
+from plural.errors import LimitError, PromptError
 from plural.teams.drafting import prompts
 from plural.teams.drafting.drafts import GENERAL, Draft, DraftedAgent, DraftedStep, Missing, Sizes, Ways
 from plural.teams.drafting.forms import plan_faults, plan_form, team_form, verdict_form
 from plural.teams.drafting.staff import Staff
 from plural.teams.insisting import insist
-from plural.types import Decided, Decision
+from plural.types import Decided, Decision, LimitReached
 
 PLANNER, AGENTS, PLAN = "planner", "agent observer", "plan observer"
 
@@ -30,51 +32,79 @@ async def draft(
     known: Sequence[str] = (),
     may_lack: bool = True,
     config: RunnableConfig | None = None,
-) -> AsyncIterator[Decided | Draft | Missing]:
+) -> AsyncIterator[Decided | LimitReached | Draft | Missing]:
     """Every decision on the way, numbered by round; at last the draft, or the skill that is missing.
 
     Args:
         known: what was remembered from before; the planner and the agents read it.
         may_lack: the planner may say that nobody suits.
 
+    What is decided is paid from the purse in the config. When that is empty, the last whole plan stands.
+
     Raises:
         ContractError: the model cannot write a team or a plan: it asked for too many agents, say, whatever it was told.
+        LimitError: the purse is empty before there is a plan.
     """
     if not task.strip():
         raise PromptError("The task is empty.", hint="Say what you want.")
-    desk = _Desk(task, staff, sizes, known, config)
-    remarks: list[str] = []
-    agents: tuple[DraftedAgent, ...] = ()
-    steps: tuple[DraftedStep, ...] = ()
-    for number in range(1, ways.rounds + 1):
-        before = [prompts.again(agents, steps, remarks)] if remarks else []
-        team = await desk.team(before, may_lack=may_lack and bool(staff.specialists))
-        yield Decided(number, PLANNER, "team", team)
-        if "missing" in team.value:
-            yield Missing(team.value["missing"], team.value["why"], task)
-            return
-        agents = _agents(team.value["agents"])
-        plan = await desk.plan(agents, before)
-        yield Decided(number, PLANNER, "plan", plan)
-        steps = tuple(_step(each) for each in plan.value["steps"])
-        if not ways.observers:
-            break
-        verdicts = dict(zip((AGENTS, PLAN), await desk.observed(agents, steps), strict=True))
-        for by, verdict in verdicts.items():
-            yield Decided(number, by, "verdict", verdict)
-        remarks = [f"{by}: {each.value['suggestions']}" for by, each in verdicts.items() if not each.value["good"]]
-        if not remarks:
-            break
-    agents = await assigned(agents, steps, staff)
+    desk, made = _Desk(task, staff, sizes, known, config), _Made()
+    try:
+        async for each in _rounds(desk, made, ways.rounds, observed=ways.observers, may_lack=may_lack):
+            yield each
+    except LimitError as error:
+        if not error.limit or not made.steps:
+            raise
+        yield LimitReached(made.number, PLANNER, error.limit, error.value)
+        made.remarks = [*made.remarks, f"The budget's {error.limit} were used up before everybody was content."]
+    if made.lacks:
+        return
     yield Draft(
         task=task,
-        agents=agents,
-        steps=steps,
+        agents=await assigned(made.agents, made.steps, staff),
+        steps=made.steps,
         ways=ways,
         sizes=sizes,
         known=tuple(known),
-        unsettled=tuple(remarks),
+        unsettled=tuple(made.remarks),
     )
+
+
+@dataclass(slots=True)
+class _Made:
+    """The last whole plan, what was said against it, and the round under way."""
+
+    agents: tuple[DraftedAgent, ...] = ()
+    steps: tuple[DraftedStep, ...] = ()
+    remarks: list[str] = field(default_factory=list)
+    number: int = 0
+    lacks: bool = False
+
+
+async def _rounds(
+    desk: _Desk, made: _Made, most: int, *, observed: bool, may_lack: bool
+) -> AsyncIterator[Decided | Missing]:
+    """Planner and observers, until nothing has to be changed; `made` knows what came of it."""
+    for made.number in range(1, most + 1):
+        before = [prompts.again(made.agents, made.steps, made.remarks)] if made.remarks else []
+        team = await desk.team(before, may_lack=may_lack)
+        yield Decided(made.number, PLANNER, "team", team)
+        if "missing" in team.value:
+            made.lacks = True
+            yield Missing(team.value["missing"], team.value["why"], desk.task)
+            return
+        agents = _agents(team.value["agents"])
+        plan = await desk.plan(agents, before)
+        yield Decided(made.number, PLANNER, "plan", plan)
+        made.agents, made.steps, made.remarks = agents, tuple(_step(each) for each in plan.value["steps"]), []
+        if not observed:
+            return
+        verdicts = dict(zip((AGENTS, PLAN), await desk.observed(made.agents, made.steps), strict=True))
+        for by, verdict in verdicts.items():
+            yield Decided(made.number, by, "verdict", verdict)
+        remarks = [f"{by}: {each.value['suggestions']}" for by, each in verdicts.items() if not each.value["good"]]
+        made.remarks = remarks
+        if not remarks:
+            return
 
 
 class _Desk:
@@ -83,36 +113,42 @@ class _Desk:
     def __init__(
         self, task: str, staff: Staff, sizes: Sizes, known: Sequence[str], config: RunnableConfig | None
     ) -> None:
-        self._task, self._staff, self._sizes, self._known, self._config = task, staff, sizes, known, config
+        self.task, self._staff, self._sizes, self._known, self._config = task, staff, sizes, known, config
 
     async def team(self, before: Sequence[str], *, may_lack: bool) -> Decision[Any]:
         staff = self._staff
         tools = {name: tool.description for name, tool in staff.tools.items()}
+        may_lack = may_lack and bool(staff.specialists)
         form = team_form(self._sizes, list(staff.specialists), list(tools), may_lack=may_lack)
         return await self._asked(
-            prompts.PLANNER, prompts.team(self._task, staff.specialists, tools, self._known, before), form
+            prompts.PLANNER, prompts.team(self.task, staff.specialists, tools, self._known, before), form
         )
 
     async def plan(self, agents: Sequence[DraftedAgent], before: Sequence[str]) -> Decision[Any]:
         names = [agent.name for agent in agents]
         form = plan_form(self._sizes, names, exact=constrainable(self._staff.general))
-        wish = prompts.plan(self._task, agents, before)
-        said = [SystemMessage(prompts.PLANNER), HumanMessage(wish)]
-        return await insist(self._staff.general, said, schema=form, faults=plan_faults, config=self._config)
+        return await self._asked(prompts.PLANNER, prompts.plan(self.task, agents, before), form, faults=plan_faults)
 
     async def observed(
         self, agents: Sequence[DraftedAgent], steps: Sequence[DraftedStep]
     ) -> tuple[Decision[Any], Decision[Any]]:
         """Both at once: what the one looks at is not what the other does."""
-        form = verdict_form(self._sizes)
-        return await asyncio.gather(
-            self._asked(prompts.AGENT_OBSERVER, prompts.observe(self._task, agents), form),
-            self._asked(prompts.PLAN_OBSERVER, prompts.observe(self._task, agents, steps), form),
-        )
+        form, task = verdict_form(self._sizes), self.task
+        asked = [
+            asyncio.ensure_future(self._asked(prompts.AGENT_OBSERVER, prompts.observe(task, agents), form)),
+            asyncio.ensure_future(self._asked(prompts.PLAN_OBSERVER, prompts.observe(task, agents, steps), form)),
+        ]
+        try:
+            team, plan = await asyncio.gather(*asked)
+        finally:
+            for each in asked:
+                each.cancel()
+        return team, plan
 
-    async def _asked(self, role: str, wish: str, form: Mapping[str, Any]) -> Decision[Any]:
+    async def _asked(self, role: str, wish: str, form: Mapping[str, Any], **more: Any) -> Decision[Any]:
         said: list[BaseMessage] = [SystemMessage(role), HumanMessage(wish)]
-        return await insist(self._staff.general, said, schema=form, config=self._config)
+        general, config = self._staff.general, self._config
+        return await paid(lambda: insist(general, said, schema=form, config=config, **more), config)
 
 
 def _agents(given: Sequence[Mapping[str, Any]]) -> tuple[DraftedAgent, ...]:

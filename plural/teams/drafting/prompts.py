@@ -99,6 +99,13 @@ def change(task: str, step: DraftedStep, text: str, feedback: str, steps: Mappin
     )
 
 
+def approve(steps: Mapping[int, DraftedStep], wrong: str) -> str:
+    """What a person is asked about a plan, or, after one that they wrote and that cannot be used, once more."""
+    told = f"Your plan cannot be used: {wrong}.\n\n" if wrong else ""
+    form = '{"steps": [{"task": ..., "agents": [...], "inputs": [...]}]}'
+    return f"{told}{_steps(steps)}\n\nShall this be done? Say approve, deny: why, or other steps as {form}."
+
+
 def crew(agents: Sequence[DraftedAgent]) -> str:
     lines = ["The agents:"]
     for agent in agents:

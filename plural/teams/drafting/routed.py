@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+from langchain_core.runnables import RunnableConfig
+
+from plural.agents.budget import paid
 from plural.errors import PromptError
 from plural.teams.drafting.drafts import GENERAL, Draft, DraftedAgent, DraftedStep, Missing, Ways
 from plural.teams.drafting.staff import Staff
@@ -19,12 +22,23 @@ PLAIN = Ways(observers=False, refinement=False, memory=False)
 
 
 async def draft_by_specialist(
-    task: str, staff: Staff, planners: Sequence[Planner], *, known: Sequence[str] = (), may_lack: bool = True
+    task: str,
+    staff: Staff,
+    planners: Sequence[Planner],
+    *,
+    known: Sequence[str] = (),
+    may_lack: bool = True,
+    approve: bool = False,
+    config: RunnableConfig | None = None,
 ) -> AsyncIterator[Routed | Planned | Draft | Missing]:
     """Every decision on the way; at last the draft, or the skill that is missing.
 
     Args:
         may_lack: a step that suits nobody is a missing skill; without it, the base does it.
+        approve: a person is asked about the plan when it is carried out.
+
+    Raises:
+        LimitError: the purse in the config does not reach for a plan.
     """
     if not task.strip():
         raise PromptError("The task is empty.", hint="Say what you want.")
@@ -34,7 +48,7 @@ async def draft_by_specialist(
     yield Routed(task, decision)
     routed = [decision]
     if planner := plans.get(decision.value):
-        plan = await planner.plan(task)
+        plan = await paid(lambda: planner.plan(task, config), config)
         yield plan.event
         steps, routed = plan.steps, []
         for number, step in enumerate(steps, start=1):
@@ -52,7 +66,7 @@ async def draft_by_specialist(
             DraftedStep(task=step.task, agents=(decision.value,), inputs=step.after)
             for step, decision in zip(steps, routed, strict=True)
         ),
-        ways=PLAIN,
+        ways=PLAIN.model_copy(update={"approve": approve}),
         known=tuple(known),
     )
 

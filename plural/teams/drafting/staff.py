@@ -71,5 +71,6 @@ def team_of(draft: Draft, staff: Staff, *, name: str = "team") -> Team:
 def _most_turns(draft: Draft) -> int:
     """More than its limits allow it to have, so that they are what ends it."""
     ways = draft.ways
-    steps = len(draft.steps) + ways.changes * draft.sizes.steps
+    planned = max(len(draft.steps), draft.sizes.steps if ways.approve else 0)  # a person may write another plan
+    steps = planned + ways.changes * draft.sizes.steps
     return 1 + steps * (1 + ways.repeats) * max(ways.attempts, ways.talks * len(draft.agents))

@@ -11,6 +11,9 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from plural.agents.approval import Deny
+from plural.agents.asking import verdict
+from plural.agents.schema import violations
 from plural.teams.drafting import prompts
 from plural.teams.drafting.drafts import GENERAL, Draft, DraftedStep
 from plural.teams.drafting.forms import (
@@ -55,6 +58,12 @@ def carry_out(draft: Draft, *, exact: bool = True) -> Pattern:
         work = _Work(draft.about(state.task), state.task, exact)
         decided = {key: decision.value for key, decision in state.decided}
         turns = iter(state.turns)
+        if draft.ways.approve:
+            word = work.approval(decided)
+            if isinstance(word, Decide):
+                return (word,)
+            if isinstance(word, Deny):
+                return Finish(f"A person denied the plan: {word.reason}")
         while needs := work.needs():
             wanted = {number: need for number, need in needs.items() if isinstance(need, Decide)}
             if wanted:
@@ -148,18 +157,33 @@ class _Work:
 
     def change(self, plan: Mapping[str, Any], first: int) -> None:
         """In the place of what has not begun; the new steps were written as if the first were number `first`."""
-        shift = self.next_number - first  # another step may have changed the plan meanwhile
         self.plan = {number: step for number, step in self.plan.items() if number in self.begun}
-        for each in plan["steps"]:
-            self._numbers += 1
-            inputs = tuple(dict.fromkeys(at + shift if at >= first else at for at in each["inputs"]))
-            self.plan[self._numbers] = DraftedStep(
-                task=each["task"],
-                agents=tuple(dict.fromkeys(each["agents"])),
-                inputs=inputs,
-                expects=each["expects"],
-            )
+        self._add(plan, first)
         self.changes += 1
+
+    def _add(self, plan: Mapping[str, Any], first: int) -> None:
+        shift = self.next_number - first  # another step may have changed the plan meanwhile
+        for step in _steps(plan):
+            self._numbers += 1
+            inputs = tuple(at + shift if at >= first else at for at in step.inputs)
+            self.plan[self._numbers] = step.model_copy(update={"inputs": inputs})
+
+    def approval(self, decided: Mapping[str, Any]) -> Decide | Deny | None:
+        """What a person has to be asked about the whole plan, or why they deny it; None when it stands as they want
+        it."""
+        asking, said = _approve(self, "plan", 1, {"steps": [step.model_dump() for step in self.draft.steps]}), None
+        try:
+            while True:
+                need = asking.send(said)
+                if need.key not in decided:
+                    return need
+                said = decided[need.key]
+        except StopIteration as ended:
+            if isinstance(ended.value, Deny):
+                return ended.value
+            self.plan, self._numbers = {}, 0
+            self._add(ended.value, 1)
+            return None
 
     # ------------------------------------------------------------------------------------------------------ memory
     def log(self) -> str:
@@ -284,9 +308,50 @@ def _change(work: _Work, number: int, step: DraftedStep, result: Result) -> Gene
         plan = yield Decide(f"plan {number}.{attempt}", wish, schema=form)
         wrong = list(plan_faults(plan, done, first=first))
         if not wrong:
+            if work.draft.ways.approve:
+                word = yield from _approve(work, f"plan {number}.{attempt}", first, plan)
+                if isinstance(word, Deny):
+                    return False
+                plan = word
             allowed = work.changes < work.draft.ways.changes
             if allowed:
                 work.change(plan, first)
             return allowed
         wish = f"{wish}\n\nYour last plan cannot be used. {' '.join(wrong)}"
     return False
+
+
+def _approve(
+    work: _Work, key: str, first: int, plan: Mapping[str, Any]
+) -> Generator[Decide, Any, Mapping[str, Any] | Deny]:
+    """Asks a person about a plan whose first step is number `first`: what they approve, that or one that they wrote in
+    its place, or why they deny it. Of a plan that cannot be used they are told so, and asked again."""
+    done, names = work.begun, [agent.name for agent in work.draft.agents]
+    form, wrong = plan_form(work.draft.sizes, names, done, first=first, exact=False), ""
+    while True:
+        wish = prompts.approve(dict(enumerate(_steps(plan), start=first)), wrong)
+        said = verdict((yield Decide(f"approval of {key}", wish, person=True)))
+        if isinstance(said, Deny):
+            return said
+        if said.arguments is None:
+            return plan
+        whole = _filled_up(said.arguments)
+        faults = violations(whole, form) or list(plan_faults(whole, done, first=first))
+        if not faults:
+            return whole
+        key, wrong = f"{key}+", "; ".join(faults)
+
+
+def _filled_up(plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A person need not say what a step builds on or what is expected of it."""
+    steps = plan.get("steps")
+    if not isinstance(steps, list):
+        return plan
+    about = [{**each, "expects": each.get("expects") or "-"} if isinstance(each, dict) else each for each in steps]
+    return {**plan, "steps": [{"inputs": [], **each} if isinstance(each, dict) else each for each in about]}
+
+
+def _steps(plan: Mapping[str, Any]) -> Iterator[DraftedStep]:
+    for each in plan["steps"]:
+        agents, inputs = (tuple(dict.fromkeys(each[key])) for key in ("agents", "inputs"))
+        yield DraftedStep(task=each["task"], agents=agents, inputs=inputs, expects=each["expects"])

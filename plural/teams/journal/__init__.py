@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from plural.teams.journal.running import begin, input_to_json, replay, resume
     from plural.teams.journal.store import Journal, RunInfo, open_questions
     from plural.teams.journal.tape import is_shown, shown, shown_entries
+    from plural.teams.journal.texts import Texts
 
 _HOMES = {
     "Journal": "store",
     "RunInfo": "store",
+    "Texts": "texts",
     "begin": "running",
     "input_to_json": "running",
     "is_shown": "tape",
@@ -26,6 +28,7 @@ _HOMES = {
 __all__ = [
     "Journal",
     "RunInfo",
+    "Texts",
     "begin",
     "input_to_json",
     "is_shown",

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from plural.errors import RunError
 from plural.types import (
     Decided,
     Event,
@@ -153,8 +154,14 @@ def written(what: Noted) -> tuple[str, str]:
 
 
 def read(kind: str, body: str) -> Noted:
-    """Raises KeyError for a kind that a newer version wrote."""
-    what: Noted = _adapter(kind).validate_json(body)
+    """Raises RunError for what this version did not write."""
+    try:
+        what: Noted = _adapter(kind).validate_json(body)
+    except (KeyError, ValidationError) as error:
+        raise RunError(
+            f"The journal has a {kind} that this Plural cannot read: {body:.80}.",
+            hint="A newer Plural wrote it: use that one. Or it is damaged: put a copy of it in its place.",
+        ) from error
     return what
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, TypeVar, cast
 
 from langchain_core.language_models import LanguageModelInput
@@ -23,6 +23,7 @@ from langchain_core.tools import BaseTool
 from pydantic import TypeAdapter
 
 from plural import sync
+from plural.agents.budget import Purse, purse_in, spending
 from plural.agents.effects import through
 from plural.agents.loop import ChatRunnable, Equipment
 from plural.agents.marks import MARKS, marks_of
@@ -30,7 +31,7 @@ from plural.agents.tools import call_tool
 from plural.errors import EngineStopped, RunError, StorageError
 from plural.teams.journal.entries import Kept, ToolBegun
 from plural.teams.journal.tape import ModelCallKnown, Tape, digest, raised
-from plural.types import Question, TextDelta, ToolCall, ToolReturned
+from plural.types import Question, TextDelta, ToolCall, ToolReturned, Usage
 
 T = TypeVar("T")
 
@@ -163,12 +164,16 @@ class RecordedTool(BaseTool):
         seat, tape = self.seat, self.seat.tape
         call = ToolCall(str(input["id"]), self.name, input["args"])
         path = tape.visit(f"{seat.path}/{_part(call.id)}")
-        known = tape.tool(path, call)
+        known, purse = tape.tool(path, call), Purse(name=self.name, parent=purse_in(config or {}))
         if known is None:
             tape.tool_begun(path, ToolBegun(seat.step, seat.agent, call, _repeatable(self.inner)))
-            inside = through(seat.recorder.under(path), config)
+            inside = through(seat.recorder.under(path), spending(purse, config))
             known = await call_tool({self.name: self.inner}, call, inside)
+            if cost := _cost(purse):
+                tape.decided(f"{path}/cost", Kept("", cost))
             tape.tool_returned(path, ToolReturned(seat.step, seat.agent, call, *known))
+        elif cost := tape.value(f"{path}/cost", ""):
+            purse.pay(steps=cost.value["steps"], usage=Usage(**cost.value["usage"]), money=cost.value["money"])
         result, failed = known
         return ToolMessage(result, tool_call_id=call.id, name=self.name, status="error" if failed else "success")
 
@@ -177,6 +182,12 @@ class RecordedTool(BaseTool):
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         return self.inner._run(*args, **kwargs)
+
+
+def _cost(purse: Purse) -> Mapping[str, Any] | None:
+    """What agents spent inside of a tool, for when they are not asked again."""
+    steps, money = purse.spent.steps, purse.spent.money
+    return {"steps": steps, "usage": asdict(purse.used), "money": money} if steps or money else None
 
 
 def _part(name: str) -> str:

@@ -16,12 +16,13 @@ from plural.agents.agent import Agent
 from plural.agents.asking import approved
 from plural.agents.effects import through
 from plural.agents.loop import ChatRunnable
+from plural.agents.waiting import Waiting
 from plural.errors import EngineStopped, RunError, StorageError
 from plural.teams.journal.entries import Entry, RunStarted
 from plural.teams.journal.owner import LEASE_S
 from plural.teams.journal.recorder import Recorder
 from plural.teams.journal.store import Journal, Log
-from plural.teams.journal.tape import Tape, Waiting, shown
+from plural.teams.journal.tape import Tape, shown
 from plural.types import Event, RunFinished, Usage
 
 
@@ -53,8 +54,8 @@ async def resume(
 ) -> AsyncIterator[Event]:
     """All of a run's events: those that were shown before, from the journal, then what comes after them.
 
-    Nothing that was finished is done again. When a person has to answer first, the last event is a `Question`, and the
-    run waits for `Journal.answer`.
+    Nothing that was finished is done again. When a person has to answer first, the last events are `Question`s, after
+    all that could be done without the answers, and the run waits for `Journal.answer`.
 
     Args:
         worker: what worked on the run before. Any Runnable will do; the agents inside of it are recorded.
@@ -120,9 +121,10 @@ async def _worked(
         async for event in _events(worker, tape, through(recorder, config)):
             yield tape.event(event)
         log.settle("finished")
-    except Waiting as waiting:
+    except Waiting:
         log.settle("waiting")
-        yield waiting.question
+        for question in tape.asked():
+            yield question
     except Exception as error:
         # These say that the run cannot go on here, not how it ended.
         if not isinstance(error, RunError | EngineStopped | StorageError):

@@ -22,6 +22,7 @@ from plural.teams.journal.owner import LEASE_S, is_gone, new_owner
 from plural.teams.journal.reaching import persistently
 from plural.teams.journal.schema import clock, firm, named, open_database, sound
 from plural.teams.journal.tables import entries, runs
+from plural.teams.journal.texts import Folded, Texts
 from plural.types import Question, RunFinished
 
 Status = Literal["running", "waiting", "finished", "failed", "cancelled", "interrupted"]
@@ -119,11 +120,15 @@ class Journal:
             raise RunError(f"Several runs begin with {name!r}.", hint=f"As {', '.join(run.id for run in found)}.")
         raise RunError(f"There is no run {name!r} in {self.name}.", hint="`plural runs` lists them.")
 
-    def entries(self, run: str, *, after: int = -1) -> Iterator[Entry]:
+    def entries(self, run: str, *, after: int = -1, texts: Texts | None = None) -> Iterator[Entry]:
         """Everything that is known of a run, in order; of a fork also what it began with. `after` leaves out what is
-        known up to that number."""
+        known up to that number. Who reads on gives the same `texts` again: nothing is then read twice.
+
+        Raises:
+            RunError: a newer Plural wrote it.
+        """
         with self._reading() as connection:
-            yield from _entries(connection, run, entries.c.seq > after)
+            yield from _entries(connection, run, entries.c.seq > after, texts=texts)
 
     def target(self, run: str) -> Mapping[str, Any]:
         """What the run says of who works on it."""
@@ -210,8 +215,9 @@ class Journal:
         with self._reading() as connection:
             with connection.begin():
                 _take(connection, run, owner)
-                known = list(_entries(connection, run))
-            log = Log(connection, run, owner, known, self.name)
+                texts = Texts()
+                known = list(_entries(connection, run, texts=texts))
+            log = Log(connection, run, owner, known, Folded(texts.known), self.name)
             try:
                 yield log
             except EngineStopped:
@@ -239,9 +245,12 @@ class Journal:
 class Log:
     """One run's entries, in the hands of its owner. Any thread may append."""
 
-    def __init__(self, connection: Connection, run: str, owner: str, known: Sequence[Entry], where: str) -> None:
+    def __init__(
+        self, connection: Connection, run: str, owner: str, known: Sequence[Entry], texts: Folded, where: str
+    ) -> None:
         self.run, self.owner = run, owner
         self.entries = known
+        self._texts = texts
         self._connection, self._where = connection, where
         self._next = known[-1].seq + 1 if known else 0
         self._lock = threading.Lock()
@@ -258,7 +267,7 @@ class Log:
         with self._lock, sound(self._where):
             if self._closed:
                 raise RunError(f"Run {self.run} is not worked on any more.", hint="Resume it.")
-            row = _row(self.run, self._next, path, what)
+            row = _row(self.run, self._next, path, what, self._texts)
             if firmly:
                 firm(self._connection, True)
             try:
@@ -354,9 +363,10 @@ def _write(connection: Connection, run: str, seq: int, path: str, what: Noted) -
     connection.execute(_INSERT, _row(run, seq, path, what))
 
 
-def _row(run: str, seq: int, path: str, what: Noted) -> Mapping[str, Any]:
+def _row(run: str, seq: int, path: str, what: Noted, texts: Folded | None = None) -> Mapping[str, Any]:
     kind, body = noted.written(what)
-    return {"run": run, "seq": seq, "at": time.time(), "kind": kind, "path": path, "body": body}
+    short, long = texts.fold(seq, body) if texts else (body, None)
+    return {"run": run, "seq": seq, "at": time.time(), "kind": kind, "path": path, "body": short, "texts": long}
 
 
 def _now(connection: Connection) -> float:
@@ -370,19 +380,44 @@ def open_questions(known: Iterable[Entry]) -> list[tuple[int, Question]]:
     return [(seq, what) for seq, what in asked.items() if isinstance(what, Question) and seq not in answered]
 
 
-def _entries(connection: Connection, run: str, wanted: ColumnElement[bool] = true()) -> Iterator[Entry]:
+def _entries(
+    connection: Connection, run: str, wanted: ColumnElement[bool] = true(), *, texts: Texts | None = None
+) -> Iterator[Entry]:
     """The entries of the runs that this one was forked from, each up to where it was left, then its own."""
+    texts = texts or Texts()
+    parts = _parts(connection, run)
+    for row in _rows(connection, parts, wanted):
+        body = row.body
+        if row.texts is not None:
+            before = and_(entries.c.texts.is_not(None), entries.c.seq < row.seq)
+            body = texts.unfold(row.seq, body, row.texts, lambda: _texts(connection, parts, before))  # noqa: B023
+        yield Entry(row.seq, row.at, row.path, noted.read(row.kind, body))
+
+
+def _texts(
+    connection: Connection, parts: Sequence[tuple[str, int | None]], wanted: ColumnElement[bool]
+) -> Iterator[tuple[int, str]]:
+    for row in _rows(connection, parts, wanted):
+        yield row.seq, row.texts
+
+
+def _parts(connection: Connection, run: str) -> Sequence[tuple[str, int | None]]:
+    """The run's origins, the first one first, with the last entry that the next one shares; then itself."""
     parts: list[tuple[str, int | None]] = [(run, None)]
     while True:
         origin = connection.execute(select(runs.c.parent, runs.c.forked_at).where(runs.c.id == parts[0][0])).one()
         if origin.parent is None:
-            break
+            return parts
         parts.insert(0, (origin.parent, origin.forked_at))
+
+
+def _rows(
+    connection: Connection, parts: Sequence[tuple[str, int | None]], wanted: ColumnElement[bool]
+) -> Iterator[Any]:
     for index, (part, _) in enumerate(parts):
         query = select(entries).where(entries.c.run == part, wanted).order_by(entries.c.seq)
         ends = [left_at for _, left_at in parts[index:] if left_at is not None]
-        for row in connection.execute(query.where(entries.c.seq <= min(ends)) if ends else query):
-            yield Entry(row.seq, row.at, row.path, noted.read(row.kind, row.body))
+        yield from connection.execute(query.where(entries.c.seq <= min(ends)) if ends else query)
 
 
 def _info(row: Any, now: float) -> RunInfo:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, ForeignKey, Integer, MetaData, String, Table, Text
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, text
 
-VERSION = "0002"  # of the newest migration
+VERSION = "0003"  # of the newest migration
 
 metadata = MetaData()
+_SOME = text("texts IS NOT NULL")
 
 # `parent` and `forked_at`: a fork reads its parent's entries up to there and adds its own.
 # `client` is who asked for the run through a server, by its API key's id; NULL is the owner of the machine.
@@ -25,7 +26,8 @@ runs = Table(
     Column("client", String(32)),
 )
 
-# One run's entries have one writer; the key keeps a second one out.
+# One run's entries have one writer; the key keeps a second one out. `texts` are the long texts that `body` is without
+# (texts.py), where there are any.
 entries = Table(
     "entries",
     metadata,
@@ -35,5 +37,7 @@ entries = Table(
     Column("kind", String(32), nullable=False),
     Column("path", Text, nullable=False),
     Column("body", Text, nullable=False),
+    Column("texts", Text),
+    Index("entries_with_texts", "run", "seq", sqlite_where=_SOME, postgresql_where=_SOME),
     sqlite_with_rowid=False,
 )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from plural import errors
+from plural.agents.waiting import Waiting
 from plural.errors import MachineError, PluralError, RunError
 from plural.teams.journal.entries import (
     Answered,
@@ -37,14 +38,6 @@ class Log(Protocol):
     def entries(self) -> Sequence[Entry]: ...
 
     def append(self, what: Noted, path: str = "", *, firmly: bool = False) -> int: ...
-
-
-class Waiting(BaseException):
-    """A person has to answer first; the question is in the journal. Not an error: only the run itself may catch it."""
-
-    def __init__(self, question: Question) -> None:
-        super().__init__(question.text)
-        self.question = question
 
 
 @dataclass(slots=True)
@@ -198,6 +191,10 @@ class Tape:
                 text = f"{begun.call.name}({given}) was interrupted. Was it done? Say done, repeat, or its result."
                 self._ask(path, Question(begun.step, begun.agent, text, begun.call, "outcome"))
                 tool.state = "asked"
+        return self.asked()
+
+    def asked(self) -> list[Question]:
+        """Those that are open."""
         return [question for _, question in self._questions.values()]
 
     def ask(self, path: str, question: Question) -> str:
@@ -330,9 +327,10 @@ def raised(error: tuple[str, str]) -> Exception:
 
 
 def is_shown(entry: Entry) -> bool:
-    """Whether an entry is part of what a user sees: not what agents did that are other agents' tools."""
+    """Whether an entry is part of what a user sees: what is asked, and not what agents did that are other agents'
+    tools."""
     depth = 1 if isinstance(entry.what, ToolReturned) else 0
-    return entry.path.count("/") <= depth
+    return isinstance(entry.what, Question) or entry.path.count("/") <= depth
 
 
 def shown(entries: Iterable[Entry]) -> Iterator[Event]:
@@ -388,7 +386,10 @@ def digest(value: Any) -> str:
 
 
 def _mark(event: Event) -> str:
-    """What two showings of one event have in common: all but how long it took."""
+    """What two showings of one event have in common: all but how long it took and what it cost."""
     if isinstance(event, TextDelta):
         return f"{event.step} {event.agent} {event.text}"
-    return json.dumps({**event_to_json(event), "seconds": 0}, sort_keys=True, default=str)
+    said = event_to_json(event)
+    for varying in ("seconds", "usage", "money"):
+        said.pop(varying, None)
+    return json.dumps(said, sort_keys=True, default=str)

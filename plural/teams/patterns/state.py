@@ -9,6 +9,8 @@ from typing import Any
 from plural.errors import PlanError
 from plural.types import Decision, ToolCall, Usage
 
+TEAM, PERSON = "team", "person"  # who decides what no member does: the team's own model, or somebody who is asked
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -29,13 +31,16 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One run of a team. `decided` holds every decision as (key, decision); a key may come several times."""
+    """One run of a team. `decided` holds every decision as (key, decision), a key may come several times; `deciders`
+    says who made each: a member, TEAM or PERSON. `money` is what the run has spent."""
 
     task: str
     members: Mapping[str, str]  # name: what it is for
     turns: tuple[Turn, ...] = ()
     decided: tuple[tuple[str, Decision[Any]], ...] = ()
     seconds: float = 0.0
+    deciders: tuple[str, ...] = ()
+    money: float = 0.0
 
     @property
     def usage(self) -> Usage:
@@ -59,8 +64,10 @@ class State:
     def and_turns(self, turns: Sequence[Turn]) -> State:
         return replace(self, turns=(*self.turns, *turns))
 
-    def and_decided(self, decided: Sequence[tuple[str, Decision[Any]]]) -> State:
-        return replace(self, decided=(*self.decided, *decided))
+    def and_decided(self, decided: Sequence[tuple[str, Decision[Any]]], by: Sequence[str] = ()) -> State:
+        """`by` is who made each; left out, the team's own model."""
+        named = by or (TEAM,) * len(decided)
+        return replace(self, decided=(*self.decided, *decided), deciders=(*self.deciders, *named))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,8 @@ class Speak:
 class Decide:
     """A decision is needed first: of `options`, or a value of `schema`. `by` is the member whose model decides; None is
     the team's own. `speaker` says that it is about who speaks next. `temperature` divides the log-probabilities of the
-    options: fitted by `plural.evals.calibration`, it makes them mean what they say."""
+    options: fitted by `plural.evals.calibration`, it makes them mean what they say. With `person` a person is asked the
+    question for approval, in a journaled run, and the value is what they said."""
 
     key: str
     question: str
@@ -92,6 +100,7 @@ class Decide:
     by: str | None = None
     speaker: bool = False
     temperature: float = 1.0
+    person: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,17 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.tools import BaseTool
 
 from plural.agents import Agent, mark, tool
+from plural.teams import Team, stop
 from plural.teams.journal import Journal, resume
+from plural.teams.patterns import graph, selector
 from plural.testing import ScriptedModel, calling
 from plural.types import RunFinished
 
@@ -39,7 +43,7 @@ def next_words(messages: Sequence[BaseMessage]) -> str | AIMessage:
     return "In the end: " + "; ".join(str(message.content) for message in messages if message.type == "tool")
 
 
-def agent(folder: Path) -> Agent:
+def tools(folder: Path) -> list[BaseTool]:
     @tool
     async def count(what: str) -> str:
         """Add a line to the counter file."""
@@ -66,7 +70,50 @@ def agent(folder: Path) -> Agent:
         await asyncio.sleep(PAUSE_S)
         return f"page {page}"
 
-    return Agent("worker", ScriptedModel([next_words] * (len(TURNS) + 1)), tools=[count, insert, look])
+    return [count, insert, look]
+
+
+def agent(folder: Path) -> Agent:
+    return Agent("worker", ScriptedModel([next_words] * (len(TURNS) + 1)), tools=tools(folder))
+
+
+def doing(*calls: tuple[str, Mapping[str, Any]]) -> Callable[[Sequence[BaseMessage]], str | AIMessage]:
+    """A model that has these made, all at once, and then says what came of them."""
+
+    def next_(messages: Sequence[BaseMessage]) -> str | AIMessage:
+        time.sleep(PAUSE_S)
+        told = [str(message.content) for message in messages if message.type == "tool"]
+        return "; ".join(told) if told else calling(*calls, text="I do it.")
+
+    return next_
+
+
+def team(folder: Path) -> Team:
+    """Two members that change the world at once, then a speaker who is chosen, then a team."""
+
+    def member(name: str, *calls: tuple[str, Mapping[str, Any]]) -> Agent:
+        return Agent(name, ScriptedModel([doing(*calls)] * 2), tools=tools(folder))
+
+    def sums_up(messages: Sequence[BaseMessage]) -> str:
+        time.sleep(PAUSE_S)
+        return "In the end: " + str(messages[-1].content).replace("\n", "; ")
+
+    chosen = Team(
+        "chosen",
+        [member("b", ("look", {"page": 7}), ("count", {"what": "b"})), Agent("c", ScriptedModel([sums_up]))],
+        selector(["b", "c"]),
+        model=ScriptedModel([lambda _: "b", lambda _: "c"]),
+        stop=stop.messages(2),
+    )
+    members = [member("a", ("count", {"what": "a"}), ("insert", {"row": 1})), member("d", ("insert", {"row": 2}))]
+    return Team("all", [*members, chosen], graph([("a", "chosen"), ("d", "chosen")]))
+
+
+WORKERS: Mapping[str, Callable[[Path], Agent | Team]] = {"agent": agent, "team": team}
+
+
+def worker(folder: Path) -> Agent | Team:
+    return WORKERS[(folder / "worker.txt").read_text()](folder)
 
 
 def where(folder: Path) -> Path | str:
@@ -75,8 +122,9 @@ def where(folder: Path) -> Path | str:
     return named.read_text() if named.exists() else folder / "journal.db"
 
 
-def prepare(folder: Path, database: str | None = None) -> str:
+def prepare(folder: Path, database: str | None = None, *, who: str = "agent") -> str:
     """An empty world and a run that nobody has begun."""
+    (folder / "worker.txt").write_text(who)
     if database is not None:
         (folder / "journal.url").write_text(database)
     with sqlite3.connect(folder / "world.db") as database:
@@ -103,7 +151,7 @@ def work(folder: Path, run: str) -> None:
 
     async def go() -> None:
         with Journal(where(folder)) as journal:
-            async for event in resume(journal, run, agent(folder)):
+            async for event in resume(journal, run, worker(folder)):
                 if isinstance(event, RunFinished):
                     (folder / "answer.txt").write_text(event.answer)
 

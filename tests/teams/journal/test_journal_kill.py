@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,66 +76,94 @@ def folder_in(path: Path, seed: int) -> Path:
 
 
 def suffer(
-    processes: Processes, folder: Path, seed: int, longest: float, expected: str, database: str | None = None
-) -> None:
-    chance = random.Random(seed)
-    run = killable.prepare(folder, database)
+    processes: Processes,
+    folder: Path,
+    seed: int,
+    whole: tuple[str, float],
+    who: str = "agent",
+    database: str | None = None,
+) -> int:
+    """How many kills hit the run: its process had written something and was not done."""
+    (expected, longest), chance, hits = whole, random.Random(seed), 0
+    run = killable.prepare(folder, database, who=who)
     with Journal(killable.where(folder)) as journal:
         kills = [chance.uniform(0, longest) for _ in range(chance.randint(1, 3))]
         while journal.find(run).status != "finished":
-            processes.killed_after(folder, run, kills.pop() if kills else None)
+            before = journal.find(run).entries
+            ended = processes.killed_after(folder, run, kills.pop() if kills else None)
+            after = journal.find(run)
+            hits += not ended and after.entries > before and after.status != "finished"
             answer_truly(journal, folder, run)
         finished = list(journal.entries(run))[-1].what
         assert isinstance(finished, RunFinished)
         assert finished.answer == expected
 
         async def replayed() -> list[object]:
-            return [event async for event in replay(journal, run, killable.agent(folder))]
+            return [event async for event in replay(journal, run, killable.worker(folder))]
 
         assert asyncio.run(replayed())[-1] == finished
     assert sorted(killable.counted(folder)) == killable.COUNTED
     assert killable.inserted(folder) == killable.INSERTED
+    return hits
+
+
+def suffer_until(
+    wanted: int, first: int, processes: Processes, path: Path, whole: tuple[str, float], *how: Any
+) -> None:
+    """Runs from seed `first` on, until so many kills have hit."""
+    hits, seed = 0, first
+    while hits < wanted:
+        assert seed < first + 4 * wanted, f"only {hits} of {seed - first} runs' kills hit"
+        hits += suffer(processes, folder_in(path, seed), seed, whole, *how)
+        seed += 1
 
 
 @pytest.fixture(scope="module")
-def undisturbed(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
-    """The answer of a run that nobody kills, and how long its process took."""
-    for _ in ("warms up", "is timed"):
+def undisturbed(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[str, float]]:
+    """Of each worker, the answer of a run that nobody kills, and how long its process took."""
+    found = {}
+    for who in ("agent", *killable.WORKERS):  # the first one warms up
         folder = tmp_path_factory.mktemp("undisturbed")
-        run = killable.prepare(folder)
+        run = killable.prepare(folder, who=who)
         began = time.monotonic()
         assert processes.killed_after(folder, run, None)
-    return (folder / "answer.txt").read_text(), time.monotonic() - began
+        found[who] = (folder / "answer.txt").read_text(), time.monotonic() - began
+    return found
 
 
-def test_killed_at_twenty_moments(processes: Processes, undisturbed: tuple[str, float], tmp_path: Path) -> None:
-    answer, seconds = undisturbed
-    for seed in range(20):
-        suffer(processes, folder_in(tmp_path, seed), seed, seconds, answer)
+Undisturbed = Mapping[str, tuple[str, float]]
+
+
+@pytest.mark.parametrize("who", killable.WORKERS)
+def test_killed_at_ten_moments(processes: Processes, undisturbed: Undisturbed, tmp_path: Path, who: str) -> None:
+    suffer_until(10, 0, processes, tmp_path, undisturbed[who], who)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(100, 300, 25))
+@pytest.mark.parametrize("who", killable.WORKERS)
+@pytest.mark.parametrize("first", range(1000, 9000, 1000))
 def test_killed_at_two_hundred_moments(
-    first: int, processes: Processes, undisturbed: tuple[str, float], tmp_path: Path
+    first: int, who: str, processes: Processes, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    answer, seconds = undisturbed
-    for seed in range(first, first + 25):
-        suffer(processes, folder_in(tmp_path, seed), seed, seconds, answer)
+    """Eight times 25 kills that hit, of one agent and of a team."""
+    suffer_until(25, first, processes, tmp_path, undisturbed[who], who)
 
 
-def test_killed_on_postgres(
-    processes: Processes, undisturbed: tuple[str, float], tmp_path: Path, postgres: Postgres
-) -> None:
-    answer, seconds = undisturbed
-    for seed in range(2):
-        suffer(processes, folder_in(tmp_path, seed), seed, 2 * seconds, answer, postgres.url)
+def slower(whole: tuple[str, float]) -> tuple[str, float]:
+    """On PostgreSQL."""
+    return whole[0], 2 * whole[1]
+
+
+def test_killed_on_postgres(processes: Processes, undisturbed: Undisturbed, tmp_path: Path, postgres: Postgres) -> None:
+    for who in killable.WORKERS:
+        folder = tmp_path / who
+        folder.mkdir()
+        suffer(processes, folder_in(folder, 0), 0, slower(undisturbed[who]), who, postgres.url)
 
 
 @pytest.mark.slow
-def test_killed_on_postgres_at_a_hundred_moments(
-    processes: Processes, undisturbed: tuple[str, float], tmp_path: Path, postgres: Postgres
+@pytest.mark.parametrize("who", killable.WORKERS)
+def test_killed_on_postgres_at_fifty_moments(
+    who: str, processes: Processes, undisturbed: Undisturbed, tmp_path: Path, postgres: Postgres
 ) -> None:
-    answer, seconds = undisturbed
-    for seed in range(100, 200):
-        suffer(processes, folder_in(tmp_path, seed), seed, 2 * seconds, answer, postgres.url)
+    suffer_until(50, 100, processes, tmp_path, slower(undisturbed[who]), who, postgres.url)
