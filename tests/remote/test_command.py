@@ -69,12 +69,13 @@ def test_no_vllm_here(home: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -
 def test_a_vllm_that_ends_at_once(home: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     program = home / "peers" / "vllm" / "bin" / "vllm"
     program.parent.mkdir(parents=True)
-    program.write_text("#!/bin/sh\necho no GPU here\nexit 3\n")
+    program.write_text("#!/bin/sh\necho no GPU here, $OMP_NUM_THREADS thread, $VLLM_CPU_OMP_THREADS_BIND\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setenv("PLURAL_PEERS", str(home / "peers"))
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
     code, (said,) = told("ask", "x", "--engine", "vllm")
     assert (code, said["error"]) == (1, "MachineError")
-    assert said["message"] == "vLLM ended with 3; its last words: no GPU here"
+    assert said["message"] == "vLLM ended with 3; its last words: no GPU here, 1 thread, nobind"
 
 
 def test_what_is_started_does_not_outlive_us() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,17 @@ def stage_specialist(folder: Path, base: Base, *, seed: int, name: str, **card: 
     write_adapter(folder, AdapterWeights("", config, tensors), base_name="tiny")
     said = {"name": name, "digest": adapter_digest(folder), "base": base.digest, "base_name": "tiny", "purpose": name}
     (folder / "specialist.json").write_text(Card.model_validate({**said, **card}).to_json())
+    return folder
+
+
+def stage_activated(folder: Path, base: Base, *, seed: int, name: str, text: str) -> Path:
+    """The same, acting only from `text` in a prompt on."""
+    stage_specialist(folder, base, seed=seed, name=name)
+    invocation = tuple(base.tokenizer.encode(text))
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"alora_invocation_tokens": list(invocation)}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    card = Card.read(folder).model_copy(update={"digest": adapter_digest(folder), "invocation": invocation})
+    (folder / "specialist.json").write_text(card.to_json())
     return folder
 
 
