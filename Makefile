@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports docs audit recording pictures unit quick slow triton bench peers lock clean
+.PHONY: help setup demo test lint types imports docs audit recording pictures unit quick slow cluster triton bench peers lock clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ unit: setup
 slow: setup  ## the tests that take minutes each, which make test leaves out
 	@$(PYTEST) --slow -m slow
 
+cluster: setup  ## the network on a real Ray cluster of this machine (tests/scale): half an hour, after make peers
+	@RAY_AUTH_MODE=disabled OMP_NUM_THREADS=1 $(PLURAL_PEERS)/ray/bin/python -m pytest -q --slow tests/scale
+
 quick: setup  ## the tests that need no base model, with fewer examples; QUICK="PATHS" chooses some
 	@HYPOTHESIS_PROFILE=quick $(PYTEST) -m "not real" $(QUICK)
 
@@ -74,7 +77,7 @@ bench: setup  ## time everything, beside the peers that are there: hours; BENCHE
 	@failed=; for one in $(BENCHES); do $(BIN)/python benchmarks/$$one.py || failed="$$failed $$one"; done; \
 	  test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
-peers: setup  ## make the environments of the engines that bench compares with (vLLM, peft, llama.cpp) in PLURAL_PEERS
+peers: setup  ## make the environments of the engines that bench compares with (vLLM, peft, llama.cpp), and Ray's, in PLURAL_PEERS
 	@benchmarks/peers/install.sh $(BIN)/uv $(PLURAL_PEERS) $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 
 # Ray (280 MB) and s3fs (botocore holds others back) are left out; their tests bring environments of their own, or skip.

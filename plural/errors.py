@@ -19,7 +19,8 @@ PluralError
     ├── DeadlineError        an answer that did not come, or could not have come, in time
     ├── NumericError         NaN or infinity where numbers must be
     ├── StorageError         a file could not be written; nothing was published
-    └── EngineStopped        the engine was closed while a request was waiting
+    ├── EngineStopped        the engine was closed while a request was waiting
+    └── EngineLost           the engine's server is gone, or broke off: another engine can be asked the same
 """
 
 from __future__ import annotations
@@ -130,6 +131,10 @@ class StorageError(MachineError):
 
 
 class EngineStopped(MachineError):  # noqa: N818 - it says what happened; nothing went wrong
+    pass
+
+
+class EngineLost(MachineError):  # noqa: N818 - as above: what was asked is still right
     pass
 
 

@@ -36,8 +36,16 @@ llamacpp() {
   return $result
 }
 
+ray() {  # on the environment that uv lies in, so that torch is there once
+  local ours="${uv%/*}/python" site='import sysconfig; print(sysconfig.get_path("purelib"))'
+  "$uv" venv -q --allow-existing --python "$ours" "$dir/ray" &&
+    "$uv" pip install -q --no-deps --python "$dir/ray/bin/python" -r "$here/ray.txt" &&
+    echo "import site; site.addsitedir('$("$ours" -c "$site")')" >"$("$dir/ray/bin/python" -c "$site")/plural.pth"
+}
+
 python_engine peft "$@" || failed+=(peft)
 python_engine s3 || failed+=(s3)
+ray || failed+=(ray)
 # What vLLM reads pictures and sound with comes built for CUDA from the registry, and stops beside a torch for CPUs.
 python_engine vllm "$@" && "$uv" pip uninstall -q --python "$dir/vllm/bin/python" torchvision torchaudio torchcodec || failed+=(vllm)
 llamacpp || failed+=(llamacpp)

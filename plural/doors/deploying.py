@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from plural.doors.serving import KeysOption
-from plural.doors.terminal import BaseOption, DtypeOption, JsonOption, LibraryOption, MemoryOption, err
+from plural.doors.terminal import BaseOption, DtypeOption, EngineOption, JsonOption, LibraryOption, MemoryOption, err
 
 
 def deploy(
@@ -37,6 +37,7 @@ def deploy(
     library: LibraryOption = None,
     memory: MemoryOption = None,
     dtype: DtypeOption = None,
+    engine: EngineOption = None,
     down: Annotated[bool, typer.Option("--down", help="Take the network off the cluster.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,7 +52,7 @@ def deploy(
         err.print(f"There is no network on the Ray cluster {ray} any more.")
         return
     order = read_order({"host": host, "port": port, "keys": keys, "data": data})
-    settings = read_settings(base=base, library=library, memory=memory, dtype=dtype, journal=journal)
+    settings = read_settings(base=base, library=library, memory=memory, dtype=dtype, engine=engine, journal=journal)
     made = deploy(ray, settings, scale, order)
     if as_json:
         print(json.dumps({"listening": made.url, "replicas": made.replicas}), flush=True)

@@ -21,6 +21,7 @@ from plural.engine.request import Request, mixture
 from plural.errors import (
     BaseModelError,
     DeadlineError,
+    EngineLost,
     EngineStopped,
     GrammarError,
     MachineError,
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PROMPTS = 32  # in one body
+_PROBE_S = 10.0
+# What vLLM says of itself when what computes behind it has died, until it ends, too.
+_DEAD = ("EngineCore", "EngineDead")
 
 
 class Reader(Protocol):
@@ -66,7 +70,7 @@ class RemoteEngine:
     """The server at `address.url`, which has `base` under it.
 
     Raises:
-        MachineError: it cannot be reached.
+        EngineLost: it cannot be reached.
         BaseModelError: it has another base.
     """
 
@@ -177,8 +181,10 @@ class RemoteEngine:
         return self._slots.loads
 
     def check(self) -> None:
-        """Raises MachineError when the books of adapters are wrong."""
+        """Raises EngineLost when the server is gone or says that it is dead; MachineError when it says nothing, or the
+        books of adapters are wrong. It is asked once: whoever wants to know asks again."""
         self._slots.check()
+        self._submit(self._ask_health()).result()
 
     def close(self) -> None:
         """Whoever waits gets EngineStopped. What was loaded stays loaded: its name says what it is."""
@@ -193,6 +199,7 @@ class RemoteEngine:
     # ------------------------------------------------------------------------------------------------- on its own loop
     async def _connect(self, address: EngineAddress) -> None:
         self._server = HttpServer(address.url, key=address.key, patience=address.patience)
+        self._probe = HttpServer(address.url, key=address.key, patience=0.0)
         try:
             models = (await self._server.get("/v1/models"))["data"]
         except Refusal as refusal:
@@ -232,6 +239,18 @@ class RemoteEngine:
                 f"The engine at {self.url} has another base: {wrong}, not {self._base.name} ({self._base.digest}).",
                 hint="Give its base with --base, or start it with this one.",
             )
+
+    async def _ask_health(self) -> None:
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                await self._probe.get("/health")
+        except TimeoutError as error:
+            raise MachineError(f"The engine at {self.url} does not say how it is within {_PROBE_S:g} s.") from error
+        except Refusal as refusal:
+            if refusal.status >= 500:  # others have no such page, and have answered
+                raise EngineLost(f"The engine at {self.url} is not well: {refusal}.") from refusal
+        except MachineError as error:
+            raise EngineLost(error.message, hint=error.hint) from error
 
     async def _told_slots(self) -> int | None:
         """vLLM's metrics name max_loras, once it has answered with an adapter."""
@@ -390,6 +409,7 @@ class RemoteEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
         if hasattr(self, "_server"):
             await self._server.close()
+            await self._probe.close()
 
     # ------------------------------------------------------------------------------------------------------- inside
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
@@ -434,7 +454,8 @@ class RemoteEngine:
         if refusal.status in (401, 403):
             return SettingsError(said, hint="Set PLURAL_ENGINE_KEY to a key that may also load adapters.")
         if refusal.status >= 500:
-            return MachineError(said, hint="Its own log says more.")
+            kind = EngineLost if any(word in refusal.said for word in _DEAD) else MachineError
+            return kind(said, hint="Its own log says more.")
         if grammar and any(word in refusal.said.lower() for word in ("grammar", "schema", "regex", "structured")):
             return GrammarError(said)
         return SettingsError(said)

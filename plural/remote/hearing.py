@@ -7,7 +7,7 @@ from typing import Any
 
 from plural.engine.request import Request
 from plural.engine.text import TextStream
-from plural.errors import MachineError, SettingsError
+from plural.errors import EngineLost, MachineError, SettingsError
 from plural.models.tokenizer import Detokenizer, Tokenizer
 from plural.types import FinishReason, TokenEvent, Usage
 
@@ -63,7 +63,8 @@ class Hearing:
         if which in self._last:
             return  # a stop string was seen here before it was seen there
         if said is not None and said not in _ENDS:
-            raise MachineError(f"The engine at {self._url} ended an answer with {said!r}.", hint="Its log says more.")
+            kind = EngineLost if said == "abort" else MachineError  # what a vLLM says that is being stopped
+            raise kind(f"The engine at {self._url} ended an answer with {said!r}.", hint="Its log says more.")
         values, tops = self._logprobs(choice.get("logprobs"), len(ids))
         for at, token in enumerate(ids):
             self._counts[which] += 1

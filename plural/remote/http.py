@@ -16,7 +16,7 @@ from typing import Any
 
 import httpcore2
 
-from plural.errors import MachineError
+from plural.errors import EngineLost, MachineError
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 _BUSY = (429, 502, 503)
@@ -52,11 +52,12 @@ class HttpServer:
         return await self._whole("GET", path, None)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """What came back, as JSON says it, or as text. Raises Refusal and MachineError."""
+        """What came back, as JSON says it, or as text. Raises Refusal, EngineLost, and MachineError for one that stays
+        busy."""
         return await self._whole("POST", path, body)
 
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Mapping[str, Any], None]:
-        """The server-sent events, until [DONE]. Raises Refusal and MachineError."""
+        """The server-sent events, until [DONE]. Raises as `post` does."""
         async with AsyncExitStack() as stack:
             response = await self._sent(stack, "POST", path, body)
             try:
@@ -69,11 +70,11 @@ class HttpServer:
                         raise Refusal(failed["code"], _complaint(data))  # the head had gone out before it was known
                     yield said
             except _LOST as error:
-                raise MachineError(
+                raise EngineLost(
                     f"The engine at {self.url} broke off in the middle of an answer: {_cause(error)}.",
                     hint="Ask again.",
                 ) from error
-            raise MachineError(f"The engine at {self.url} ended an answer before its end.", hint="Ask again.")
+            raise EngineLost(f"The engine at {self.url} ended an answer before its end.", hint="Ask again.")
 
     async def _whole(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         begun, tried = time.monotonic(), 0
@@ -112,13 +113,13 @@ class HttpServer:
             await self._pause(begun, tried, failed)
 
     async def _pause(self, begun: float, tried: int, failed: Exception) -> None:
-        """Raises MachineError when patience has ended."""
+        """Raises EngineLost when patience has ended, and MachineError if it was only busy."""
         pause = min(_FIRST_PAUSE_S * 2 ** (tried - 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
         gone = time.monotonic() - begun
         if gone + pause > self._patience:
             busy = isinstance(failed, Refusal)
-            what = "is busy" if busy else "cannot be reached"
-            raise MachineError(
+            kind, what = (MachineError, "is busy") if busy else (EngineLost, "cannot be reached")
+            raise kind(
                 f"The engine at {self.url} {what}: {_cause(failed)}; tried {tried} times in {gone:.0f} s.",
                 hint="Try again later." if busy else "Is it running, and is the address right?",
             ) from failed

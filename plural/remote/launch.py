@@ -31,12 +31,14 @@ _DTYPES = {"auto": "float32", "fp32": "float32", "bf16": "bfloat16"}
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """How the server is to compute: `dtype` as our engine's settings name it. A base is exported into `cache`."""
+    """How the server is to compute: `dtype` as our engine's settings name it, `threads` wherever the system puts them;
+    none is one bound to each core. A base is exported into `cache`."""
 
     cache: Path
     dtype: str = "auto"
     max_running: int = 32
     rank: int = _RANK
+    threads: int | None = None
 
 
 def launch(
@@ -69,7 +71,7 @@ def launch(
     with log.open("w") as words:
         process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("guard.py")), *command],
-            stdout=words, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, env=_environment(program),
+            stdout=words, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, env=_environment(program, machine),
             start_new_session=True,
         )  # fmt: skip
     after.callback(_end, process)
@@ -117,19 +119,24 @@ def _directory(base: Base, cache: Path) -> Path:
     return folder
 
 
-def _environment(program: Path) -> Mapping[str, str]:
+def _environment(program: Path, machine: Machine) -> Mapping[str, str]:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    bound = ",".join(map(str, cores)) or "auto"
+    threads = {}
+    if machine.threads is not None:
+        # Two servers of a machine would bind themselves to the same cores.
+        bound, threads = "nobind", {"OMP_NUM_THREADS": str(machine.threads)}
     ours = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-        "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)) or "auto"),
+        "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", bound),
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         # Tools that it compiles with lie beside it.
         "PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     rest = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    return rest | ours
+    return rest | ours | threads
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

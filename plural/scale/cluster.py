@@ -24,6 +24,9 @@ NAMESPACE = "plural"
 # Ray started in this process, for as long as it lives.
 LOCAL = "local"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+# How a client of HTTP/2, which gRPC and so Ray speak, begins; a server answers with a frame of this kind.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_SETTINGS_FRAME = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ def join(address: str, *, patience: float, cpus: int | None = None) -> None:
             _knock(address)
             ray.init(address=address, **options)
             return
-        except (ConnectionError, OSError, TimeoutError) as error:
+        except (ConnectionError, OSError, TimeoutError, ray.exceptions.RpcError) as error:
             pause = left.pause()
             if pause is None:
                 raise MachineError(
@@ -137,9 +140,18 @@ def _check(address: str) -> None:
 
 
 def _knock(address: str) -> None:
-    """Ray itself would wait long for a host that is not there, and then end the process. Raises OSError."""
+    """Ray itself would wait for minutes for a host that is not there or is no Ray, and then end the process. Raises
+    OSError."""
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    with contextlib.closing(socket.create_connection((host.strip("[]"), int(port)), timeout=3.0)):
-        return
+    with contextlib.closing(socket.create_connection((host.strip("[]"), int(port)), timeout=3.0)) as line:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return
+        line.sendall(_PREFACE)
+        try:
+            frame = line.recv(9)
+        except TimeoutError:
+            frame = b""
+        if len(frame) < 4 or frame[3] != _SETTINGS_FRAME:
+            raise ConnectionError("what answers there is no Ray")

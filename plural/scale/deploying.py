@@ -21,8 +21,11 @@ from plural.wiring.serving import ServedNetwork, ServeOrder, read_order
 from plural.wiring.settings import Settings, read_settings, shelf
 
 API = "api"
+_HEAD = "node:__internal_head__"  # a resource that Ray gives to the head node
 # What of the settings is a replica's: it writes no runs, and it computes itself.
 _OWN: dict[str, Any] = {"cluster": None, "journal": None}
+# A training computes in its task: an engine behind HTTP trains nothing, and to start one for its tests takes minutes.
+_TRAINING = _OWN | {"engine": "plural", "engine_key": None, "engine_slots": None}
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,21 @@ def build(args: Mapping[str, Any]) -> Any:
 
 
 def take_down(address: str, patience: float) -> None:
-    """Removes the network from the cluster; answers under way end first. Raises as `join` does."""
+    """Removes the network from the cluster; answers under way end first.
+
+    Raises:
+        SettingsError: nothing is deployed there; or as `join` does.
+        MachineError: no cluster answers.
+    """
+    if address == LOCAL:
+        raise SettingsError(
+            "What is deployed on 'local' ends with the process that started it.", hint="Ctrl-C there, or --ray ADDRESS."
+        )
     join(address, patience=patience)
     from ray import serve
 
+    if running_replicas() is None:
+        raise SettingsError(f"No network is deployed on the Ray cluster {address}.")
     serve.delete(APP)
 
 
@@ -136,12 +150,13 @@ def engine_deployment(
 def _application(settings: Settings, scale: ScaleSettings, order: ServeOrder, identity: Identity) -> Any:
     from ray import serve
 
-    # One: stored answers, uploaded files and the queue of trainings are those of one process (serve/store.py).
+    # One: stored answers, uploaded files and the queue of trainings are those of one process (serve/store.py), which
+    # finds them again where it is started anew.
     deployment = serve.deployment(
         name=API,
         num_replicas=1,
         max_ongoing_requests=order.settings.max_inside + 64,  # beside answers: health, metrics, the studio's files
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "resources": {_HEAD: 0.001}},
     )
     engines = engine_deployment(settings, scale, identity)
     return deployment(serve.ingress()(Api)).bind(engines, settings.model_dump(), scale, order)
@@ -178,7 +193,7 @@ class ScaledNetwork(ServedNetwork):
 
     def train(self, lesson: Lesson) -> Iterator[News]:
         self.school(lesson)
-        return train_away(self.network.settings.model_dump() | _OWN, lesson, self._scale.cpus)
+        return train_away(self.network.settings.model_dump() | _TRAINING, lesson, self._scale.cpus)
 
 
 def _base(settings: Settings) -> Any:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from plural.engine.engine import EngineStats
 from plural.engine.request import Request, mixture
-from plural.errors import EngineStopped, MachineError, PluralError, SettingsError
+from plural.errors import EngineLost, EngineStopped, MachineError, PluralError, SettingsError
 from plural.scale import tasks
 from plural.scale.cluster import APP, ENGINE, Identity, Patience, join, ray_module, running_replicas
 from plural.scale.settings import ScaleSettings
@@ -263,11 +263,12 @@ def _same(token: int, event: TokenEvent) -> None:
 
 
 def _lost() -> tuple[type[Exception], ...]:
-    """What Ray raises for a replica that is not there any more, or not yet."""
+    """What Ray raises for a replica that is not there any more, or not yet, and what a replica says that goes."""
     ray = ray_module()
     from ray.serve import exceptions
 
     return (
+        EngineLost,
         EngineStopped,
         ray.exceptions.RayActorError,
         ray.exceptions.WorkerCrashedError,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
-from plural.errors import PluralError
+from plural.errors import EngineLost, PluralError
 from plural.scale.cluster import Identity
 from plural.wiring.network import Network
 
 # What may be called from elsewhere: those that stream, and those that give one value.
 STREAMED = ("generate", "samples")
 ANSWERED = ("choose", "score", "embed")
+_LOG = logging.getLogger(__name__)
 
 
 class Replica:
@@ -43,7 +45,7 @@ class Replica:
                 async for bundle in bundles:
                     yield bundle
         except PluralError as error:
-            yield [error]
+            yield [await self._told(error)]
 
     async def answer(self, call: str, *given: Any, **named: Any) -> Any:
         assert call in ANSWERED
@@ -51,7 +53,7 @@ class Replica:
         try:
             return await getattr(self._network.engine, call)(*given, **named)
         except PluralError as error:
-            return error
+            return await self._told(error)
 
     async def _remembered(self) -> None:
         """Tells Ray Serve whose requests were computed here. deploying.py, which knows Serve, says how."""
@@ -70,8 +72,24 @@ class Replica:
         return await self._done(self._network.engine.unpin, digest)
 
     async def check_health(self) -> None:
-        """Ray Serve calls it; a replica whose books are wrong is replaced. Raises MachineError."""
-        await asyncio.to_thread(self._network.engine.check)
+        """Ray Serve calls it, and replaces a replica that said three times that it is not well. One whose engine is in
+        another process, and lost, ends at once: meanwhile it would draw requests, being the one with least to do.
+        Raises MachineError."""
+        try:
+            await asyncio.to_thread(self._network.engine.check)
+        except EngineLost as error:
+            _LOG.error("The replica ends with its engine. %s", error)
+            self._end()
+            raise
+
+    async def _told(self, error: PluralError) -> PluralError:
+        if isinstance(error, EngineLost):
+            with suppress(PluralError):  # it is not worse than what is told
+                await self.check_health()
+        return error
+
+    def _end(self) -> None:
+        os._exit(1)
 
     async def _done(self, work: Any, digest: str) -> PluralError | None:
         try:

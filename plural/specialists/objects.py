@@ -37,8 +37,8 @@ class Version(BaseModel):
 
     card: Card
     files: Mapping[str, Sha256]
-    # When it ceased to be what its name stands for, or was kept; by the writer's clock.
-    since: float
+    # When it ceased to be what its name stands for, or was kept, by the store's clock; the next change writes it down.
+    since: float | None = None
 
 
 class State(BaseModel):
@@ -92,6 +92,16 @@ class Objects:
             self._forget(name, number - _LEFT)
         return made
 
+    def written(self, name: str, number: int) -> float | None:
+        """When a state was made, by the store's clock, which is one for all writers; None where the store does not say.
+        Raises StorageError."""
+        path = self._state(name, number)
+        try:
+            made: float = self._tried("read", lambda: self._modified(path))
+        except NotImplementedError:
+            return None
+        return made
+
     def put(self, content: bytes) -> str:
         """The hash of what was stored. Raises StorageError."""
         sha256 = hashlib.sha256(content).hexdigest()
@@ -125,6 +135,9 @@ class Objects:
     def _state(self, name: str, number: int) -> str:
         return f"{self._root}/names/{name}/{number:0{_DIGITS}}.json"
 
+    def _modified(self, path: str) -> float:
+        return float(self._fs.modified(path).timestamp())
+
     def _create(self, path: str, content: bytes) -> bool:
         """Whole and only if nobody else did."""
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -155,7 +168,7 @@ class Objects:
         for tried in range(1, _TRIES + 1):
             try:
                 return act()
-            except (StorageError, SpecialistError):
+            except (StorageError, SpecialistError, NotImplementedError):
                 raise
             except FileNotFoundError as error:
                 if what == "listed":

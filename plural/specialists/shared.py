@@ -10,6 +10,7 @@ import contextlib
 import copy
 import hashlib
 import logging
+import math
 import secrets
 import shutil
 import threading
@@ -118,7 +119,7 @@ class SharedLibrary(Library):
                 self._distant(name, state.versions[before]).verify()
                 return _standing(state, state.versions[before])
             if self._find(name, self._shelves[1:]) is not None:
-                return State(current=None, versions=_aged(state))
+                return State(current=None, versions=state.versions)
             raise SpecialistError(
                 f"{name!r} has no earlier version: version {card.version} replaced none.",
                 hint=f"plural show {name} lists its versions; plural publish {name}@VERSION promotes one.",
@@ -154,9 +155,12 @@ class SharedLibrary(Library):
         for race in range(_RACES):
             number, before = self._known(fresh=0.0).get(name, _NOTHING)
             self._check_whole(name)
-            after = _trimmed(changed(before))
-            if after == before:
+            now = self._objects.written(name, number) if number else None
+            dated = _dated(before, now)
+            after = changed(dated)
+            if after == dated:
                 return before
+            after = _trimmed(after, now)
             if self._objects.advance(name, number + 1, after):
                 self._known(fresh=0.0)
                 return after
@@ -170,9 +174,7 @@ class SharedLibrary(Library):
             contents = {file: (staged / file).read_bytes() for file in files}
         except OSError as error:
             raise SpecialistError(f"{error.filename} cannot be read: {error.strerror}.") from error
-        return Version(
-            card=card, files={file: self._objects.put(content) for file, content in contents.items()}, since=time.time()
-        )
+        return Version(card=card, files={file: self._objects.put(content) for file, content in contents.items()})
 
     # --------------------------------------------------------------------------------------------------------- reading
     def _known(self, *, fresh: float | None = None) -> Mapping[str, tuple[int, State]]:
@@ -323,22 +325,25 @@ def _with(state: State, version: Version) -> State:
 
 
 def _standing(state: State, version: Version) -> State:
-    """The name stands for `version`; what it stood for is kept from now on."""
-    return State(current=version.card.version, versions={**_aged(state), version.card.version: version})
+    """The name stands for `version`; what it stood for is kept."""
+    return _with(State(current=version.card.version, versions=state.versions), version)
 
 
-def _aged(state: State) -> Mapping[int, Version]:
-    now = time.time()
-    return {
-        number: one.model_copy(update={"since": now}) if number == state.current else one
-        for number, one in state.versions.items()
-    }
+def _dated(state: State, now: float | None) -> State:
+    """With the time of what the last change set aside. Clocks of those who write may differ by days, so `now` is when
+    the store says that this state was made: a little early, which keeps versions for a little longer."""
+    versions = {}
+    for number, one in state.versions.items():
+        since = None if number == state.current else one.since or now
+        versions[number] = one if since == one.since else one.model_copy(update={"since": since})
+    return State(current=state.current, versions=versions)
 
 
-def _trimmed(state: State) -> State:
-    """Without all but the latest versions; as a folder's library keeps them."""
-    spare = sorted(_spare(state), key=lambda number: state.versions[number].since, reverse=True)[KEPT:]
-    gone = {number for number in spare if time.time() - state.versions[number].since > KEPT_SECONDS}
+def _trimmed(state: State, now: float | None) -> State:
+    """Without all but the latest versions; as a folder's library keeps them. Where no time is known, all stay."""
+    since = {number: state.versions[number].since or math.inf for number in _spare(state)}
+    spare = sorted(since, key=lambda number: (since[number], number), reverse=True)[KEPT:]
+    gone = {number for number in spare if (now or 0.0) - since[number] > KEPT_SECONDS}
     left = {number: one for number, one in state.versions.items() if number not in gone}
     return State(current=state.current, versions=left)
 

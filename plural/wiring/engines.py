@@ -41,7 +41,7 @@ def open_engine(
         if settings.engine != "plural":
             raise SettingsError(
                 f"engine is {settings.engine!r} and cluster is {settings.cluster!r}.",
-                hint="Say which computes: the cluster's replicas read PLURAL_ENGINE themselves.",
+                hint="Say which computes; what a cluster's replicas compute with is said by plural deploy --engine.",
             )
         return cluster_engine(base, settings), ExitStack()
     from plural.remote import RemoteEngine, read_address
@@ -56,7 +56,9 @@ def open_engine(
     shelf = LibraryShelf(base, library, adapter_store(settings))
     try:
         if not address.url:
-            machine = Machine(settings.resolve(settings.cache), settings.dtype, settings.max_running)
+            machine = Machine(
+                settings.resolve(settings.cache), settings.dtype, settings.max_running, threads=settings.threads
+            )
             address = launch(base, address, machine, after, told)
 
         @functools.cache

@@ -69,16 +69,18 @@ def test_no_vllm_here(home: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -
 def test_a_vllm_that_ends_at_once(home: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     program = home / "peers" / "vllm" / "bin" / "vllm"
     program.parent.mkdir(parents=True)
-    program.write_text("#!/bin/sh\necho no GPU here\nexit 3\n")
+    program.write_text("#!/bin/sh\necho no GPU here, $OMP_NUM_THREADS thread, $VLLM_CPU_OMP_THREADS_BIND\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setenv("PLURAL_PEERS", str(home / "peers"))
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
     code, (said,) = told("ask", "x", "--engine", "vllm")
     assert (code, said["error"]) == (1, "MachineError")
-    assert said["message"] == "vLLM ended with 3; its last words: no GPU here"
+    assert said["message"] == "vLLM ended with 3; its last words: no GPU here, 1 thread, nobind"
 
 
-def test_what_is_started_does_not_outlive_us() -> None:
-    """We are gone when our end of its input is, whatever ended us."""
+@pytest.mark.parametrize("killed", [False, True], ids=["we are gone", "its guard was killed"])
+def test_what_is_started_does_not_outlive_us(killed: bool) -> None:
+    """We are gone when our end of its input is, whatever ended us. Ray kills what a worker of it has started."""
     program = "print('here', flush=True); import time; time.sleep(60)"
     guarded = subprocess.Popen(
         [sys.executable, guard.__file__, sys.executable, "-c", program],
@@ -87,7 +89,11 @@ def test_what_is_started_does_not_outlive_us() -> None:
     assert guarded.stdin is not None
     assert guarded.stdout is not None
     assert guarded.stdout.readline() == b"here\n"
-    guarded.stdin.close()
-    assert guarded.wait(20) == -signal.SIGTERM
+    if killed:
+        guarded.kill()
+    else:
+        guarded.stdin.close()
+    assert guarded.wait(20) == (-signal.SIGKILL if killed else -signal.SIGTERM)
     assert guarded.stdout.read() == b"", "nobody holds it any more"
     guarded.stdout.close()
+    guarded.stdin.close()

@@ -6,9 +6,7 @@ import asyncio
 import dataclasses
 import json
 import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from plural.engine.request import Request
 from plural.errors import (
     BaseModelError,
     DeadlineError,
+    EngineLost,
     GrammarError,
     MachineError,
     PluralError,
@@ -32,11 +31,12 @@ from plural.errors import (
 )
 from plural.remote import EngineAddress, RemoteEngine, read_address
 from plural.remote.asking import structured
-from plural.specialists import Card, adapter_digest, invoked_at
+from plural.specialists import invoked_at
 from plural.types import AdapterRef, Grammar, Sampling, TokenEvent
 from plural.wiring.engines import LibraryShelf, adapter_store
 from plural.wiring.network import Network
-from tests.serve.tiny import Running, served, stage_specialist, tiny_network
+from tests.remote.pretender import END, VLLM, Pretender, chunks
+from tests.serve.tiny import Running, served, stage_activated, stage_specialist, tiny_network
 
 PROMPTS = ("Who is there?", "Count to ten, slowly.", "The cat sat on the mat because")
 
@@ -308,44 +308,6 @@ async def test_a_file_changed_in_the_library_is_refused(running: Running, engine
 
 
 # ------------------------------------------------------------------------------------------------------ what goes wrong
-class Pretender(ThreadingHTTPServer):
-    """A server that says what a test wants: `answers` maps a path to (status, text), or a list of them in turn."""
-
-    daemon_threads = True
-
-    def __init__(self, answers: dict[str, Any]) -> None:
-        self.answers, self.bodies = answers, []
-        super().__init__(("127.0.0.1", 0), _Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def log_message(self, *args: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self._say()
-
-    def do_POST(self) -> None:
-        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))  # type: ignore[attr-defined]
-        self._say()
-
-    def _say(self) -> None:
-        found = self.server.answers.get(self.path, (404, "{}"))  # type: ignore[attr-defined]
-        status, text = (found.pop(0) if len(found) > 1 else found[0]) if isinstance(found, list) else found
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-
-VLLM = '{"data": [{"id": "base", "owned_by": "vllm", "root": "m", "max_model_len": 512, "parent": null}]}'
-
-
 @pytest.fixture
 def pretend(running: Running) -> Iterator[Any]:
     made: list[Any] = []
@@ -366,16 +328,6 @@ def pretend(running: Running) -> Iterator[Any]:
             one.server_close()
         else:
             one.close()
-
-
-def chunks(*said: str) -> str:
-    return "".join(f"data: {one}\n\n" for one in (*said, "[DONE]"))
-
-
-END = (
-    '{"choices": [{"index": 0, "text": "!", "token_ids": [40], "finish_reason": "length",'
-    ' "logprobs": {"tokens": ["token_id:40"], "token_logprobs": [-0.5], "top_logprobs": null}}]}'
-)
 
 
 def test_nobody_there(running: Running) -> None:
@@ -402,18 +354,20 @@ async def test_a_server_that_stays_busy(pretend: Any) -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "says"),
     [
-        ((500, '{"error": {"message": "EngineDead"}}'), MachineError, "EngineDead"),
+        ((500, '{"error": {"message": "Odd"}}'), MachineError, "Odd"),
+        ((500, '{"error": {"message": "EngineCore encountered an issue."}}'), EngineLost, "EngineCore"),
         ((401, '{"error": "Unauthorized"}'), SettingsError, "PLURAL_ENGINE_KEY"),
         ((400, '{"error": {"message": "top_k is odd"}}'), SettingsError, "top_k is odd"),
         ((200, chunks('{"error": {"message": "died"}}')), MachineError, "died"),
         ((200, chunks('{"error": {"message": "Odd top_k", "code": 400}}')), SettingsError, "refuses: Odd top_k"),
         ((200, chunks()), MachineError, "did not finish"),
-        ((200, "data: " + END + "\n\n"), MachineError, "before its end"),
+        ((200, "data: " + END + "\n\n"), EngineLost, "before its end"),
         ((200, chunks(END.replace('"token_ids": [40],', ""))), SettingsError, "no token ids"),
-        ((200, chunks(END.replace('"length"', '"abort"'))), MachineError, "'abort'"),
+        ((200, chunks(END.replace('"length"', '"abort"'))), EngineLost, "'abort'"),
     ],
     ids=[
         "500",
+        "dead",
         "401",
         "400",
         "error in the stream",
@@ -426,8 +380,35 @@ async def test_a_server_that_stays_busy(pretend: Any) -> None:
 )
 async def test_what_a_server_may_answer(pretend: Any, answer: Any, error: type[PluralError], says: str) -> None:
     _, engine = pretend({"/v1/completions": answer})
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=says) as raised:
         await drawn(engine, Request((1, 2), Sampling(max_tokens=1)))
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize(
+    ("health", "error"),
+    [((200, ""), None), ((404, "Not Found"), None), ((503, ""), EngineLost), ((500, "broken"), EngineLost)],
+)
+def test_its_health_is_asked_for_once(pretend: Any, health: Any, error: type[PluralError] | None) -> None:
+    """A server without such a page has answered, too."""
+    _, engine = pretend({"/health": health})
+    if error is None:
+        engine.check()
+        return
+    with pytest.raises(error, match=r"http://127\.0\.0\.1"):
+        engine.check()
+
+
+async def test_a_server_that_has_gone_is_a_lost_engine(pretend: Any) -> None:
+    server, engine = pretend({"/v1/completions": (200, chunks(END))}, patience=0.5)
+    await drawn(engine, Request((1, 2), Sampling(max_tokens=1)))
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(EngineLost, match=r"cannot be reached: .*; tried 1 times in 0 s"):
+        engine.check()
+    for asked in (drawn(engine, Request((1, 2), Sampling(max_tokens=1))), engine.score((1, 2))):
+        with pytest.raises(EngineLost, match="cannot be reached"):
+            await asked
 
 
 async def test_a_server_refuses_a_rank(running: Running, pretend: Any) -> None:
@@ -486,6 +467,18 @@ async def test_vllm_is_asked_how_each_option_goes_on(running: Running, pretend: 
     asked = {tuple(body["prompt"]): body["logprob_token_ids"] for body in map(json.loads, server.bodies[1:])}
     ends = sorted(tokenizer.eos_ids)
     assert asked == {(1, 2): sorted((yes, no)), (1, 2, yes): ends, (1, 2, no): ends}
+
+
+async def test_a_text_is_scored_token_by_token(pretend: Any) -> None:
+    """vLLM is asked after each beginning which token goes on from there, and no prompt's log-probabilities."""
+    values = {6: -0.6, 7: -0.7, 8: -0.8, 9: -0.9}
+    server, engine = pretend({"/v1/completions": (200, following(values))})
+    assert await engine.score((5, 6, 7, 8)) == [-0.6, -0.7, -0.8]
+    bodies = list(map(json.loads, server.bodies[1:]))
+    asked = {tuple(body["prompt"]): body["logprob_token_ids"] for body in bodies}
+    assert asked == {(5,): [6], (5, 6): [7], (5, 6, 7): [8]}
+    assert not any("prompt_logprobs" in body for body in bodies)
+    assert engine.stats().computed == 6
 
 
 async def test_no_logprobs_no_choices(pretend: Any) -> None:
@@ -564,16 +557,10 @@ async def test_an_activated_adapter_acts_from_its_invocation_on(running: Running
     """Our own server has such adapters, so they are served there as they are here."""
     network = running.network
     base = network.base_model
-    invocation = tuple(base.tokenizer.encode("??"))
-    folder = network.settings.cache / "activated"
-    stage_specialist(folder, base, seed=9, name="activated")
-    config = json.loads((folder / "adapter_config.json").read_text()) | {"alora_invocation_tokens": list(invocation)}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    card = Card.read(folder).model_copy(update={"digest": adapter_digest(folder), "invocation": invocation})
-    (folder / "specialist.json").write_text(card.to_json())
-    network.library.publish(folder, name="activated", replace=False)
+    folder = stage_activated(network.settings.cache / "activated", base, seed=9, name="activated", text="??")
+    card = network.library.publish(folder, name="activated", replace=False).card
     asked = prompt(running, "Is this a question?? Well, say something.")
-    at = invoked_at(asked, invocation)
+    at = invoked_at(asked, card.invocation)
     assert at
     request = Request(asked, Sampling(max_tokens=8, logprobs=2), AdapterRef(card.digest, offset=at))
     theirs = await drawn(engine, request)

@@ -14,7 +14,7 @@ import pytest
 from plural.engine import Request
 from plural.engine.engine import EngineStats
 from plural.engine.interface import TokenEngine
-from plural.errors import DataError, EngineStopped, MachineError, PluralError, PromptError, SettingsError
+from plural.errors import DataError, EngineLost, EngineStopped, MachineError, PluralError, PromptError, SettingsError
 from plural.types import AdapterRef, Decision, Option, Sampling, TokenEvent, Usage
 
 pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'plural[ray]'")
@@ -155,9 +155,18 @@ async def test_a_long_answer_does_not_use_up_the_patience() -> None:
 
 async def test_choices_are_asked_elsewhere_when_a_replica_is_lost() -> None:
     decision = Decision("a", 1.0, (Option("a", 1.0),), "logits")
-    replicas = Replicas([DIED], [EngineStopped("The engine was closed.")], [decision])
-    assert await engine(replicas).choose((1,), ["a"]) == decision
-    assert len(replicas.calls) == 3
+    gone = EngineLost("The engine at http://127.0.0.1:1 cannot be reached.")
+    replicas = Replicas([DIED], [EngineStopped("The engine was closed.")], [gone], [decision])
+    assert await engine(replicas, patience=5).choose((1,), ["a"]) == decision
+    assert len(replicas.calls) == 4
+
+
+async def test_a_replica_whose_engine_is_lost_is_a_lost_replica() -> None:
+    gone = EngineLost("The engine at http://127.0.0.1:1 broke off in the middle of an answer.")
+    replicas = Replicas([said(7, 8, last=False), [gone]], [said(7, 8, 9)])
+    asked = engine(replicas)
+    assert await drawn(asked) == [7, 8, 9]
+    assert asked.retried == 1
 
 
 async def test_a_closed_engine_asks_nobody() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,11 @@ def service() -> dict[str, Any]:
 def groups() -> list[dict[str, Any]]:
     cluster = service()["rayClusterConfig"]
     return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+
+
+def claims() -> dict[str, dict[str, Any]]:
+    found = [one for one in documents("rayservice.yaml") if one["kind"] == "PersistentVolumeClaim"]
+    return {one["metadata"]["name"]: one for one in found}
 
 
 def test_the_dockerfile_passes_its_linter() -> None:
@@ -73,14 +80,50 @@ def test_the_compose_file_joins_what_it_names() -> None:
 
 def test_the_pods_are_kubernetes_pods() -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
-    (claim,) = [one for one in documents("rayservice.yaml") if one["kind"] == "PersistentVolumeClaim"]
-    validate.validate(claim, "1.33", strict=True)
+    for claim in claims().values():
+        validate.validate(claim, "1.33", strict=True)
     for group in groups():
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, **group["template"]}
         validate.validate(pod, "1.33", strict=True)
-        assert {each["persistentVolumeClaim"]["claimName"] for each in pod["spec"]["volumes"]} == {
-            claim["metadata"]["name"]
-        }
+
+
+def test_the_service_is_one_of_kuberay_s() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    (one,) = [one for one in documents("rayservice.yaml") if one["kind"] == "RayService"]
+    schema = json.loads(Path(__file__).with_name("rayservice_schema.json").read_text())
+    jsonschema.validate(one, schema)
+    one["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["replica"] = 2
+    with pytest.raises(jsonschema.ValidationError, match="'replica' was unexpected"):
+        jsonschema.validate(one, schema)
+
+
+def test_serve_reads_the_service_s_configuration() -> None:
+    schema = pytest.importorskip("ray.serve.schema", reason="Ray is not installed: pip install 'plural[ray]'")
+    schema.ServeDeploySchema.model_validate(yaml.safe_load(service()["serveConfigV2"]))
+
+
+def test_nodes_share_the_library_and_nothing_else() -> None:
+    """A cache is a node's own, and SQLite's files are mounted by one pod."""
+    image = dict(re.findall(r"(PLURAL_[A-Z_]+)=(\S+)", (DEPLOY / "Dockerfile").read_text()))
+    mounted = []
+    for group in groups():
+        spec = group["template"]["spec"]
+        (container,) = spec["containers"]
+        volumes = {one["name"]: one for one in spec["volumes"]}
+        mounted.append({one["mountPath"]: volumes[one["name"]] for one in container["volumeMounts"]})
+    head, workers = mounted
+    assert "emptyDir" in head[image["PLURAL_CACHE"]]
+    assert "emptyDir" in workers[image["PLURAL_CACHE"]]
+    assert head[image["PLURAL_LIBRARY"]] == workers[image["PLURAL_LIBRARY"]]
+    assert modes(head[image["PLURAL_LIBRARY"]]) == ["ReadWriteMany"]
+    assert modes(head[image["PLURAL_SERVE_DATA"]]) == ["ReadWriteOnce"]
+    assert Path(image["PLURAL_MEMORIES"]).parent == Path(image["PLURAL_SERVE_DATA"])
+    assert image["PLURAL_SERVE_DATA"] not in workers
+
+
+def modes(volume: dict[str, Any]) -> list[str]:
+    modes: list[str] = claims()[volume["persistentVolumeClaim"]["claimName"]]["spec"]["accessModes"]
+    return modes
 
 
 def test_the_service_s_settings_are_ours() -> None:
@@ -96,8 +139,20 @@ def test_the_service_s_settings_are_ours() -> None:
     assert int(cpus) >= scale.cpus
 
 
-def test_the_manifest_s_ray_is_the_one_that_the_lock_has() -> None:
-    locked = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.startswith("ray==")]
-    if not locked:
-        pytest.skip("the lock was made without the extra ray")
-    assert locked == [f"ray=={service()['rayClusterConfig']['rayVersion']}"]
+def test_image_manifest_and_tests_have_one_ray(tmp_path: Path) -> None:
+    """What the image is built with is put together here, too."""
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert text.count('pip install --constraint constraints.txt ".[${EXTRAS}]"') == 2
+    for name in ("requirements.lock", "benchmarks/peers/ray.txt", "benchmarks/peers/s3.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (made,) = re.findall(r"^RUN (\{ .*constraints\.txt)$", text, re.MULTILINE | re.DOTALL)
+    subprocess.run(["bash", "-c", made], check=True, cwd=tmp_path)
+    lines = [
+        line.partition("#")[0].split(";")[0].strip() for line in (tmp_path / "constraints.txt").read_text().splitlines()
+    ]
+    versions = [line.split("==") for line in lines if line]
+    assert Counter(name for name, _ in versions).most_common(1)[0][1] == 1, "every package once"
+    pinned = dict(versions)
+    assert pinned["ray"] == service()["rayClusterConfig"]["rayVersion"]
+    assert {"s3fs", "botocore", "python-dateutil"} <= pinned.keys()
+    assert not any("[" in name for name in pinned), "pip takes no extras in constraints"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -12,10 +13,11 @@ import pytest
 
 from plural import Network
 from plural.engine import Request
-from plural.errors import MachineError, PromptError, SettingsError, SpecialistError
+from plural.errors import EngineLost, MachineError, PromptError, SettingsError, SpecialistError
 from plural.scale.cluster import Identity, join
 from plural.scale.replica import Replica, _bundled
 from plural.types import AdapterRef, Sampling
+from tests.remote.pretender import END, VLLM, Pretender
 from tests.scale.tiny import Home, make_home
 
 REQUEST = Request(tuple(range(65, 75)), Sampling(max_tokens=12, ignore_eos=True))
@@ -63,6 +65,33 @@ async def test_what_the_engine_refuses_travels_as_a_value(replica: Replica) -> N
     assert isinstance(refused, PromptError)
     assert isinstance(await replica.answer("embed", [()]), PromptError)
     assert isinstance(await replica.pin("sha256:unknown"), SpecialistError)
+
+
+async def test_a_replica_ends_when_the_server_of_its_engine_is_gone(
+    home: Home, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = (200, f"data: {END}\n\n")
+    server = Pretender({"/v1/models": (200, VLLM), "/health": (200, ""), "/v1/completions": half})
+    settings = home.settings(engine=f"vllm:{server.url}", dtype="auto")
+    replica = Replica(settings, Identity.of(network.base_model), 0.01)
+    ended: list[int] = []
+    monkeypatch.setattr(replica, "_end", lambda: ended.append(1))
+    try:
+        await replica.check_health()
+        (lost,) = await heard(replica, "generate", REQUEST)
+        assert isinstance(lost, EngineLost)
+        assert ended == [], "an answer broke off, but the server is well"
+        server.answers["/health"] = (503, "")
+        (lost,) = await heard(replica, "generate", REQUEST)
+        assert isinstance(lost, EngineLost)
+        assert ended == [1]
+        with pytest.raises(EngineLost, match=f"{server.url} is busy: 503"):
+            await replica.check_health()
+        assert ended == [1, 1]
+    finally:
+        replica._network.close()
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_node_with_another_base_does_not_join(home: Home, network: Network) -> None:
@@ -136,6 +165,23 @@ def test_a_cluster_that_does_not_answer_is_tried_for_a_while_and_named() -> None
     with pytest.raises(MachineError, match=r"No Ray cluster answers at 127\.0\.0\.1:1 \(1 seconds tried\)"):
         join("127.0.0.1:1", patience=1.0)
     assert 0.9 < time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("kind", ["says something else", "says nothing"])
+def test_a_port_that_is_no_ray_is_named(kind: str) -> None:
+    pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'plural[ray]'")
+    server = Pretender({})
+    begun = time.monotonic()
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            listening = silent if kind == "says nothing" else server.socket
+            address = f"127.0.0.1:{listening.getsockname()[1]}"
+            with pytest.raises(MachineError, match=rf"No Ray cluster answers at {address} \(1 seconds.*is no Ray\."):
+                join(address, patience=1.0)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert time.monotonic() - begun < 20
 
 
 def test_without_ray_a_cluster_is_refused_with_what_to_install(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

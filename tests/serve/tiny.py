@@ -65,6 +65,17 @@ def with_evidence(staged: Path, answers: Mapping[str, str]) -> Path:
     return staged
 
 
+def stage_activated(folder: Path, base: Base, *, seed: int, name: str, text: str) -> Path:
+    """The same, acting only from `text` in a prompt on."""
+    stage_specialist(folder, base, seed=seed, name=name)
+    invocation = tuple(base.tokenizer.encode(text))
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"alora_invocation_tokens": list(invocation)}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    card = Card.read(folder).model_copy(update={"digest": adapter_digest(folder), "invocation": invocation})
+    (folder / "specialist.json").write_text(card.to_json())
+    return folder
+
+
 def tiny_network(home: Path, *, engine: dict[str, Any] | None = None, **settings: Any) -> Network:
     """Two specialists: clerk, and judge, who answers yes or no."""
     home.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from hypothesis import strategies as st
 
 from plural.errors import PluralError, SettingsError, SpecialistError, StorageError
 from plural.specialists import BaseShape, Library
+from plural.specialists.library import KEPT
+from plural.specialists.objects import Objects
 from plural.specialists.shared import SharedLibrary
 from plural.wiring.settings import Settings, shelf
 
@@ -261,3 +266,41 @@ def test_it_does_what_a_folder_does(
     for number, step in enumerate(steps):
         assert do(machines[number % 2], staged, step) == do(folder, staged, step), step
         assert looks(machines[0]) == looks(machines[1]) == looks(folder)
+
+
+# --------------------------------------------------------------------------------------------------------------- clocks
+def two_hours_pass(url: str, name: str) -> None:
+    """By the store's clock, which says when the newest state of the name was made."""
+    objects = Objects(url)
+    path = objects._state(name, objects.newest()[name])
+    if "file" in objects._fs.protocol:
+        later = Path(path).stat().st_mtime + 7200
+        os.utime(path, (later, later))
+    else:
+        objects._fs.store[path].modified += timedelta(hours=2)
+
+
+@pytest.mark.parametrize("skew", [-86_400.0, 86_400.0], ids=["a day behind", "a day ahead"])
+def test_a_wrong_clock_drops_no_version_and_keeps_none(
+    url: str, opened: Callable[..., SharedLibrary], staged: list[Path], skew: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two writers has it; when a version may go is said by the store's clock."""
+    right, wrong = opened(), opened()
+    real = time.time
+
+    def publish(number: int) -> None:
+        with monkeypatch.context() as patch:
+            if number % 2:
+                patch.setattr(time, "time", lambda: real() + skew)
+            (wrong if number % 2 else right).publish(staged[number % 4], name="clerk", replace=True)
+
+    def kept() -> list[int]:
+        return sorted(one.card.version for one in right.versions("clerk"))
+
+    newest = KEPT + 4
+    for number in range(newest):
+        publish(number)
+    assert kept() == list(range(1, newest + 1)), "all are younger than an hour"
+    two_hours_pass(url, "clerk")
+    publish(newest)
+    assert kept() == list(range(newest - KEPT, newest + 2)), "the current one, the one before it, and five"
