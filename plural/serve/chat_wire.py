@@ -109,7 +109,7 @@ class ChatBody(Drawing):
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    # Chunks without choices tell what happens in the run that answers; only the network's answers come out of one.
+    # Chunks without choices tell what happens in what answers: the network, an agent or a team.
     events: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
