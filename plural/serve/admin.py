@@ -14,8 +14,9 @@ from plural.errors import SpecialistError
 from plural.serve.errors import WireError
 from plural.serve.models import model_json
 from plural.serve.service import Service, needs
+from plural.serve.shapes import Everything, Pinned, Published, ServedModel, WithVersions, sends
 from plural.serve.wire import Strict
-from plural.specialists import Specialist
+from plural.specialists import Card, Specialist
 from plural.specialists.card import NAME_PATTERN
 
 Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
@@ -40,8 +41,19 @@ class UnloadBody(Strict):
 
 
 class PublishBody(Strict):
-    version: Annotated[int, Field(ge=1)]
+    """Either `version`, one that the library keeps; or `path`, a directory as for /v1/load_lora_adapter, of an adapter
+    and its card, which becomes the next version."""
+
+    version: Annotated[int, Field(ge=1)] | None = None
+    path: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     force: bool = False
+
+    def what(self, shelves: Sequence[Path]) -> int | Path:
+        if self.version is not None and self.path is None:
+            return self.version
+        if self.path is None or self.version is not None:
+            raise WireError(400, "It is a version or a path that is published: give one of the two.", param="version")
+        return guarded(shelves, self.path, "path")
 
 
 def admin_routes(service: Service) -> APIRouter:
@@ -50,7 +62,7 @@ def admin_routes(service: Service) -> APIRouter:
 
     @router.post("/v1/load_lora_adapter", responses=_TEXT)
     async def load_lora_adapter(body: LoadBody) -> Response:
-        path = guarded(backend.shelves, body.lora_path)
+        path = guarded(backend.shelves, body.lora_path, "lora_path")
         await backend.lend(body.lora_name, path, replace=body.load_inplace)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
@@ -62,23 +74,24 @@ def admin_routes(service: Service) -> APIRouter:
             raise WireError(404, str(error), code="adapter_not_found", param="lora_name") from error
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
-    @router.post("/v1/library/{name}/publish")
+    @router.post("/v1/library/{name}/publish", responses=sends(Published))
     async def publish(name: Name, body: PublishBody) -> Mapping[str, Any]:
-        """Lets the name stand for one of its versions, through the gate. It takes as long as scoring both does."""
-        return await backend.publish(name, body.version, force=body.force)
+        """Lets the name stand for one of its versions, or for an adapter as a new one, through the gate. It takes as
+        long as scoring both does."""
+        return await backend.publish(name, body.what(backend.shelves), force=body.force)
 
-    @router.post("/v1/library/{name}/rollback")
+    @router.post("/v1/library/{name}/rollback", responses=sends(ServedModel))
     async def rollback(name: Name) -> dict[str, Any]:
         _known(service, name)
         return model_json(backend.rollback(name), service)
 
-    @router.post("/v1/library/{name}/pin")
+    @router.post("/v1/library/{name}/pin", responses=sends(Pinned))
     async def pin(name: Name) -> dict[str, Any]:
         _known(service, name)
         await backend.pin(name)
         return {"id": name, "pinned": True}
 
-    @router.delete("/v1/library/{name}/pin")
+    @router.delete("/v1/library/{name}/pin", responses=sends(Pinned))
     async def unpin(name: Name) -> dict[str, Any]:
         _known(service, name)
         await backend.unpin(name)
@@ -91,12 +104,12 @@ def library_routes(service: Service) -> APIRouter:
     """What may be read by everybody who may ask."""
     router = APIRouter(dependencies=[needs("use")])
 
-    @router.get("/v1/library")
+    @router.get("/v1/library", responses=sends(Everything[Card]))
     async def list_library() -> dict[str, Any]:
         cards = [card_json(specialist) for specialist in service.backend.library]
         return {"object": "list", "data": cards}
 
-    @router.get("/v1/library/{name}")
+    @router.get("/v1/library/{name}", responses=sends(WithVersions))
     async def retrieve_specialist(name: Name) -> dict[str, Any]:
         current, *others = _known(service, name)
         return card_json(current) | {"versions": [card_json(one) for one in others]}
@@ -116,7 +129,7 @@ def _known(service: Service, name: str) -> list[Specialist]:
         raise WireError(404, str(error), code="model_not_found", param="name") from error
 
 
-def guarded(roots: Sequence[Path], given: str) -> Path:
+def guarded(roots: Sequence[Path], given: str, param: str) -> Path:
     """A directory within one of the folders, links followed. Raises WireError for any other, saying no more."""
     for root in roots:
         home = root.resolve()
@@ -127,4 +140,4 @@ def guarded(roots: Sequence[Path], given: str) -> Path:
                 return path
         except (OSError, ValueError, RuntimeError):
             continue
-    raise WireError(400, "lora_path is no directory within the library's folder.", param="lora_path")
+    raise WireError(400, f"{param} is no directory within the library's folder.", param=param)

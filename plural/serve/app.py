@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -35,7 +35,7 @@ from plural.serve.page import page_routes
 from plural.serve.responses import response_routes
 from plural.serve.running import Runs
 from plural.serve.runs import run_control_routes, run_routes
-from plural.serve.service import Service
+from plural.serve.service import Service, known_query
 from plural.serve.settings import ServeSettings
 from plural.serve.store import Store
 from plural.serve.stored import stored_routes
@@ -55,7 +55,7 @@ class Server:
         gate = Gate(settings.max_inside, settings.max_per_key)
         metrics = Metrics(backend.stats, gate)
         self.service = Service(backend, settings, gate, metrics, store)
-        self.jobs, self.runs = Jobs(backend, store), Runs(self.service)
+        self.jobs, self.runs = Jobs(backend, store, settings.max_jobs), Runs(self.service)
         working = [run_routes(self.runs), run_control_routes(self.runs)]
         teams = [team_routes(self.service, self.runs), team_admin_routes(self.runs)]
         agents = [a2a_routes(self.service, self.runs)]
@@ -110,6 +110,7 @@ def _api(routers: list[APIRouter], jobs: Jobs, runs: Runs) -> FastAPI:
         responses=_REFUSALS,
         lifespan=living,
         redirect_slashes=False,  # a redirect would name the host that the client named
+        dependencies=[Depends(known_query)],
     )
     for router in routers:
         api.include_router(router)

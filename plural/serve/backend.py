@@ -12,7 +12,7 @@ from plural.protocols import Speaker
 from plural.specialists import Library
 from plural.teams.drafting import Draft, Missing
 from plural.teams.journal import Journal
-from plural.types import Event, Message
+from plural.types import Asked, Event, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,10 @@ class Backend(Protocol):
         """
         ...
 
+    async def count(self, name: str, asked: Asked) -> int:
+        """The tokens of the prompt. Raises what `score` raises, and what is wrong with what is asked."""
+        ...
+
     async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[list[list[float]], int]:
         """The base's mean hidden state over each text, at unit norm, and how many tokens were read."""
         ...
@@ -171,10 +175,11 @@ class Backend(Protocol):
 
     async def unpin(self, name: str) -> None: ...
 
-    async def publish(self, name: str, version: int, *, force: bool) -> Mapping[str, Any]:
-        """Lets `name` stand for one of its kept versions if it is shown to be not worse; the facts of that.
+    async def publish(self, name: str, what: int | Path, *, force: bool) -> Mapping[str, Any]:
+        """Lets `name` stand for one of its kept versions, or for the adapter and card of a directory as a new one, if
+        that is shown to be not worse; the facts of that.
 
-        Raises SpecialistError if it is not.
+        Raises SpecialistError if it is not; an adapter is then kept as a version.
         """
         ...
 

@@ -15,8 +15,9 @@ from starlette.responses import JSONResponse, Response
 from plural.serve.chat_wire import ChatBody
 from plural.serve.ids import fresh
 from plural.serve.service import Service, needs, visit_of
+from plural.serve.shapes import ChatCompletion, sends
 from plural.serve.stored import keep_answer
-from plural.serve.stream import DONE, STREAMED, event_stream
+from plural.serve.stream import DONE, event_stream
 from plural.serve.visit import Visit
 from plural.types import CutCall, Spoken, ToolCall, Usage, event_to_json
 
@@ -26,7 +27,7 @@ Call = ToolCall | CutCall
 def chat_routes(service: Service) -> APIRouter:
     router = APIRouter(dependencies=[needs("use")])
 
-    @router.post("/v1/chat/completions", responses=STREAMED)
+    @router.post("/v1/chat/completions", responses=sends(ChatCompletion, or_streams=True))
     async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         visit = visit_of(request)
         speaker = service.speaker(body.model, visit)

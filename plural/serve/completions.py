@@ -16,7 +16,8 @@ from plural.serve.chat import fingerprint, usage_json
 from plural.serve.errors import WireError
 from plural.serve.ids import fresh
 from plural.serve.service import Service, needs, visit_of
-from plural.serve.stream import DONE, STREAMED, event_stream
+from plural.serve.shapes import TextCompletion, sends
+from plural.serve.stream import DONE, event_stream
 from plural.serve.visit import Visit
 from plural.serve.wire import MOST_ANSWERS, Drawing, StreamOptions, StructuredOutputs
 from plural.types import Asked, Spoken
@@ -76,7 +77,7 @@ class CompletionBody(Drawing):
 def completion_routes(service: Service) -> APIRouter:
     router = APIRouter(dependencies=[needs("use")])
 
-    @router.post("/v1/completions", responses=STREAMED)
+    @router.post("/v1/completions", responses=sends(TextCompletion, or_streams=True))
     async def create_completion(body: CompletionBody, request: Request) -> Response:
         visit = visit_of(request)
         speaker = service.speaker(body.model, visit)
@@ -97,7 +98,7 @@ def completion_routes(service: Service) -> APIRouter:
                 choices.setdefault(piece.which, []).append(piece)
         made = [_choice(which, choices[which], body) for which in sorted(choices)]
         if body.prompt_logprobs is not None:
-            for which, row in enumerate(await service.backend.score(body.model, body.prompts())):
+            for which, row in enumerate(await service.backend.score(visit.model, body.prompts())):
                 for choice in made[which * (body.n or 1) : (which + 1) * (body.n or 1)]:
                     choice["prompt_logprobs"] = [_prompt_logprob(token, value) for token, value in row]
         return JSONResponse(head | {"choices": made, "usage": usage_json(visit.usage)})

@@ -13,6 +13,7 @@ from pydantic import Field
 from plural.serve.completions import Ids
 from plural.serve.errors import WireError
 from plural.serve.service import Service, needs, visit_of
+from plural.serve.shapes import Embeddings, sends
 from plural.serve.wire import Strict
 from plural.types import Usage
 
@@ -38,7 +39,7 @@ class EmbeddingBody(Strict):
 def embedding_routes(service: Service) -> APIRouter:
     router = APIRouter(dependencies=[needs("use")])
 
-    @router.post("/v1/embeddings")
+    @router.post("/v1/embeddings", responses=sends(Embeddings))
     async def create_embedding(body: EmbeddingBody, request: Request) -> dict[str, Any]:
         visit = visit_of(request)
         base = service.backend.base_id

@@ -17,12 +17,32 @@ from starlette.responses import FileResponse
 from plural.errors import StorageError
 from plural.serve.errors import WireError
 from plural.serve.service import Service, needs, visit_of
+from plural.serve.shapes import Deleted, File, Page, sends
 from plural.serve.store import Record, page_json
 from plural.serve.stored import Order
 
 KIND = "file"
 _FIELDS = {"file", "purpose"}
 _MOST_FIELDS = 16  # so many that one that is not supported can be named
+# For the schema: the form is read by hand, so that a field that is not supported can be named.
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "const": "fine-tune"},
+                    },
+                    "required": ["file", "purpose"],
+                    "additionalProperties": False,
+                }
+            }
+        },
+    }
+}
 _CONTENT: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
 
 
@@ -30,8 +50,9 @@ def file_routes(service: Service, folder: Path) -> APIRouter:
     router = APIRouter(dependencies=[needs("train")])
     store = service.store
 
-    @router.post("/v1/files")
+    @router.post("/v1/files", openapi_extra=_FORM, responses=sends(File))
     async def create_file(request: Request) -> Mapping[str, Any]:
+        owner = visit_of(request).key.id
         async with request.form(max_files=1, max_fields=_MOST_FIELDS) as form:
             unknown = sorted(set(form) - _FIELDS)
             if unknown:
@@ -52,10 +73,14 @@ def file_routes(service: Service, folder: Path) -> APIRouter:
                 "purpose": "fine-tune",
                 "status": "processed",
             }
-        store.put(Record(KIND, id, visit_of(request).key.id, body))
+        # Asked when it is there, with no await until it is counted: others may have been uploaded meanwhile.
+        if (total := store.bytes_of(KIND, owner) + size) > service.settings.upload_total:
+            (folder / id).unlink()
+            raise _too_many(total, service.settings.upload_total)
+        store.put(Record(KIND, id, owner, body))
         return body
 
-    @router.get("/v1/files")
+    @router.get("/v1/files", responses=sends(Page[File]))
     async def list_files(
         request: Request,
         purpose: str | None = None,
@@ -69,7 +94,7 @@ def file_routes(service: Service, folder: Path) -> APIRouter:
         records, more = store.page(KIND, owner, after=after, limit=limit, newest_first=order == "desc")
         return page_json([record.body for record in records], more)
 
-    @router.get("/v1/files/{file_id}")
+    @router.get("/v1/files/{file_id}", responses=sends(File))
     async def retrieve_file(file_id: str, request: Request) -> Mapping[str, Any]:
         return store.get(KIND, file_id, visit_of(request).key.id).body
 
@@ -78,7 +103,7 @@ def file_routes(service: Service, folder: Path) -> APIRouter:
         record = store.get(KIND, file_id, visit_of(request).key.id)
         return FileResponse(folder / record.id, media_type="application/octet-stream")
 
-    @router.delete("/v1/files/{file_id}")
+    @router.delete("/v1/files/{file_id}", responses=sends(Deleted))
     async def delete_file(file_id: str, request: Request) -> dict[str, Any]:
         store.delete(KIND, file_id, visit_of(request).key.id)
         (folder / file_id).unlink(missing_ok=True)
@@ -95,6 +120,11 @@ def path_of(service: Service, folder: Path, file_id: str | None, owner: str, par
         return folder / service.store.get(KIND, file_id, owner).id
     except WireError as error:
         raise WireError(400, error.message, code="file_not_found", param=param) from error
+
+
+def _too_many(total: int, most: int) -> WireError:
+    said = f"This API key's files would be {total} bytes, of {most} at most: delete some (DELETE /v1/files/ID)."
+    return WireError(413, said, code="upload_total_exceeded", param="file")
 
 
 def _keep(upload: UploadFile, path: Path) -> int:

@@ -16,7 +16,9 @@ from plural.serve.errors import WireError
 from plural.serve.files import path_of
 from plural.serve.jobs import EVENT, JOB, Jobs
 from plural.serve.service import Service, needs, visit_of
+from plural.serve.shapes import Job, JobEvent, Page, sends
 from plural.serve.store import page_json
+from plural.serve.stored import METADATA_FILTER, metadata_filter
 from plural.serve.wire import Metadata, Strict
 
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -112,7 +114,7 @@ def fine_tuning_routes(service: Service, folder: Path, jobs: Jobs) -> APIRouter:
     router = APIRouter(prefix="/v1/fine_tuning/jobs", dependencies=[needs("train")])
     store = service.store
 
-    @router.post("")
+    @router.post("", responses=sends(Job))
     async def create_job(body: JobBody, request: Request) -> Mapping[str, Any]:
         owner = visit_of(request).key.id
         base = service.backend.base_id
@@ -124,25 +126,26 @@ def fine_tuning_routes(service: Service, folder: Path, jobs: Jobs) -> APIRouter:
         lesson = body.lesson(data, test)
         return jobs.start(owner, body.shown(lesson), lesson)
 
-    @router.get("")
+    @router.get("", openapi_extra=METADATA_FILTER, responses=sends(Page[Job]))
     async def list_jobs(request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
-        records, more = store.page(JOB, visit_of(request).key.id, after=after, limit=limit, newest_first=True)
+        owner, metadata = visit_of(request).key.id, metadata_filter(request)
+        records, more = store.page(JOB, owner, after=after, limit=limit, newest_first=True, metadata=metadata)
         return page_json([record.body["job"] for record in records], more)
 
-    @router.get("/{job_id}")
+    @router.get("/{job_id}", responses=sends(Job))
     async def retrieve_job(job_id: str, request: Request) -> Mapping[str, Any]:
         found: Mapping[str, Any] = store.get(JOB, job_id, visit_of(request).key.id).body["job"]
         return found
 
-    @router.post("/{job_id}/cancel")
+    @router.post("/{job_id}/cancel", responses=sends(Job))
     async def cancel_job(job_id: str, request: Request) -> Mapping[str, Any]:
         return jobs.cancel(job_id, visit_of(request).key.id)
 
-    @router.post("/{job_id}/pause")
+    @router.post("/{job_id}/pause", responses=sends(Job))
     async def pause_job(job_id: str, request: Request) -> Mapping[str, Any]:
         return jobs.pause(job_id, visit_of(request).key.id)
 
-    @router.post("/{job_id}/resume")
+    @router.post("/{job_id}/resume", responses=sends(Job))
     async def resume_job(job_id: str, request: Request) -> Mapping[str, Any]:
         return jobs.go_on(job_id, visit_of(request).key.id)
 
@@ -157,7 +160,7 @@ def fine_tuning_routes(service: Service, folder: Path, jobs: Jobs) -> APIRouter:
         store.get(JOB, job_id, visit_of(request).key.id)
         return page_json([], False)
 
-    @router.get("/{job_id}/events")
+    @router.get("/{job_id}/events", responses=sends(Page[JobEvent]))
     async def list_job_events(
         job_id: str, request: Request, after: str | None = None, limit: Limit = 20
     ) -> dict[str, Any]:

@@ -22,21 +22,28 @@ from plural.serve.store import Record, Store
 
 JOB, EVENT = "job", "event"
 _UNFINISHED = ("validating_files", "queued", "running")
+_AGAIN_S = 60  # a training takes minutes
 _FAULTS = logging.getLogger("plural.serve")
 
 
 class Jobs:
-    """All methods are the event loop's; only `_work` runs on the thread."""
+    """All methods are the event loop's; only `_work` runs on the thread. `most` jobs are under way or wait."""
 
-    def __init__(self, backend: Backend, store: Store) -> None:
+    def __init__(self, backend: Backend, store: Store, most: int) -> None:
         self._backend = backend
         self._store = store
+        self._most = most
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="plural-training")
         self._stops: dict[str, threading.Event] = {}
+        self._inside: set[str] = set()
 
     def start(self, owner: str, body: Mapping[str, Any], lesson: Lesson) -> Mapping[str, Any]:
-        """A new job, queued. `body` is what the client is shown of it; raises what is wrong with the lesson."""
+        """A new job, queued. `body` is what the client is shown of it.
+
+        Raises what is wrong with the lesson, and WireError 429 when too many wait.
+        """
         self._backend.train(lesson)
+        self._check_room()
         id = f"ftjob-{secrets.token_hex(12)}"
         job = {"id": id, "object": "fine_tuning.job", "created_at": int(time.time()), "status": "queued", **body}
         record = Record(JOB, id, owner, {"job": job, "lesson": lesson.to_json()}, lesson.name, body["metadata"])
@@ -68,10 +75,14 @@ class Jobs:
         return self._change(record, status="queued", paused=True)
 
     def go_on(self, id: str, owner: str) -> Mapping[str, Any]:
-        """Goes on with a paused job, from its last step. Raises WireError for one that is not paused."""
+        """Goes on with a paused job, from its last step.
+
+        Raises WireError for one that is not paused, and 429 when too many wait.
+        """
         record = self._store.get(JOB, id, owner)
         if not record.body["job"].get("paused"):
             raise _not_possible("resumed", record)
+        self._check_room()
         self._say(record, "The job was resumed.", {})
         job = self._change(record, paused=False)
         self._submit(record, Lesson.from_json(record.body["lesson"] | {"resume": True}))
@@ -92,7 +103,13 @@ class Jobs:
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
 
     # ------------------------------------------------------------------------------------------------------- inside
+    def _check_room(self) -> None:
+        if len(self._inside) >= self._most:
+            said = f"{len(self._inside)} trainings are under way or wait, of {self._most} at most."
+            raise WireError(429, said, code="rate_limit_exceeded", again=_AGAIN_S)
+
     def _submit(self, record: Record, lesson: Lesson) -> None:
+        self._inside.add(record.id)
         stop = self._stops[record.id] = threading.Event()
         loop = asyncio.get_running_loop()
 
@@ -150,6 +167,8 @@ class Jobs:
     def _change(self, record: Record, **fields: Any) -> Mapping[str, Any]:
         now = self._store.get(JOB, record.id, record.owner)
         job: dict[str, Any] = {**now.body["job"], **fields}
+        if job["status"] not in _UNFINISHED or job.get("paused"):
+            self._inside.discard(record.id)
         self._store.put(Record(JOB, now.id, now.owner, {**now.body, "job": job}, now.model, now.metadata))
         return job
 

@@ -13,25 +13,26 @@ from plural.errors import SpecialistError
 from plural.serve.backend import Model
 from plural.serve.errors import WireError
 from plural.serve.service import Service, needs
+from plural.serve.shapes import Deleted, Everything, ServedModel, State, sends
 
 
 def model_routes(service: Service) -> APIRouter:
     router = APIRouter(dependencies=[needs("use")])
 
-    @router.get("/v1/models")
+    @router.get("/v1/models", responses=sends(Everything[ServedModel]))
     async def list_models() -> dict[str, Any]:
         named = [_named(service, alias) for alias in service.settings.aliases]
         models = [*service.backend.models(), *named]
         return {"object": "list", "data": [model_json(model, service) for model in models]}
 
-    @router.get("/v1/models/{model:path}")
+    @router.get("/v1/models/{model:path}", responses=sends(ServedModel))
     async def retrieve_model(model: str) -> dict[str, Any]:
         try:
             return model_json(_named(service, model), service)
         except SpecialistError as error:
             raise WireError(404, str(error), code="model_not_found", param="model") from error
 
-    @router.delete("/v1/models/{model}", dependencies=[needs("admin")])
+    @router.delete("/v1/models/{model}", dependencies=[needs("admin")], responses=sends(Deleted))
     async def delete_model(model: str) -> dict[str, Any]:
         """Takes a specialist out of the library, with all its versions."""
         await service.backend.remove(_known(service, model))
@@ -56,12 +57,12 @@ def _known(service: Service, name: str) -> str:
 def state_routes(service: Service) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/health")
+    @router.get("/health", responses=sends(State))
     async def health() -> dict[str, str]:
         """The process answers."""
         return {"status": "ok"}
 
-    @router.get("/ready")
+    @router.get("/ready", responses=sends(State))
     async def ready() -> dict[str, str]:
         """New requests are wanted here: not while it drains."""
         if service.draining:

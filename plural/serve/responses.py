@@ -15,11 +15,12 @@ from starlette.responses import JSONResponse, Response
 from plural.serve.chat import Call, calls_of, cut, in_json
 from plural.serve.errors import WireError, described
 from plural.serve.ids import fresh
-from plural.serve.responses_wire import ResponseBody
+from plural.serve.responses_wire import Conversation, ResponseBody
 from plural.serve.service import Service, needs, visit_of
+from plural.serve.shapes import Deleted, InputItem, InputTokens, Page, Responded, sends
 from plural.serve.store import Record
 from plural.serve.stored import Order, paged
-from plural.serve.stream import STREAMED, event_stream
+from plural.serve.stream import event_stream
 from plural.serve.visit import Visit
 from plural.types import CutCall, Spoken, Usage
 
@@ -32,7 +33,7 @@ def response_routes(service: Service) -> APIRouter:
     router = APIRouter(dependencies=[needs("use")])
     store = service.store
 
-    @router.post("/v1/responses", responses=STREAMED)
+    @router.post("/v1/responses", responses=sends(Responded, or_streams=True))
     async def create_response(body: ResponseBody, request: Request) -> Response:
         visit = visit_of(request)
         speaker = service.speaker(body.model, visit)
@@ -52,18 +53,24 @@ def response_routes(service: Service) -> APIRouter:
                 answer.add(piece)
         return JSONResponse(answer.end(visit.usage))
 
-    @router.get("/v1/responses/{response_id}", responses=STREAMED)
+    @router.post("/v1/responses/input_tokens", responses=sends(InputTokens))
+    async def count_input_tokens(body: Conversation, request: Request) -> dict[str, Any]:
+        """How many tokens a response would read. Nothing is drawn."""
+        visit = visit_of(request)
+        service.speaker(body.model, visit)  # a 404 for what is not there
+        asked = body.said(_before(service, body.previous_response_id, visit.key.id))
+        tokens = await service.backend.count(visit.model, asked)
+        return {"object": "response.input_tokens", "input_tokens": tokens}
+
+    @router.get("/v1/responses/{response_id}", responses=sends(Responded, or_streams=True))
     async def retrieve_response(response_id: str, request: Request, stream: bool = False) -> Response:
         """With `stream` it is told as events once more, each text in one piece."""
-        refused = sorted(set(request.query_params) - {"include", "include[]", "stream"})
-        if refused:
-            raise WireError(400, f"{', '.join(refused)} is not supported.", param=refused[0])
         found: Mapping[str, Any] = store.get(KIND, response_id, visit_of(request).key.id).body["answer"]
         if stream:
             return await event_stream(_told_again(found))
         return JSONResponse(found)
 
-    @router.delete("/v1/responses/{response_id}")
+    @router.delete("/v1/responses/{response_id}", responses=sends(Deleted))
     async def delete_response(response_id: str, request: Request) -> dict[str, Any]:
         store.delete(KIND, response_id, visit_of(request).key.id)
         return {"id": response_id, "object": "response", "deleted": True}
@@ -73,7 +80,7 @@ def response_routes(service: Service) -> APIRouter:
         store.get(KIND, response_id, visit_of(request).key.id)
         raise WireError(400, "Only a response in the background could be cancelled; leave the stream instead.")
 
-    @router.get("/v1/responses/{response_id}/input_items")
+    @router.get("/v1/responses/{response_id}/input_items", responses=sends(Page[InputItem]))
     async def list_input_items(
         response_id: str,
         request: Request,

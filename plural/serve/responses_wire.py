@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
@@ -10,7 +11,7 @@ from pydantic import Field, TypeAdapter
 from plural.serve.chat_wire import with_call
 from plural.serve.errors import WireError
 from plural.serve.wire import Drawing, JsonSchema, Metadata, ObjectFormat, Strict, TextFormat
-from plural.types import Asked, Grammar, Message, Role, Sampling, ToolSpec
+from plural.types import Asked, Grammar, Message, Role, ToolSpec
 
 
 class Part(Strict):
@@ -74,26 +75,19 @@ class ChosenTool(Strict):
     name: str
 
 
-class ResponseBody(Drawing):
+class Conversation(Strict):
+    """What a response is asked with, but for how it is drawn."""
+
     model: str
     input: str | Annotated[list[Item], Field(min_length=1)]
     instructions: str | None = None
     previous_response_id: str | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     tools: list[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    stream: bool | None = None
-    store: bool | None = None
-    metadata: Metadata | None = None
-    user: Annotated[str, Field(max_length=128)] | None = None
-    # What they say is so, and nothing else can be.
-    background: Literal[False] | None = None
+    # What it says is so, and nothing else can be.
     truncation: Literal["disabled"] | None = None
-    service_tier: Literal["auto", "default"] | None = None
 
     def items(self) -> list[dict[str, Any]]:
         """The input as items, each a dict that can be kept."""
@@ -101,11 +95,7 @@ class ResponseBody(Drawing):
             return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": self.input}]}]
         return [item.model_dump(exclude_none=True) for item in self.input]
 
-    @property
-    def logprobs(self) -> bool:
-        return bool(self.include) or bool(self.top_logprobs)
-
-    def asked(self, before: Sequence[Mapping[str, Any]], default_tokens: int) -> Asked:
+    def said(self, before: Sequence[Mapping[str, Any]]) -> Asked:
         """`before` are the items of the responses that this one goes on from."""
         tools = tuple(ToolSpec(one.name, one.description or "", one.parameters or {}) for one in self.tools or ())
         items = [*_ITEMS.validate_python([dict(one) for one in before]), *_ITEMS.validate_python(self.items())]
@@ -117,18 +107,11 @@ class ResponseBody(Drawing):
             raise WireError(400, "text.format is not supported beside tools that may be called.", param="text.format")
         return Asked(
             messages=messages,
-            sampling=self._sampling(default_tokens),
             tools=tools,
             tool_choice=self._choice(tools),
             parallel_tool_calls=self.parallel_tool_calls is not False,
             grammar=grammar,
-            priority=self.priority,
-            deadline=self.deadline,
         )
-
-    def _sampling(self, default_tokens: int) -> Sampling:
-        logprobs = max(1, self.top_logprobs or 0) if self.logprobs else 0
-        return self.sampling(self.max_output_tokens or default_tokens, logprobs)
 
     def _choice(self, tools: Sequence[ToolSpec]) -> str:
         choice = self.tool_choice.name if isinstance(self.tool_choice, ChosenTool) else self.tool_choice
@@ -145,6 +128,29 @@ class ResponseBody(Drawing):
             case SchemaText() as schema:
                 return Grammar.json_schema(schema.schema_)
         return None
+
+
+class ResponseBody(Conversation, Drawing):
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    stream: bool | None = None
+    store: bool | None = None
+    metadata: Metadata | None = None
+    user: Annotated[str, Field(max_length=128)] | None = None
+    # What they say is so, and nothing else can be.
+    background: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+    @property
+    def logprobs(self) -> bool:
+        return bool(self.include) or bool(self.top_logprobs)
+
+    def asked(self, before: Sequence[Mapping[str, Any]], default_tokens: int) -> Asked:
+        """`before` are the items of the responses that this one goes on from."""
+        logprobs = max(1, self.top_logprobs or 0) if self.logprobs else 0
+        sampling = self.sampling(self.max_output_tokens or default_tokens, logprobs)
+        return replace(self.said(before), sampling=sampling, priority=self.priority, deadline=self.deadline)
 
 
 def _messages(items: Sequence[Item]) -> Iterator[Message]:

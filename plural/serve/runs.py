@@ -16,6 +16,7 @@ from plural.serve.keys import ANYBODY, Key
 from plural.serve.run_wire import id_of, run_json, whole_json
 from plural.serve.running import OVER, Runs
 from plural.serve.service import needs, visit_of
+from plural.serve.shapes import ListedRun, Page, Run, sends
 from plural.serve.store import page_json
 from plural.serve.stream import STREAMED, event_stream
 from plural.serve.wire import Metadata, Strict
@@ -91,7 +92,7 @@ class CancelBody(Strict):
 def run_routes(runs: Runs) -> APIRouter:
     router = APIRouter(prefix="/v1/runs", dependencies=[needs("use")])
 
-    @router.post("", responses=STREAMED)
+    @router.post("", responses=sends(Run, or_streams=True))
     async def create_run(body: RunBody, request: Request) -> Response:
         try:
             info = runs.start(body.order(client_of(visit_of(request).key)))
@@ -101,7 +102,7 @@ def run_routes(runs: Runs) -> APIRouter:
             return await event_stream(runs.events(info, -1))
         return JSONResponse(shown(runs, info))
 
-    @router.get("")
+    @router.get("", responses=sends(Page[ListedRun]))
     async def list_runs(request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
         clients = clients_of(visit_of(request).key)
         start = runs.of(after, clients) if after is not None else None
@@ -109,7 +110,7 @@ def run_routes(runs: Runs) -> APIRouter:
         page = [run_json(one, runs.journal.target(one.id), status=runs.status(one)) for one in found[:limit]]
         return page_json(page, len(found) > limit)
 
-    @router.get("/{run_id}")
+    @router.get("/{run_id}", responses=sends(Run))
     async def retrieve_run(run_id: str, request: Request) -> dict[str, Any]:
         return shown(runs, _mine(runs, run_id, request))
 
@@ -147,25 +148,25 @@ def run_control_routes(runs: Runs) -> APIRouter:
         await runs.answer(info, question, answer)
         return shown(runs, runs.journal.find(info.id))
 
-    @router.post("/answer")
+    @router.post("/answer", responses=sends(Run))
     async def answer_question(run_id: str, body: AnswerBody, request: Request) -> dict[str, Any]:
         """Whatever is asked, in words; of a call of which nobody knows: done, repeat, or what it returned."""
         info = _mine(runs, run_id, request)
         seq, _ = _asked(runs, info, body.question)
         return await answered(info, seq, body.answer)
 
-    @router.post("/approve")
+    @router.post("/approve", responses=sends(Run))
     async def approve_call(run_id: str, body: ApproveBody, request: Request) -> dict[str, Any]:
         info = _mine(runs, run_id, request)
         seq = _to_approve(runs, info, body.question)
         return await answered(info, seq, "approve" if body.arguments is None else json.dumps(body.arguments))
 
-    @router.post("/deny")
+    @router.post("/deny", responses=sends(Run))
     async def deny_call(run_id: str, body: DenyBody, request: Request) -> dict[str, Any]:
         info = _mine(runs, run_id, request)
         return await answered(info, _to_approve(runs, info, body.question), f"deny: {body.reason}")
 
-    @router.post("/cancel")
+    @router.post("/cancel", responses=sends(Run))
     async def cancel_run(run_id: str, request: Request, body: CancelBody = CancelBody()) -> dict[str, Any]:
         info = _mine(runs, run_id, request)
         if runs.status(info) in OVER:
@@ -173,12 +174,12 @@ def run_control_routes(runs: Runs) -> APIRouter:
         await runs.cancel(info, body.reason or "A client cancelled it.")
         return shown(runs, runs.journal.find(info.id))
 
-    @router.post("/resume")
+    @router.post("/resume", responses=sends(Run))
     async def resume_run(run_id: str, request: Request) -> dict[str, Any]:
         """Goes on with a run that failed, was cancelled or interrupted; nothing that was finished is done again."""
         return shown(runs, runs.resume(_mine(runs, run_id, request)))
 
-    @router.post("/fork")
+    @router.post("/fork", responses=sends(Run))
     async def fork_run(run_id: str, body: ForkBody, request: Request) -> dict[str, Any]:
         info = _mine(runs, run_id, request)
         try:

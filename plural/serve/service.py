@@ -9,7 +9,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.params import Depends as Dependency
+from fastapi.routing import APIRoute
 
 from plural.errors import DeadlineError, SpecialistError
 from plural.protocols import Speaker
@@ -124,6 +126,29 @@ def _numbered(piece: Spoken, which: int) -> Spoken:
 def visit_of(request: Request) -> Visit:
     visit: Visit = request.state.visit
     return visit
+
+
+async def known_query(request: Request) -> None:
+    """Every route's dependency: under /v1, a query parameter that the route does not know is a 400 that names it."""
+    if not request.scope["query_string"]:
+        return
+    route: APIRoute = request.scope["route"]
+    if not route.path.startswith("/v1/"):
+        return
+    known = _query_names(route.dependant)
+    # Those that are written name[key]=value.
+    deep = {one["name"] for one in (route.openapi_extra or {}).get("parameters", ()) if one["style"] == "deepObject"}
+    refused = [
+        name
+        for name in dict.fromkeys(request.query_params)
+        if name not in known and not (name.endswith("]") and name.partition("[")[0] in deep)
+    ]
+    if refused:
+        raise WireError(400, f"{', '.join(refused)} is not supported.", param=refused[0])
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    return {field.alias for field in dependant.query_params}.union(*map(_query_names, dependant.dependencies))
 
 
 def needs(scope: Scope) -> Dependency:

@@ -38,6 +38,8 @@ class ServeSettings(BaseSettings):
     drain: int = Field(default=30, ge=0, description="Seconds that answers under way get after SIGTERM.")
     body_limit: int = Field(default=4 << 20, ge=1024, description="Bytes of a request's body.")
     upload_limit: int = Field(default=256 << 20, ge=1024, description="Bytes of an uploaded file.")
+    upload_total: int = Field(default=4 << 30, ge=1024, description="Bytes of all files of one API key.")
+    max_jobs: int = Field(default=32, ge=1, description="Trainings under way or waiting; the next one gets a 429.")
 
     @classmethod
     def of(cls, **given: Any) -> Self:

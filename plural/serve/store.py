@@ -114,6 +114,12 @@ class Store:
         found = [Record(kind, row[0], owner, json.loads(row[3]), row[1], json.loads(row[2])) for row in rows]
         return found[:limit], len(found) > limit
 
+    def bytes_of(self, kind: str, owner: str) -> int:
+        """The sum of what somebody's records of a kind say under `bytes`."""
+        said = "SELECT SUM(json_extract(body, '$.bytes')) FROM records WHERE kind = ? AND owner = ?"
+        found = self._db.execute(said, [kind, owner]).fetchone()[0]
+        return int(found or 0)
+
     def everybodys(self, kind: str) -> Sequence[Record]:
         """All of a kind, in the order in which they were made: for the server itself."""
         rows = self._db.execute(

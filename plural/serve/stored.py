@@ -7,13 +7,29 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 
+from plural.serve.errors import WireError
 from plural.serve.service import Service, needs, visit_of
+from plural.serve.shapes import ChatCompletion, Deleted, Page, StoredMessage, sends
 from plural.serve.store import Record, page_json
-from plural.serve.wire import Metadata, Strict
+from plural.serve.wire import MOST_METADATA, Metadata, Strict
 
 KIND = "chat"
 Limit = Annotated[int, Query(ge=1, le=100)]
 Order = Literal["asc", "desc"]
+
+
+# A filter as OpenAI's client writes it: metadata[key]=value.
+METADATA_FILTER: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "metadata",
+            "in": "query",
+            "style": "deepObject",
+            "explode": True,
+            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+        }
+    ]
+}
 
 
 class MetadataBody(Strict):
@@ -31,7 +47,7 @@ def stored_routes(service: Service) -> APIRouter:
     router = APIRouter(dependencies=[needs("use")])
     store = service.store
 
-    @router.get("/v1/chat/completions")
+    @router.get("/v1/chat/completions", openapi_extra=METADATA_FILTER, responses=sends(Page[ChatCompletion]))
     async def list_chat_completions(
         request: Request,
         after: str | None = None,
@@ -39,9 +55,6 @@ def stored_routes(service: Service) -> APIRouter:
         order: Order = "asc",
         model: str | None = None,
     ) -> dict[str, Any]:
-        # OpenAI's client writes a filter as metadata[key]=value.
-        asked = request.query_params.items()
-        metadata = {name[9:-1]: value for name, value in asked if name.startswith("metadata[") and name.endswith("]")}
         records, more = store.page(
             KIND,
             visit_of(request).key.id,
@@ -49,16 +62,16 @@ def stored_routes(service: Service) -> APIRouter:
             limit=limit,
             newest_first=order == "desc",
             model=model,
-            metadata=metadata,
+            metadata=metadata_filter(request),
         )
         return page_json([record.body["answer"] for record in records], more)
 
-    @router.get("/v1/chat/completions/{completion_id}")
+    @router.get("/v1/chat/completions/{completion_id}", responses=sends(ChatCompletion))
     async def retrieve_chat_completion(completion_id: str, request: Request) -> Mapping[str, Any]:
         found: Mapping[str, Any] = store.get(KIND, completion_id, visit_of(request).key.id).body["answer"]
         return found
 
-    @router.get("/v1/chat/completions/{completion_id}/messages")
+    @router.get("/v1/chat/completions/{completion_id}/messages", responses=sends(Page[StoredMessage]))
     async def list_chat_messages(
         completion_id: str, request: Request, after: str | None = None, limit: Limit = 20, order: Order = "asc"
     ) -> dict[str, Any]:
@@ -69,7 +82,7 @@ def stored_routes(service: Service) -> APIRouter:
         ]
         return paged(items, after=after, limit=limit, order=order)
 
-    @router.post("/v1/chat/completions/{completion_id}")
+    @router.post("/v1/chat/completions/{completion_id}", responses=sends(ChatCompletion))
     async def update_chat_completion(completion_id: str, body: MetadataBody, request: Request) -> dict[str, Any]:
         record = store.get(KIND, completion_id, visit_of(request).key.id)
         metadata = body.metadata or {}
@@ -78,7 +91,7 @@ def stored_routes(service: Service) -> APIRouter:
         store.put(Record(KIND, completion_id, record.owner, changed, record.model, metadata))
         return answer
 
-    @router.delete("/v1/chat/completions/{completion_id}")
+    @router.delete("/v1/chat/completions/{completion_id}", responses=sends(Deleted))
     async def delete_chat_completion(completion_id: str, request: Request) -> dict[str, Any]:
         store.delete(KIND, completion_id, visit_of(request).key.id)
         return {"id": completion_id, "object": "chat.completion.deleted", "deleted": True}
@@ -86,11 +99,22 @@ def stored_routes(service: Service) -> APIRouter:
     return router
 
 
+def metadata_filter(request: Request) -> dict[str, str]:
+    """Raises WireError 400 for more pairs than anything has."""
+    asked = request.query_params.items()
+    found = {name[9:-1]: value for name, value in asked if name.startswith("metadata[") and name.endswith("]")}
+    if len(found) > MOST_METADATA:
+        raise WireError(400, f"metadata has at most {MOST_METADATA} pairs, not {len(found)}.", param="metadata")
+    return found
+
+
 def paged(items: list[dict[str, Any]], *, after: str | None, limit: int, order: Order) -> dict[str, Any]:
-    """A page of what one record holds."""
+    """A page of what one record holds. Raises WireError 404 for an `after` that is none of it."""
     if order == "desc":
         items = items[::-1]
     ids = [item["id"] for item in items]
-    start = ids.index(after) + 1 if after in ids else 0
+    if after is not None and after not in ids:
+        raise WireError(404, f"There is no item {after!r}.", code="not_found", param="after")
+    start = 0 if after is None else ids.index(after) + 1
     page = items[start : start + limit]
     return page_json(page, start + limit < len(items))

@@ -14,6 +14,7 @@ from plural.serve.admin import Name
 from plural.serve.errors import WireError
 from plural.serve.running import Runs
 from plural.serve.service import Service, needs, visit_of
+from plural.serve.shapes import Deleted, Drafted, Everything, KeptTeam, sends
 from plural.serve.wire import Strict
 from plural.teams.drafting import Draft
 
@@ -30,13 +31,13 @@ class DraftBody(Strict):
 def team_routes(service: Service, runs: Runs) -> APIRouter:
     router = APIRouter(prefix="/v1/teams", dependencies=[needs("use")])
 
-    @router.get("")
+    @router.get("", responses=sends(Everything[KeptTeam]))
     async def list_teams() -> dict[str, Any]:
         """None where no journal is kept, for teams have runs."""
         teams = service.backend.runner.teams() if service.backend.runner else {}
         return {"object": "list", "data": [team_json(name, team) for name, team in teams.items()]}
 
-    @router.post("/draft")
+    @router.post("/draft", responses=sends(Drafted))
     async def draft_team(body: DraftBody, request: Request) -> dict[str, Any]:
         """A team for a task, which nobody keeps: look at it, change it, run it or save it."""
         with service.gate.place(visit_of(request).key.id):
@@ -49,7 +50,7 @@ def team_routes(service: Service, runs: Runs) -> APIRouter:
             return {"object": "draft", "team": made.model_dump(mode="json"), "missing": None}
         return {"object": "draft", "team": None, "missing": dataclasses.asdict(made)}
 
-    @router.get("/{name}")
+    @router.get("/{name}", responses=sends(KeptTeam))
     async def retrieve_team(name: Name) -> dict[str, Any]:
         teams = runs.runner.teams()
         if name not in teams:
@@ -62,7 +63,7 @@ def team_routes(service: Service, runs: Runs) -> APIRouter:
 def team_admin_routes(runs: Runs) -> APIRouter:
     router = APIRouter(prefix="/v1/teams", dependencies=[needs("admin")])
 
-    @router.post("/{name}")
+    @router.post("/{name}", responses=sends(KeptTeam))
     async def save_team(name: Name, body: Draft) -> dict[str, Any]:
         """Keeps a team under a name, in place of the one that it had."""
         if name == "draft":
@@ -70,7 +71,7 @@ def team_admin_routes(runs: Runs) -> APIRouter:
         runs.runner.save_team(name, body)
         return team_json(name, body)
 
-    @router.delete("/{name}")
+    @router.delete("/{name}", responses=sends(Deleted))
     async def delete_team(name: Name) -> dict[str, Any]:
         """Runs that it has begun go on with it as it was."""
         try:

@@ -18,6 +18,7 @@ from plural.serve.run import check_exposure, run
 from plural.specialists import Card, Specialist, adapter_digest, read_invocation
 from plural.specialists.card import CARD_FILE
 from plural.teams import Team
+from plural.types import Asked
 from plural.wiring.engines import adapter_store
 from plural.wiring.network import BASE, MIXED, WEIGHT, Network
 from plural.wiring.offers import Offers, read_offers
@@ -181,15 +182,15 @@ class ServedNetwork:
         return self.network.model(self._specialist(name)).speaker
 
     async def score(self, name: str, texts: Sequence[str | Sequence[int]]) -> list[Sequence[tuple[int, float | None]]]:
-        speaker = self.speaker(name)
-        if isinstance(speaker, NetworkSpeaker | WorkerSpeaker):
-            raise SettingsError(
-                f"The model {name!r} has no tokens.", hint="Name a specialist or the base as the model."
-            )
+        speaker = self._token_speaker(name)
         encode = self.network.base_model.tokenizer.encode
         read = [encode(text) if isinstance(text, str) else list(text) for text in texts]
         scores = await asyncio.gather(*(speaker.score(tokens) for tokens in read))
         return [list(zip(tokens, [None, *row], strict=True)) for tokens, row in zip(read, scores, strict=True)]
+
+    async def count(self, name: str, asked: Asked) -> int:
+        request, _ = await asyncio.to_thread(self._token_speaker(name).request, asked)
+        return len(request.prompt)
 
     async def embed(self, texts: Sequence[str | Sequence[int]]) -> tuple[list[list[float]], int]:
         encode = self.network.base_model.tokenizer.encode
@@ -226,9 +227,12 @@ class ServedNetwork:
             raise SpecialistError(f"{name!r} is not pinned.", hint=f"Pinned: {', '.join(self._pinned) or 'nothing'}.")
         await asyncio.to_thread(self.network.engine.unpin, self._pinned.pop(name))
 
-    async def publish(self, name: str, version: int, *, force: bool) -> Mapping[str, Any]:
-        candidate = self.library.get(f"{name}@{version}")
+    async def publish(self, name: str, what: int | Path, *, force: bool) -> Mapping[str, Any]:
         async with self._publishing:
+            if isinstance(what, Path):
+                candidate = await asyncio.to_thread(self._keep, name, what)
+            else:
+                candidate = self.library.get(f"{name}@{what}")
             stages, published = await asyncio.to_thread(self._promote, candidate, force)
         told = [stage.result for stage in stages if stage.result]
         return {"id": name, "version": published.card.version, "digest": published.digest, "told": told}
@@ -276,6 +280,14 @@ class ServedNetwork:
         return school
 
     # ------------------------------------------------------------------------------------------------------- inside
+    def _token_speaker(self, name: str) -> TokenSpeaker:
+        speaker = self.speaker(name)
+        if isinstance(speaker, NetworkSpeaker | WorkerSpeaker):
+            raise SettingsError(
+                f"The model {name!r} has no tokens.", hint="Name a specialist or the base as the model."
+            )
+        return speaker
+
     def _worker(self, name: str) -> Agent | Team | None:
         """Raises SpecialistError for the id of a team that is not there."""
         if name in self.offers.workers:
@@ -306,6 +318,16 @@ class ServedNetwork:
         specialist = Specialist(path, card)
         specialist.load(base.shape)
         return specialist
+
+    def _keep(self, name: str, path: Path) -> Specialist:
+        """An adapter as a version that the library keeps."""
+        if name in (NETWORK, BASE, *self.offers.workers, *self.library.lent):
+            raise SpecialistError(f"{name!r} is not the library's.", hint="Unload it first, or choose another name.")
+        card = Card.read(path)
+        if card.base != self.digest:
+            raise SpecialistError(f"{name!r} was trained on {card.base_name}, not on {self.base_name}.")
+        Specialist(path, card).load(self.network.base_model.shape)
+        return self.library.keep(path, name=name)
 
     def _promote(self, candidate: Specialist, force: bool) -> tuple[list[Stage], Specialist]:
         stages: list[Stage] = []

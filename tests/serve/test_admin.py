@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from plural.specialists import Card
 from tests.serve.tiny import Running, served, stage_specialist, tiny_network
 
 ASKED: Any = [{"role": "user", "content": "Where is the form?"}]
@@ -25,7 +26,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
     network.close()
 
 
-def post(running: Running, path: str, **body: Any) -> httpx.Response:
+def post(running: Running, path: str, /, **body: Any) -> httpx.Response:
     return httpx.post(running.url + path, json=body)
 
 
@@ -116,3 +117,43 @@ def test_the_library_shows_no_prompts(running: Running) -> None:
     listed = httpx.get(f"{running.url}/v1/library")
     assert [card["name"] for card in listed.json()["data"]] == ["clerk", "judge"]
     assert "file this paper" not in listed.text
+
+
+def test_an_adapter_that_was_lent_is_published_as_a_new_version(running: Running) -> None:
+    library = running.network.library
+    folder = incoming(running, 31, card=True)
+    path = f".incoming/{folder.name}"
+    post(running, "/v1/load_lora_adapter", lora_name="trial", lora_path=path)
+    tried, before = said(running, "trial"), said(running, "clerk")
+    assert tried != before
+    refused = post(running, "/v1/library/trial/publish", path=path, force=True)
+    assert (refused.status_code, "Unload it first" in refused.text) == (409, True)
+    answer = post(running, "/v1/library/clerk/publish", path=path)
+    assert answer.status_code == 409
+    assert "It is kept as version 2" in answer.json()["error"]["message"], "the gate has nothing to compare them on"
+    assert said(running, "clerk") == before
+    assert said(running, "clerk@2") == tried
+    answer = post(running, "/v1/library/clerk/publish", path=path, force=True)
+    assert answer.json()["version"] == 3
+    assert said(running, "clerk") == tried
+    assert "no held-out rows" in library.get("clerk").card.promotion.warning
+    assert folder.is_dir(), "it is copied"
+    new = post(running, "/v1/library/fresh/publish", path=path, force=True)
+    assert (new.status_code, new.json()["version"], said(running, "fresh")) == (200, 1, tried)
+    assert post(running, "/v1/library/clerk/rollback").json()["version"] == 1
+
+
+def test_what_is_no_specialist_of_this_base_is_not_published(running: Running) -> None:
+    def publish(name: str, **body: Any) -> httpx.Response:
+        return post(running, f"/v1/library/{name}/publish", **body, force=True)
+
+    bare, whole = incoming(running, 32), incoming(running, 33, card=True)
+    foreign = whole.with_name("foreign")
+    shutil.copytree(whole, foreign)
+    card = Card.read(foreign).model_copy(update={"base": "sha256:" + "c" * 64})
+    (foreign / "specialist.json").write_text(card.to_json())
+    for name, path in (("new", bare), ("new", foreign), ("base", whole), ("network", whole)):
+        assert publish(name, path=str(path)).status_code == 409, path
+    for body in ({}, {"path": str(whole), "version": 1}):
+        assert publish("clerk", **body).json()["error"]["param"] == "version"
+    assert [card["name"] for card in httpx.get(f"{running.url}/v1/library").json()["data"]] == ["clerk", "judge"]

@@ -30,6 +30,9 @@ WEATHER: Any = {
     },
 }
 
+CLOCK: Any = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
+NEEDED = {"weather": {"city", "days"}, "clock": set()}
+
 
 def complete(client: Any, model: str = "base", **options: Any) -> Any:
     return client.chat.completions.create(**{"model": model, "messages": ASKED} | options)
@@ -189,6 +192,28 @@ def test_an_agent_elsewhere_is_told_that_its_call_was_cut_off(running: Running) 
     assert all(each.startswith("The call of essay was cut off after 70 tokens") for each in told)
     assert isinstance(events[-3], LimitReached)
     assert "<tool_call>" not in events[-1].answer
+
+
+def test_several_calls_come_back_at_once_streamed_or_not(client: Any) -> None:
+    options = {"tools": [WEATHER, CLOCK], "tool_choice": "required", "max_tokens": 400, "temperature": 1.0, "seed": 1}
+    choices = complete(client, "clerk", n=6, **options).choices
+    assert max(len(choice.message.tool_calls) for choice in choices) > 1
+    chunks = list(complete(client, "clerk", n=6, stream=True, **options))
+    for choice in choices:
+        assert choice.finish_reason == "tool_calls"
+        calls = choice.message.tool_calls
+        assert len({call.id for call in calls}) == len(calls)
+        for call in calls:
+            assert set(json.loads(call.function.arguments)) == NEEDED[call.function.name]
+        mine = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == choice.index]
+        streamed = [call for one in mine for call in one.delta.tool_calls or ()]
+        assert [call.index for call in streamed] == list(range(len(calls)))
+        assert len({call.id for call in streamed}) == len(calls)
+        assert [call.function.model_dump() for call in streamed] == [call.function.model_dump() for call in calls]
+        assert "".join(one.delta.content or "" for one in mine) == ""
+        assert mine[-1].finish_reason == "tool_calls"
+    alone = complete(client, "clerk", n=6, parallel_tool_calls=False, **options).choices
+    assert [len(choice.message.tool_calls) for choice in alone] == [1] * 6
 
 
 def test_a_call_and_its_result_are_read(client: Any, running: Running) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
+import ssl
 import stat
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from plural.errors import SettingsError
 from plural.serve import Keyring, ServeSettings
@@ -68,6 +77,10 @@ def test_nothing_is_told_without_a_key(guarded: tuple[Running, dict[str, str]]) 
     [
         ("use", "POST", "/v1/chat/completions"),
         ("use", "GET", "/v1/models"),
+        ("train", "GET", "/v1/files"),
+        ("train", "POST", "/v1/files"),
+        ("train", "GET", "/v1/fine_tuning/jobs"),
+        ("train", "POST", "/v1/fine_tuning/jobs"),
         ("admin", "POST", "/v1/load_lora_adapter"),
         ("admin", "POST", "/v1/library/clerk/rollback"),
     ],
@@ -160,6 +173,41 @@ def test_every_answer_has_the_headers(running: Running) -> None:
     assert httpx.get(f"{running.url}/health", headers={"X-Request-Id": 'a" b'}).headers["x-request-id"] != 'a" b'
 
 
+# ----------------------------------------------------------------------------------------------------------------- TLS
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """One that 127.0.0.1 has signed for itself, and its private key."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "plural")])
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    made = made.add_extension(address, critical=False)
+    cert, secret = folder / "cert.pem", folder / "key.pem"
+    cert.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return cert, secret
+
+
+def test_with_a_certificate_it_speaks_tls_and_says_so_for_a_year(running: Running, tmp_path: Path) -> None:
+    cert, secret = certificate(tmp_path)
+    network = tiny_network(tmp_path / "home")
+    with served(network, tls_cert=cert, tls_key=secret) as safe:
+        assert safe.url.startswith("https://127.0.0.1:")
+        trusting = ssl.create_default_context(cafile=str(cert))
+        with httpx.Client(base_url=safe.url, verify=trusting) as client:
+            answer = client.post("/v1/chat/completions", json=ASKED, headers={"Origin": safe.url})
+            assert answer.json()["choices"][0]["finish_reason"] == "length"
+            for path in ("/v1/models", "/nowhere", "/health", "/"):
+                assert client.get(path).headers["strict-transport-security"] == "max-age=31536000"
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(safe.url)
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(safe.url.replace("https:", "http:"))
+    network.close()
+    assert "strict-transport-security" not in httpx.get(f"{running.url}/health").headers
+    with pytest.raises(SettingsError, match="go together"):
+        ServeSettings.of(tls_cert=cert)
+
+
 # --------------------------------------------------------------------------------------------------------------- sizes
 def test_a_body_has_a_limit_whatever_it_says_of_its_length(guarded: tuple[Running, dict[str, str]]) -> None:
     running, keys = guarded
@@ -218,12 +266,33 @@ def test_adapters_come_from_the_library_only(running: Running, tmp_path: Path) -
         (half / file).write_bytes((inside / file).read_bytes())
     (half / "adapter_model.safetensors").symlink_to(outside / "adapter_model.safetensors")
     for path in (outside, "../outside", link, ".incoming/link", half, ".", "", "/etc", "no\0where", ".incoming/../.."):
-        answer = load(running, "spy", path)
-        assert answer.status_code == 400, path
-        assert str(outside) not in answer.text
+        publish = httpx.post(f"{running.url}/v1/library/spy/publish", json={"path": str(path), "force": True})
+        for answer, named in ((load(running, "spy", path), "lora_path"), (publish, "path")):
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, named), path
+            assert str(outside) not in answer.text
     pickled.mkdir()
     (pickled / "adapter_config.json").write_bytes((inside / "adapter_config.json").read_bytes())
     (pickled / "adapter_model.bin").write_bytes(b"\x80\x04.")
     assert load(running, "spy", ".incoming/pickled").status_code == 409
+    publish = httpx.post(f"{running.url}/v1/library/spy/publish", json={"path": ".incoming/pickled", "force": True})
+    assert publish.status_code == 409
     assert load(running, "../spy", ".incoming/spy").status_code == 400
     assert [model["id"] for model in httpx.get(f"{running.url}/v1/models").json()["data"]].count("spy") == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+def test_the_page_names_tests_that_there_are_and_that_are_not_slow() -> None:
+    here = Path(__file__).parent
+    page = (here.parents[1] / "docs" / "security.md").read_text()
+    quick: set[str] = set()
+    for file in here.glob("test_*.py"):
+        text = file.read_text()
+        if not re.search(r"^pytestmark = pytest.mark.slow", text, re.MULTILINE):
+            found = re.findall(r"^(@pytest.mark.slow\n)?(?:async )?def (test_\w+)", text, re.MULTILINE)
+            quick |= {name for slow, name in found if not slow}
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 30
+    assert named <= quick, sorted(named - quick)
+    files = re.findall(r"`(tests/\S+\.py)`", page)
+    assert files
+    assert all((here.parents[1] / file).is_file() for file in files)

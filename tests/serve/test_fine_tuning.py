@@ -12,6 +12,7 @@ from typing import Any
 import openai
 import pytest
 
+from plural.train import TrainSettings
 from tests.serve.tiny import Running, served, tiny_network
 
 ROWS = [{"prompt": f"{n} and {n % 7}?", "answer": f"sum {n + n % 7}."} for n in range(40)]
@@ -75,6 +76,8 @@ def test_a_trained_specialist_is_served_at_once(client: Any, running: Running) -
     assert card.lineage.settings["epochs"] == 1
     assert card.lineage.seed == 3
     assert [one.id for one in client.fine_tuning.jobs.list()] == [job.id]
+    assert [one.id for one in client.fine_tuning.jobs.list(metadata={"for": "test"})] == [job.id]
+    assert list(client.fine_tuning.jobs.list(metadata={"for": "another"})) == []
     with pytest.raises(openai.ConflictError, match="taken"):
         client.fine_tuning.jobs.create(model="base", training_file=file.id, suffix="adder")
 
@@ -160,3 +163,62 @@ def test_a_paused_job_lets_others_by_and_goes_on_from_its_step(client: Any, runn
     assert jobs.cancel(other.id).status == "cancelled"
     with pytest.raises(openai.BadRequestError, match="ended"):
         jobs.resume(other.id)
+
+
+def test_it_is_scored_on_the_validation_file_and_learns_at_the_rate_that_is_asked(
+    client: Any, running: Running
+) -> None:
+    rows, held = upload(client, ROWS), upload(client, [{"prompt": f"{n} plus?", "answer": "none."} for n in range(7)])
+    done = ended(client, client.fine_tuning.jobs.create(
+        model="base", training_file=rows.id, validation_file=held.id, suffix="rated",
+        hyperparameters={"n_epochs": 1, "learning_rate_multiplier": 0.5},
+    ))  # fmt: skip
+    assert done.status == "succeeded", done.error
+    assert done.validation_file == held.id
+    assert done.hyperparameters.learning_rate_multiplier == 0.5
+    card = running.network.library.get("rated").card
+    assert card.lineage.settings["learning_rate"] == TrainSettings().learning_rate * 0.5
+    assert card.lineage.rows == len(ROWS), "all of them are trained on"
+    assert {score.n for score in card.scores["specialist"]} == {7}
+
+
+def test_a_name_is_taken_over_only_with_replace(client: Any, running: Running) -> None:
+    rows, held = upload(client, ROWS), upload(client, [{"prompt": f"{n} plus?", "answer": "none."} for n in range(7)])
+    asked: Any = {"model": "base", "training_file": rows.id, "validation_file": held.id, "suffix": "adder"}
+    asked |= {"hyperparameters": {"max_steps": 1}}
+    assert ended(client, client.fine_tuning.jobs.create(**asked)).status == "succeeded"
+    first = running.network.library.get("adder")
+    with pytest.raises(openai.ConflictError, match="taken"):
+        client.fine_tuning.jobs.create(**asked)
+    done = ended(client, client.fine_tuning.jobs.create(**asked, seed=5, extra_body={"replace": True}))
+    assert done.status == "succeeded", done.error
+    second = running.network.library.get("adder")
+    assert (first.card.version, second.card.version) == (1, 2)
+    assert second.digest != first.digest
+    assert client.models.retrieve("adder").version == 2
+
+
+def test_so_many_jobs_wait_and_no_more(tmp_path: Path) -> None:
+    network = tiny_network(tmp_path / "home", max_tokens=8)
+    with (
+        served(network, max_jobs=2) as running,
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="x", max_retries=0) as client,
+    ):
+        jobs = client.fine_tuning.jobs
+        asked: Any = {"model": "base", "training_file": upload(client, ROWS).id}
+        long = {**asked, "hyperparameters": {"n_epochs": 100_000}}
+        first, second = jobs.create(**long), jobs.create(**long)
+        with pytest.raises(openai.RateLimitError, match="2 trainings are under way or wait, of 2") as caught:
+            jobs.create(**long)
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+        jobs.pause(first.id)  # it waits for nobody
+        third = jobs.create(**long)
+        with pytest.raises(openai.RateLimitError):
+            jobs.resume(first.id)
+        for job in (second, third):
+            jobs.cancel(job.id)
+        assert not jobs.resume(first.id).paused
+        jobs.cancel(first.id)
+        assert ended(client, jobs.create(**asked, hyperparameters={"max_steps": 1})).status == "succeeded"
+        assert [one.status for one in jobs.list()].count("cancelled") == 3
+    network.close()

@@ -14,6 +14,7 @@ import httpx
 import openai
 import pytest
 
+from plural.serve.keys import make_key, write_keys
 from tests.serve.tiny import Running, served, tiny_network
 
 LONG: Any = {
@@ -99,13 +100,20 @@ async def test_one_too_many_is_told_when_to_come_again(network: Any) -> None:
             await streams[1].close()
 
 
-async def test_a_key_has_its_share(network: Any) -> None:
-    with served(network, max_per_key=1, key="secret") as running:
-        async with asking(running, api_key="secret") as client:
+async def test_a_key_has_its_share_and_another_still_gets_in(network: Any, tmp_path: Path) -> None:
+    (mine, one), (theirs, other) = make_key(["use"]), make_key(["use"])
+    write_keys(tmp_path / "keys.json", [one, other])
+    with served(network, max_per_key=1, keys=tmp_path / "keys.json") as running:
+        async with asking(running, api_key=mine) as client, asking(running, api_key=theirs) as second:
             stream = await client.chat.completions.create(**LONG, stream=True)
             with pytest.raises(openai.RateLimitError, match="This API key"):
                 await client.chat.completions.create(**LONG)
+            answer = await second.chat.completions.create(**LONG | {"max_tokens": 1})
+            assert answer.usage.completion_tokens == 1
+            assert running.server.service.gate.inside == 1, "the first one is still inside"
             await stream.close()
+            await until(lambda: running.server.service.gate.inside == 0)
+            await client.chat.completions.create(**LONG | {"max_tokens": 1})
 
 
 async def test_an_answer_that_takes_too_long_ends(network: Any) -> None:
@@ -161,9 +169,20 @@ def test_what_it_counts_and_logs(network: Any, caplog: pytest.LogCaptureFixture)
         assert answer._request_id == "mine-1"
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "x"}])
+        long: Any = [{"role": "user", "content": "a long preface " * 8}]
+        usages = [client.chat.completions.create(model="base", messages=long, max_tokens=1).usage for _ in range(2)]
         text = httpx.get(f"{running.url}/metrics").text
     assert 'plural_tokens_total{kind="completion",model="clerk"} 3.0' in text
+    cached = usages[1].prompt_tokens_details.cached_tokens
+    assert cached > 0
+    assert f'plural_tokens_total{{kind="cached",model="base"}} {float(cached)}' in text
     assert 'plural_first_token_seconds_count{model="clerk"} 1.0' in text
+    assert 'plural_token_gap_seconds_count{model="clerk"} 1.0' in text
+    assert "plural_token_gap_seconds_bucket" in text
+    assert 'plural_token_gap_seconds_count{model="base"}' not in text, "there is no gap in one token"
+    assert 'plural_request_seconds_count{model="clerk"} 1.0' in text
+    assert 'plural_request_seconds_count{model="base"} 2.0' in text
+    assert "plural_engine_waiting 0.0" in text
     assert 'plural_http_requests_total{method="POST",route="/v1/chat/completions",status="404"} 1.0' in text
     assert "plural_engine_pages_used 0.0" in text
     assert "nobody" not in text

@@ -45,6 +45,9 @@ def test_a_model_is_asked_by_an_alias(tmp_path: Path) -> None:
         assert by_alias.choices == client.chat.completions.create(model="clerk", messages=asked).choices
         assert by_alias.model == "gpt-4o-mini"
         assert client.embeddings.create(model="text-embedding-3-small", input="Hi").data
+        scored = {"prompt": "Hi", "max_tokens": 1, "extra_body": {"prompt_logprobs": 0}}
+        assert client.completions.create(model="gpt-4o-mini", **scored).choices[0].prompt_logprobs
+        assert client.responses.input_tokens.count(model="gpt-4o-mini", input="Hi").input_tokens
         metrics = httpx.get(f"{running.url}/metrics").text
         assert 'model="clerk"' in metrics
         assert "gpt-4o-mini" not in metrics

@@ -139,6 +139,47 @@ def test_a_call_that_is_cut_off_is_incomplete_and_can_be_gone_on_from(client: An
     assert answer.usage.input_tokens > first.usage.input_tokens + first.usage.output_tokens
 
 
+def test_several_calls_are_several_items(client: Any) -> None:
+    options: Any = {"model": "clerk", "input": "Where?", "tools": [WEATHER], "tool_choice": "required"}
+    options |= {"max_output_tokens": 400, "temperature": 1.0, "extra_body": {"seed": 1}}
+    calls = client.responses.create(**options).output
+    assert len(calls) > 1
+    assert {call.type for call in calls} == {"function_call"}
+    assert len({call.call_id for call in calls}) == len(calls)
+    events = list(client.responses.create(**options, stream=True))
+    done = [event for event in events if event.type == "response.function_call_arguments.done"]
+    assert [event.output_index for event in done] == list(range(len(calls)))
+    assert [event.arguments for event in done] == [call.arguments for call in calls]
+    (alone,) = client.responses.create(**options, parallel_tool_calls=False).output
+    assert alone.name == "weather"
+
+
+def test_the_tokens_of_an_input_are_counted_and_nothing_is_drawn(client: Any, running: Running) -> None:
+    first = client.responses.create(model="clerk", input="One")
+    asked = {"model": "clerk", "input": "Two", "instructions": "Be brief.", "previous_response_id": first.id,
+             "tools": [WEATHER], "tool_choice": "required"}  # fmt: skip
+    before = running.network.engine.stats().submitted
+    counted = client.responses.input_tokens.count(**asked)
+    assert counted.object == "response.input_tokens"
+    assert running.network.engine.stats().submitted == before
+    assert client.responses.create(**asked, max_output_tokens=300).usage.input_tokens == counted.input_tokens
+    for wrong, named in (({"personality": "friendly"}, "personality"), ({"model": "network"}, "network")):
+        with pytest.raises(openai.BadRequestError, match=named):
+            client.responses.input_tokens.count(**{"model": "clerk", "input": "Two"} | wrong)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.input_tokens.count(model="clerc", input="Two")
+
+
+def test_an_include_that_says_nothing_is_refused(client: Any) -> None:
+    stored = client.responses.create(model="base", input="Where?", max_output_tokens=1)
+    for attempt in (client.responses.retrieve, client.responses.input_items.list):
+        with pytest.raises(openai.BadRequestError) as caught:
+            list(attempt(stored.id, include=["message.output_text.logprobs"]))
+        assert caught.value.param == "include[]"
+    with pytest.raises(openai.NotFoundError, match="no item 'none'"):
+        list(client.responses.input_items.list(stored.id, after="none"))
+
+
 def test_text_has_the_form_that_is_asked(client: Any) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}}, "required": ["n"],
               "additionalProperties": False}  # fmt: skip

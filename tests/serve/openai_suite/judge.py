@@ -29,12 +29,15 @@ def _verdict(item: pytest.Item, kind: str) -> str | None:
     return None
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.get_closest_marker("skip") and not _verdict(item, "left_out_by_the_suite"):
+            raise pytest.UsageError(f"verdicts.toml does not name {item.nodeid}, which the suite leaves out.")
         if reason := _verdict(item, "left_out"):
             item.add_marker(pytest.mark.skip(reason=reason))
         _verdict(item, "refused")
-    unused = sorted({*_VERDICTS["left_out"], *_VERDICTS["refused"]} - _USED)
+    unused = sorted({*_VERDICTS["left_out"], *_VERDICTS["refused"], *_VERDICTS["left_out_by_the_suite"]} - _USED)
     if unused:
         raise pytest.UsageError(f"verdicts.toml names tests that are not there: {', '.join(unused)}")
 

@@ -8,6 +8,7 @@ answer.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable
@@ -21,12 +22,12 @@ from plural.wiring.network import Network
 from tests.serve.tiny import stage_specialist
 
 ALIASES = {name: "base" for name in ("gpt-6-astra", "gpt-3.5-turbo-instruct", "text-embedding-3-small", "gpt-4o-mini")}
-_ROWS = "".join(json.dumps({"prompt": f"{n} and {n % 7}?", "answer": f"sum {n + n % 7}."}) + "\n" for n in range(40))
+ROWS = "".join(json.dumps({"prompt": f"{n} and {n % 7}?", "answer": f"sum {n + n % 7}."}) + "\n" for n in range(40))
 _FILE = "file-abc123"
 _ENDING = ("/cancel", "/pause", "/resume")
 _MADE_UP = re.compile(
     r"^/v1/(?:(chat/completions)/(completion_id)|(files)/(file_id)|(responses)/(resp\w*_\w+)"
-    r"|(fine_tuning/jobs)/(ft-\w+)|(models)/(ft:[\w:-]+))(/\w+)?$"
+    r"|(fine_tuning/jobs)/(ft-\w+)|(models)/(ft:[\w:-]+|judge)|(runs)/(run_supposed)|(teams)/(clerk))(/\w+)?$"
 )
 
 
@@ -47,14 +48,18 @@ class Supposing:
             return
         if found := _MADE_UP.match(scope["path"]):
             kind, name, *rest = (group for group in found.groups() if group is not None)
-            path = scope["path"].replace(name, await self._make(kind, rest[0] if rest else ""))
+            path = scope["path"].replace(name, await self._make(kind, name, rest[0] if rest else ""))
             scope = {**scope, "path": path, "raw_path": path.encode()}
         elif scope["path"] == "/v1/fine_tuning/jobs" and scope["method"] == "POST":
             receive, scope = await self._with_file(scope, receive)
         await self._app(scope, receive, send)
 
-    async def _make(self, kind: str, action: str) -> str:
+    async def _make(self, kind: str, name: str, action: str) -> str:
         match kind:
+            case "runs":
+                return await self._run(action)
+            case "teams":
+                return await self._team(name)
             case "chat/completions":
                 asked = {"messages": [{"role": "user", "content": "Hi"}], "store": True}
                 return await self._post("chat/completions", {"model": "base", "max_tokens": 2} | asked)
@@ -70,13 +75,37 @@ class Supposing:
                 if action == "/resume":
                     await self._post(f"fine_tuning/jobs/{job}/pause", {})
                 return job
+        return self._specialist(name)
+
+    def _specialist(self, name: str) -> str:
+        """The judge, who may have been deleted; for a made-up name another one each time."""
         self._made += 1
-        name = f"supposed-{self._made}"
-        staged = stage_specialist(self._folder / name, self._network.base_model, seed=self._made, name=name)
-        return self._network.library.publish(staged, name=name, replace=False).name
+        if name != "judge":
+            name = f"supposed-{self._made}"
+        if name not in self._network.library:
+            folder = self._folder / f"supposed-{self._made}"
+            staged = stage_specialist(folder, self._network.base_model, seed=self._made, name=name)
+            self._network.library.publish(staged, name=name, replace=False)
+        return name
+
+    async def _run(self, action: str) -> str:
+        """One that waits for a person, where one shall be answered; else one that is over."""
+        asks = action in ("/approve", "/deny", "/answer", "/cancel", "/resume")
+        asked = {"model": "payer", "input": "Pay 3"} if asks else {"model": "clerk", "input": "Hi"}
+        run = await self._post("runs", asked)
+        while (await self._client.get(f"runs/{run}")).json()["status"] not in ("waiting", "finished"):
+            await asyncio.sleep(0.005)
+        if action == "/resume":
+            await self._post(f"runs/{run}/cancel", {})
+        return run
+
+    async def _team(self, name: str) -> str:
+        drafted = (await self._client.post("teams/draft", json={"task": "file this paper", "settle": True})).json()
+        await self._post(f"teams/{name}", drafted["team"])
+        return name
 
     async def _upload(self) -> str:
-        form: dict[str, Any] = {"data": {"purpose": "fine-tune"}, "files": {"file": ("rows.jsonl", _ROWS)}}
+        form: dict[str, Any] = {"data": {"purpose": "fine-tune"}, "files": {"file": ("rows.jsonl", ROWS)}}
         return _id(await self._client.post("files", **form))
 
     async def _post(self, path: str, body: dict[str, Any]) -> str:
