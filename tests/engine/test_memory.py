@@ -15,8 +15,8 @@ LIMIT = 1_500_000_000
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the largest resident set is read from /proc")
 def test_no_more_is_held_than_memory_says() -> None:
-    """28 adapters of rank 64, 39 MB each, for a pool that holds six; 32 of 40 requests of 400 tokens running; and steps of
-    512 rows of logits. In 1.5 GB, of which the process holds two thirds before it has an engine."""
+    """28 adapters of rank 64, 39 MB each, for a pool that holds six; 40 requests of 400 tokens, as many running as fit;
+    steps of 512 rows of logits. In 1.5 GB, of which the process holds two thirds before it has an engine."""
     said = subprocess.run(
         [sys.executable, "-m", "tests.engine.memory_pressure", str(LIMIT)],
         cwd=Path(__file__).parents[2],
