@@ -9,7 +9,7 @@ import os
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -123,5 +123,5 @@ class MappedTensors:
         return all((part & 0x7C00).max() < 0x7C00 for part in parts)
 
 
-def _are_sizes(said: Any) -> bool:
+def _are_sizes(said: Any) -> TypeGuard[list[int]]:
     return isinstance(said, list) and all(type(each) is int and each >= 0 for each in said)

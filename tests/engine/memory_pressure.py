@@ -20,7 +20,7 @@ from plural.models.config import MODULES
 from plural.specialists import AdapterConfig, AdapterWeights, read_adapter, write_adapter
 from plural.types import AdapterRef, Sampling
 
-RANK, FILES, ADAPTERS, REQUESTS, TOKENS = 64, 3, 40, 48, 600
+RANK, FILES, ADAPTERS, REQUESTS, TOKENS = 64, 2, 28, 40, 400
 
 
 def write_wide(base: Base, folder: Path, seed: int) -> Path:
@@ -67,8 +67,8 @@ async def main(limit: int) -> None:
                 pass
 
         work = [generate(number) for number in range(REQUESTS)]
-        work += [exhaust(engine.score(prompt(1200), AdapterRef(str(number)))) for number in range(4)]
-        work += [exhaust(engine.embed([prompt(1200)])) for _ in range(2)]
+        work += [exhaust(engine.score(prompt(1200), AdapterRef(str(number)))) for number in range(2)]
+        work += [exhaust(engine.embed([prompt(1200)])) for _ in range(1)]
         await asyncio.gather(*work)
         counted = asdict(engine.stats())
         engine.close()
