@@ -128,9 +128,9 @@ def _candidate(order: PublishOrder, settings: Settings) -> Generator[Stage, None
     folder, library = Path(order.what).expanduser(), shelf(settings)
     if folder.is_dir() and (folder / CONFIG_FILE).is_file() and not (folder / CARD_FILE).exists():
         adopted = yield from adopt(settings, folder, _told(order, folder))
-        kept = library.keep(adopted.path, name=adopted.name)
+        candidate = library.keep(adopted.path, name=adopted.name)
         shutil.rmtree(adopted.path)
-        return kept
+        return candidate
     if order.told:
         raise SpecialistError(
             f"{', '.join(order.told)} is given, but {order.what} has a card or is no adapter's directory.",
