@@ -84,7 +84,8 @@ class ResponseBody(Drawing):
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    # Nothing is reasoned in secret, so that there is nothing encrypted to include.
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     stream: bool | None = None
     store: bool | None = None
@@ -103,7 +104,7 @@ class ResponseBody(Drawing):
 
     @property
     def logprobs(self) -> bool:
-        return bool(self.include) or bool(self.top_logprobs)
+        return "message.output_text.logprobs" in (self.include or ()) or bool(self.top_logprobs)
 
     def asked(self, before: Sequence[Mapping[str, Any]], default_tokens: int) -> Asked:
         """`before` are the items of the responses that this one goes on from."""
