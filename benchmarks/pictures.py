@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from PIL import Image
@@ -31,15 +31,14 @@ ROOT = Path(__file__).parents[1]
 PLANNED = "When will a job that runs every weekday at 7:30 in the morning run next?"
 WORDS = ("broken", "late", "lost", "wrong size", "paid twice", "no answer", "torn box", "missing part")
 PATIENCE = 600_000  # milliseconds for a training or the gate
-SIZE = {"width": 1280, "height": 800}
 
 
 def main(folder: Path = ROOT / "docs" / "images") -> None:
     with tempfile.TemporaryDirectory() as home, served(Path(home)) as url, sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM)
         for number, take in enumerate((ask, replay, approve, library, train, publish)):
-            scheme = "light" if number % 2 else "dark"
-            page = browser.new_context(viewport=SIZE, color_scheme=scheme).new_page()
+            scheme: Literal["light", "dark"] = "light" if number % 2 else "dark"
+            page = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=scheme).new_page()
             page.goto(url)
             expect(page.get_by_role("link", name="cron,")).to_be_visible(timeout=PATIENCE)
             take(page, Path(home))
