@@ -132,7 +132,8 @@ class Conversation(Strict):
 
 class ResponseBody(Conversation, Drawing):
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    # Nothing is reasoned in secret, so that there is nothing encrypted to include.
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     stream: bool | None = None
     store: bool | None = None
@@ -144,7 +145,7 @@ class ResponseBody(Conversation, Drawing):
 
     @property
     def logprobs(self) -> bool:
-        return bool(self.include) or bool(self.top_logprobs)
+        return "message.output_text.logprobs" in (self.include or ()) or bool(self.top_logprobs)
 
     def asked(self, before: Sequence[Mapping[str, Any]], default_tokens: int) -> Asked:
         """`before` are the items of the responses that this one goes on from."""

@@ -81,5 +81,5 @@ async def test_microsoft_s_agents(url: str) -> None:
         ["assistant", ["text"]],
     ]
     assert "48" in found["told"][-1][2]
-    assert "".join(found["said"]) == "30 7 * * 1-5"
-    assert len(found["said"]) > 2
+    assert found["said"] == "30 7 * * 1-5"
+    assert len(found["pieces"]) > 2

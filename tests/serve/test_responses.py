@@ -40,6 +40,7 @@ def test_a_response_has_its_text_and_counts(client: Any, running: Running) -> No
     [
         {},
         {"include": ["message.output_text.logprobs"], "top_logprobs": 2},
+        {"include": ["reasoning.encrypted_content"]},
         {"tools": [WEATHER], "tool_choice": "required", "max_output_tokens": 300},
     ],
 )

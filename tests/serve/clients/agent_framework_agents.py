@@ -22,8 +22,9 @@ async def main(url: str) -> None:
     result = await counter.run("How many days are there between 2026-01-01 and 2026-02-18?")
     told = [[one.role, [part.type for part in one.contents], one.text] for one in result.messages]
     speaker = Agent(client=OpenAIChatClient(model="cron", base_url=url, api_key="none"))
-    said = [part.text async for part in speaker.run("every weekday at 7:30 in the morning", stream=True)]
-    print(json.dumps({"told": told, "said": said}))
+    stream = speaker.run("every weekday at 7:30 in the morning", stream=True)
+    pieces = [part.text async for part in stream]
+    print(json.dumps({"told": told, "pieces": pieces, "said": (await stream.get_final_response()).text}))
 
 
 if __name__ == "__main__":
