@@ -1,5 +1,5 @@
 """LangChain's `create_agent` and LangGraph's `create_react_agent` with ChatPlural in their process: tools, streams, a
-structured response. They have an environment of their own, in whose process our packages stand behind theirs."""
+structured response. They have an environment of their own, in whose process our packages come after theirs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sysconfig
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from tests.serve.peers import environment
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parent / "clients" / "langchain_agents.py"
-PACKAGES = ("langchain==1.4.2", "langgraph==1.2.24")
+SHARED = ("langchain-core", "pydantic")  # in the versions that we stand on
+PACKAGES = ("langchain==1.4.7", "langgraph==1.2.24", *(f"{name}=={version(name)}" for name in SHARED))
 
 
 @pytest.fixture(scope="module")
