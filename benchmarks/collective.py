@@ -304,8 +304,8 @@ class Bench:
 def compose(bench: Bench, generalists: Sequence[str], given: argparse.Namespace) -> dict[str, Any]:
     """The first table: lines of ways to answer composed questions."""
     for split in SPLITS:
-        known, unknown = map(len, chains(split))
-        print(f"{split}: {known} of {known + unknown} questions split into known steps")
+        found, left = chains(split)
+        print(f"{split}: {len(found)} of {len(found) + len(left)} questions split into known steps")
     asked, shown = questions(given.questions, given.seed, given.skip)
     shots: dict[str, list[Message]] = {kind: shots_of(bench.skills[kind]) for kind in KINDS}
     same = dict.fromkeys(map(str, KINDS), shown)

@@ -233,7 +233,7 @@ async def _decided(team: Members, wanted: Decide, rounds: int, step: int, config
         how: dict[str, Any] = {"samples": samples, "temperature": wanted.temperature, "config": config}
         return await insist(decider, asked, wanted.options, schema=wanted.schema, **how)
 
-    about = [wanted.question, wanted.options, wanted.schema]
+    about: list[Any] = [wanted.question, wanted.options, wanted.schema]
     about += [wanted.temperature] if wanted.temperature != 1 else []
     return await once(config, f"{rounds}.{wanted.key}", about, Decision[Any], make)
 
