@@ -31,7 +31,7 @@ class Client(httpx.Client):
 
     def until(self, run: Any, *statuses: str) -> dict[str, Any]:
         """The run as soon as it is so."""
-        id, end = run["id"], time.monotonic() + 10
+        id, end = run["id"], time.monotonic() + 60
         while True:
             now: dict[str, Any] = self.get(f"/v1/runs/{id}").json()
             if now["status"] in (statuses or OVER):
@@ -318,6 +318,11 @@ def test_a_team_is_drafted_saved_run_and_deleted(client: Client) -> None:
     assert client.delete("/v1/teams/filers").json()["deleted"]
     assert client.post("/v1/runs", json={"model": "team/filers"}).status_code == 404
     assert client.delete("/v1/teams/filers").status_code == 404
+
+
+def test_drafting_has_a_budget(client: Client) -> None:
+    answer = client.post("/v1/teams/draft", json={"task": "file this", "by": "base", "budget": {"seconds": 1e-6}})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "limit_reached")
 
 
 def test_a_team_that_cannot_work_is_refused_with_all_that_is_wrong(client: Client) -> None:
