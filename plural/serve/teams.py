@@ -16,16 +16,17 @@ from plural.serve.running import Runs
 from plural.serve.service import Service, needs, visit_of
 from plural.serve.shapes import Deleted, Drafted, Everything, KeptTeam, sends
 from plural.serve.wire import Strict
-from plural.teams.drafting import Draft
+from plural.teams.drafting import Allowance, Draft
 
 
 class DraftBody(Strict):
     """`by` is who plans: the planner specialist and the router, or the base. With `settle` the base does what no
-    specialist can; without it, the answer may be what is missing."""
+    specialist can; without it, the answer may be what is missing. `budget` is what drafting may cost."""
 
     task: Annotated[str, Field(min_length=1, max_length=20_000)]
     by: Literal["planner", "base"] = "planner"
     settle: bool = False
+    budget: Allowance = Allowance()
 
 
 def team_routes(service: Service, runs: Runs) -> APIRouter:
@@ -43,7 +44,7 @@ def team_routes(service: Service, runs: Runs) -> APIRouter:
         with service.gate.place(visit_of(request).key.id):
             try:
                 async with asyncio.timeout(service.settings.timeout):
-                    made = await runs.runner.draft(body.task, by=body.by, settle=body.settle)
+                    made = await runs.runner.draft(body.task, by=body.by, settle=body.settle, budget=body.budget.budget)
             except TimeoutError:
                 raise DeadlineError(f"No team after {service.settings.timeout} seconds.") from None
         if isinstance(made, Draft):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from plural.agents import Budget
 from plural.errors import PlanError, PromptError, RunError, SettingsError, StorageError, unknown_name
 from plural.serve.backend import RunOrder
 from plural.teams import Team
@@ -117,9 +118,9 @@ class ServedRuns:
         except FileNotFoundError:
             raise unknown_name("team", name, self.teams()) from None
 
-    async def draft(self, task: str, *, by: str, settle: bool) -> Draft | Missing:
+    async def draft(self, task: str, *, by: str, settle: bool, budget: Budget) -> Draft | Missing:
         made: Draft | Missing | None = None
-        async for each in drafting.drafted(self.network, task, by=by, may_lack=not settle):
+        async for each in drafting.drafted(self.network, task, by=by, may_lack=not settle, budget=budget):
             if isinstance(each, Draft | Missing):
                 made = each
         assert made is not None  # what drafting ends with

@@ -320,6 +320,11 @@ def test_a_team_is_drafted_saved_run_and_deleted(client: Client) -> None:
     assert client.delete("/v1/teams/filers").status_code == 404
 
 
+def test_drafting_has_a_budget(client: Client) -> None:
+    answer = client.post("/v1/teams/draft", json={"task": "file this", "by": "base", "budget": {"seconds": 1e-6}})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "limit_reached")
+
+
 def test_a_team_that_cannot_work_is_refused_with_all_that_is_wrong(client: Client) -> None:
     team = {"task": "x", "agents": [{"name": "a", "specialist": "ghost", "tools": ["rm"]}]}
     team |= {"steps": [{"task": "y", "agents": ["b"]}]}

@@ -149,16 +149,11 @@ def test_killed_at_two_hundred_moments(
     suffer_until(25, first, processes, tmp_path, undisturbed[who], who)
 
 
-def slower(whole: tuple[str, float]) -> tuple[str, float]:
-    """On PostgreSQL."""
-    return whole[0], 2 * whole[1]
-
-
 def test_killed_on_postgres(processes: Processes, undisturbed: Undisturbed, tmp_path: Path, postgres: Postgres) -> None:
     for who in killable.WORKERS:
         folder = tmp_path / who
         folder.mkdir()
-        suffer(processes, folder_in(folder, 0), 0, slower(undisturbed[who]), who, postgres.url)
+        suffer(processes, folder_in(folder, 0), 0, undisturbed[who], who, postgres.url)
 
 
 @pytest.mark.slow
@@ -166,4 +161,4 @@ def test_killed_on_postgres(processes: Processes, undisturbed: Undisturbed, tmp_
 def test_killed_on_postgres_at_fifty_moments(
     who: str, processes: Processes, undisturbed: Undisturbed, tmp_path: Path, postgres: Postgres
 ) -> None:
-    suffer_until(50, 100, processes, tmp_path, slower(undisturbed[who]), who, postgres.url)
+    suffer_until(50, 100, processes, tmp_path, undisturbed[who], who, postgres.url)
