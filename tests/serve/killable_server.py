@@ -1,7 +1,8 @@
 """Servers in processes of their own, which can be killed. Not a test itself.
 
-As a program it forks a server for each folder that it reads, so that each starts in a moment: the server prints its
-address and its process's number, and when that has ended, this prints how.
+As a program it forks a server for each line that it reads, so that each starts in a moment. A line says where it keeps
+its own files, what its tools change, and where its runs are written. The server prints its address and its process's
+number, and when that has ended, this prints how.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from tests.serve.desk import desk
 from tests.serve.tiny import served, tiny_network
 
 
-def serve(folder: Path) -> None:
-    network = tiny_network(folder / "home", max_tokens=8, journal=folder / "journal.db")
-    with served(network, records=folder / "records.sqlite", offers=desk(network, folder)) as running:
+def serve(folder: Path, world: Path, journal: str) -> None:
+    network = tiny_network(folder / "home", max_tokens=8, journal=journal)
+    with served(network, records=folder / "records.sqlite", offers=desk(network, world)) as running:
         print(running.url, os.getpid(), flush=True)
         threading.Event().wait()
 
@@ -28,7 +29,8 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             try:
-                serve(Path(line.strip()))
+                folder, world, journal = line.split()
+                serve(Path(folder), Path(world), journal)
             except BaseException:
                 traceback.print_exc()
             finally:
