@@ -181,11 +181,18 @@ def test_recall_ranks_every_fact(run):
     assert found["share"]["words"][0] > 1 / 40  # by chance
 
 
-def test_bfcl_is_asked_in_every_way(run, monkeypatch, tmp_path):
+@pytest.fixture
+def opened(monkeypatch, tmp_path):
+    """What `Network.open` opens: a tiny base with room for long prompts."""
+    tiny.save(tmp_path / "wide", max_position_embeddings=8192)
+    for name in ("base", "cache", "library"):
+        monkeypatch.setenv(f"PLURAL_{name.upper()}", str(tmp_path / ("wide" if name == "base" else name)))
+
+
+@pytest.mark.usefixtures("opened")
+def test_bfcl_is_asked_in_every_way(run, tmp_path):
     pytest.importorskip("bfcl_eval")
     few = ["--rows", "2", "--categories", "simple_python", "irrelevance", "--specialists"]
-    for name in ("base", "cache", "library"):
-        monkeypatch.setenv(f"PLURAL_{name.upper()}", str(tmp_path / name))
     found = run("bfcl", *few, "--answers", str(tmp_path / "answers.jsonl"))["results"]
     simple, none = ([f"{name}, base, {way}" for way in ("free", "auto", "required")] for name in few[3:5])
     assert list(found) == [*simple, *none[:2]]
@@ -199,11 +206,10 @@ def test_bfcl_is_asked_in_every_way(run, monkeypatch, tmp_path):
     assert all(one["right"] == (not one["calls"]) for one in kept if one["category"] == "irrelevance")
 
 
-def test_games_are_played_by_everybody_on_the_same_seeds(run, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("opened")
+def test_games_are_played_by_everybody_on_the_same_seeds(run, tmp_path):
     if importlib.util.find_spec("textworld_express") is None or shutil.which("java") is None:
         pytest.skip("textworld-express or Java is not installed")
-    for name in ("base", "cache"):
-        monkeypatch.setenv(f"PLURAL_{name.upper()}", str(tmp_path / name))
     few = ["--games", "sorting", "--episodes", "2", "--steps", "3", "--library", str(tmp_path / "none")]
     found = run("textworld", *few)["results"]
     assert list(found) == ["sorting, chance", "sorting, base"]

@@ -202,7 +202,8 @@ def read_messages(messages: Sequence[Instructed | UserSaid | AssistantSaid | Too
 def _message(message: Instructed | UserSaid | AssistantSaid | ToolSaid, index: int) -> Message:
     match message:
         case AssistantSaid():
-            text, calls = _said_by(message.name, "assistant", text_of(message.content)), ()
+            text = _said_by(message.name, "assistant", text_of(message.content))
+            calls: tuple[ToolCall, ...] = ()
             for call in message.tool_calls or ():
                 text, calls = with_call(
                     text, calls, call.id, call.function.name, call.function.arguments, f"messages.{index}.tool_calls"
