@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,17 +118,22 @@ def suffer_until(
         seed += 1
 
 
-@pytest.fixture(scope="module")
-def undisturbed(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[str, float]]:
-    """Of each worker, the answer of a run that nobody kills, and how long its process took."""
-    found = {}
-    for who in ("agent", *killable.WORKERS):  # the first one warms up
-        folder = tmp_path_factory.mktemp("undisturbed")
-        run = killable.prepare(folder, who=who)
+def left_alone(
+    processes: Processes, folders: Iterable[Path], who: str, database: str | None = None
+) -> tuple[str, float]:
+    """The answer of a run that nobody kills, and how long its process took, the last time."""
+    for folder in folders:
+        run = killable.prepare(folder, database, who=who)
         began = time.monotonic()
         assert processes.killed_after(folder, run, None)
-        found[who] = (folder / "answer.txt").read_text(), time.monotonic() - began
-    return found
+    return (folder / "answer.txt").read_text(), time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def undisturbed(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[str, float]]:
+    """Of each worker; the first run warms up."""
+    folders = [tmp_path_factory.mktemp("undisturbed") for _ in range(4)]
+    return {who: left_alone(processes, [folders.pop(), folders.pop()], who) for who in killable.WORKERS}
 
 
 Undisturbed = Mapping[str, tuple[str, float]]
@@ -149,16 +154,20 @@ def test_killed_at_two_hundred_moments(
     suffer_until(25, first, processes, tmp_path, undisturbed[who], who)
 
 
-def test_killed_on_postgres(processes: Processes, undisturbed: Undisturbed, tmp_path: Path, postgres: Postgres) -> None:
-    for who in killable.WORKERS:
-        folder = tmp_path / who
-        folder.mkdir()
-        suffer(processes, folder_in(folder, 0), 0, undisturbed[who], who, postgres.url)
+def on_postgres(processes: Processes, path: Path, who: str, url: str) -> tuple[str, float]:
+    return left_alone(processes, [folder_in(path, at) for at in (-2, -1)], who, url)
+
+
+@pytest.mark.parametrize("who", killable.WORKERS)
+def test_killed_on_postgres(processes: Processes, tmp_path: Path, postgres: Postgres, who: str) -> None:
+    whole = on_postgres(processes, tmp_path, who, postgres.url)
+    suffer(processes, folder_in(tmp_path, 0), 0, whole, who, postgres.url)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("who", killable.WORKERS)
 def test_killed_on_postgres_at_fifty_moments(
-    who: str, processes: Processes, undisturbed: Undisturbed, tmp_path: Path, postgres: Postgres
+    who: str, processes: Processes, tmp_path: Path, postgres: Postgres
 ) -> None:
-    suffer_until(50, 100, processes, tmp_path, undisturbed[who], who, postgres.url)
+    whole = on_postgres(processes, tmp_path, who, postgres.url)
+    suffer_until(50, 100, processes, tmp_path, whole, who, postgres.url)
