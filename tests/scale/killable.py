@@ -87,10 +87,10 @@ def worker(network: Network, folder: Path, paper: str) -> Runnable[Any, Any]:
 class Owner:
     """Works on runs, many at once, on one node. `settings` are those of a network."""
 
-    def __init__(self, settings: dict[str, Any], folder: Path) -> None:
+    def __init__(self, settings: dict[str, Any], folder: Path, journal: str) -> None:
         self._folder = folder
         self._network = Network.open(**settings)
-        self._journal = Journal(folder / "journal.db")
+        self._journal = Journal(journal)
 
     async def work(self, run: str, paper: str) -> str | None:
         """The answer; None when a person has to be asked, or somebody else still holds the run."""

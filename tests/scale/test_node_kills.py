@@ -32,6 +32,7 @@ from plural.types import Question
 from plural.wiring.settings import read_settings
 from tests.scale import killable
 from tests.scale.tiny import Home, make_home, nodes
+from tests.teams.journal.conftest import postgres  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("PLURAL_KILLS", "20"))
@@ -47,9 +48,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 class Load:
     """Runs that begin, go on wherever somebody lives, and end."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], journal: str) -> None:
         self.folder = folder
-        self.journal = Journal(folder / "journal.db")
+        self.journal = Journal(journal)
         self.answers: dict[str, str] = {}
         self.moved = self.asked = self.begun = 0
         self.stopping = False
@@ -57,7 +58,7 @@ class Load:
         made = actor(killable.Owner)
         patient = {"env_vars": {"PLURAL_SCALE_PATIENCE": str(PATIENCE_S)}}
         placed = made.options(max_concurrency=AT_ONCE, runtime_env=patient)
-        self.owners = [placed.remote(settings, folder) for _ in range(OWNERS)]
+        self.owners = [placed.remote(settings, folder, journal) for _ in range(OWNERS)]
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -148,7 +149,11 @@ def expected(home: Home, folder: Path, papers: list[str]) -> dict[str, str]:
         return dict(zip(papers, asyncio.run(each()), strict=True))
 
 
-def test_nodes_are_killed_under_load(home: Home, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "kills"), [("sqlite", KILLS), ("postgres", max(1, KILLS // 4))])
+def test_nodes_are_killed_under_load(
+    home: Home, tmp_path: Path, kind: str, kills: int, request: pytest.FixtureRequest
+) -> None:
+    journal = request.getfixturevalue("postgres").new() if kind == "postgres" else str(tmp_path / "journal.db")
     killable.prepare(tmp_path)
     chance = random.Random(8)
     with nodes(2, cpus=4) as cluster:
@@ -157,12 +162,12 @@ def test_nodes_are_killed_under_load(home: Home, tmp_path: Path) -> None:
         with Network.open(**home.settings()) as network:
             identity = Identity.of(network.base_model)
         serve.run(engine_deployment(settings, scale, identity), name=APP, route_prefix=None)
-        load = Load(tmp_path, home.settings(cluster=cluster.address))
+        load = Load(tmp_path, home.settings(cluster=cluster.address), journal)
 
         under_way = []
         with load.running():
             wait_for(lambda: len(load.answers) >= AT_ONCE)
-            for _ in range(KILLS):
+            for _ in range(kills):
                 time.sleep(chance.uniform(0.2, 1.0))
                 under_way.append(load.begun - len(load.answers))
                 victim = chance.choice(sorted(cluster.worker_nodes, key=lambda node: node.unique_id))
@@ -170,12 +175,13 @@ def test_nodes_are_killed_under_load(home: Home, tmp_path: Path) -> None:
                 cluster.remove_node(victim, allow_graceful=False)
                 add_node(cluster)
                 wait_for(lambda before=before: running_replicas() and len(load.answers) > before)
-    assert len(under_way) == KILLS
+    assert len(under_way) == kills
     assert all(under_way), "every kill met runs under way"
     papers = sorted(load.answers)
     assert len(papers) == load.begun
     assert load.answers == expected(home, tmp_path / "laptop", papers)
     assert Counter(killable.paid(tmp_path)) == Counter(papers)
     assert sorted(killable.stamped(tmp_path)) == papers
-    assert load.moved > 0, "owners of runs were killed, too"
-    print(f"{KILLS} nodes killed, {len(papers)} runs, {load.moved} went on elsewhere, {load.asked} questions answered")
+    assert load.moved > 0 or kills < 5, "owners of runs were killed, too"
+    told = f"{len(papers)} runs, {load.moved} went on elsewhere, {load.asked} questions answered"
+    print(f"{kind}: {kills} nodes killed, {told}")

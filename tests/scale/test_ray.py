@@ -6,13 +6,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +26,20 @@ pytest.importorskip("ray.serve", reason="Ray is not installed: pip install 'plur
 from plural import Network
 from plural.agents import mark, tool
 from plural.agents.tools import call_tool
-from plural.errors import SettingsError
+from plural.engine import Request
+from plural.errors import MachineError, SettingsError
 from plural.scale import ScaleSettings, deploy, take_down
 from plural.scale.cluster import Identity, running_replicas
 from plural.scale.deploying import engine_deployment
-from plural.types import ToolCall
+from plural.scale.engine import PREFIX
+from plural.scale.tasks import train_away
+from plural.serve.backend import Lesson
+from plural.types import AdapterRef, Sampling, ToolCall
 from plural.wiring.serving import read_order
-from plural.wiring.settings import read_settings
+from plural.wiring.settings import read_settings, shelf
 from tests.scale import recipe
-from tests.scale.tiny import NAMES, Home, make_home, nodes
+from tests.scale.tiny import NAMES, Home, make_home, nodes, parent, processes
+from tests.serve.tiny import stage_activated
 
 pytestmark = pytest.mark.slow
 PORT = 18_345
@@ -75,6 +83,13 @@ def post(path: str, body: dict[str, Any]) -> Any:
 def get(path: str) -> Any:
     with urllib.request.urlopen(URL + path, timeout=120) as answered:
         return answered.read().decode()
+
+
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 180
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_a_recipe_runs_unchanged_on_one_machine_and_on_the_cluster(home: Home, cluster: Any) -> None:
@@ -137,6 +152,28 @@ async def test_a_hot_specialist_spills_over_and_is_then_on_both(network: Network
     assert len(said) == 24
     held = await asyncio.to_thread(engine.every, "stats")
     assert all(digest in stats.adapters for stats in held)
+
+
+async def test_two_activated_specialists_with_one_transcript_meet_at_one_replica(home: Home, network: Network) -> None:
+    base, library = network.base_model, network.library
+    cards = []
+    for seed, name in enumerate(("first", "second")):
+        staged = stage_activated(home.folder / f"staged-{name}", base, seed=20 + seed, name=name, text=f"{name}?")
+        cards.append(library.publish(staged, name=name, replace=False).card)
+    dice, pages, met = random.Random(3), 10, 0
+    for _ in range(8):  # by lot, seven of them would meet once in 28 times
+        transcript = tuple(dice.randrange(32, 127) for _ in range(16 * pages))
+        assert len(transcript) > PREFIX
+        cached = []
+        for card in cards:
+            worn = AdapterRef(card.digest, offset=len(transcript))
+            asked = Request((*transcript, *card.invocation), Sampling(max_tokens=2, ignore_eos=True), worn)
+            *_, last = [event async for event in network.engine.generate(asked)]
+            cached.append(last.usage.cached)
+            await asyncio.sleep(1)  # ten times as long as Ray Serve takes to tell who knows a key
+        assert cached[0] == 0
+        met += cached[1] == 16 * pages
+    assert met >= 7
 
 
 async def test_a_client_that_leaves_ends_its_request(network: Network) -> None:
@@ -228,12 +265,63 @@ def test_a_training_job_is_a_task_and_its_specialist_is_served(home: Home, clust
     body = {"model": "base", "training_file": file, "suffix": "adder", "hyperparameters": {"n_epochs": 1}}
     job = post("/v1/fine_tuning/jobs", body)
     end = time.monotonic() + 300
+    trainers: set[int] = set()
     while job["status"] not in ("succeeded", "failed") and time.monotonic() < end:
-        time.sleep(1)
+        trainers |= {parent(pid) for pid in processes("_trained")}
+        time.sleep(0.2)
         job = json.loads(get(f"/v1/fine_tuning/jobs/{job['id']}"))
     assert job["status"] == "succeeded", job
+    assert len(trainers) == 1, "one task, in a process of its own"
+    assert trainers <= raylets(cluster).keys(), "on a node, not on the head"
     said = post("/v1/chat/completions", {"model": "adder", "messages": [{"role": "user", "content": "3 and 3?"}]})
     assert said["model"] == "adder"
+
+
+def raylets(cluster: Any) -> dict[int, Any]:
+    """The nodes, but for the head, by the processes that start their workers."""
+    return {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
+
+
+def test_a_training_whose_node_is_lost_says_so(home: Home, cluster: Any, tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}."}]}
+            for n in range(40)]  # fmt: skip
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    settings = read_settings(**home.settings()).model_dump()
+    news = train_away(settings, Lesson("endless", data, settings={"epochs": 100_000}), 1)
+    for said in news:
+        if "steps" in said.facts or "training" in said.message:
+            break
+    (trainer,) = processes("_trained")
+    assert trainer != os.getpid()
+    cluster.remove_node(raylets(cluster)[parent(trainer)], allow_graceful=False)
+    with pytest.raises(MachineError, match="The node that trained was lost"):
+        list(news)
+    until(lambda: not Path(f"/proc/{trainer}").exists())
+    cluster.add_node(num_cpus=2)
+    until(lambda: running_replicas() == 2)
+
+
+def test_runs_outlive_the_api_that_began_them(laptop: Network, cluster: Any) -> None:
+    """It is started anew on the head, where its files are, and goes on with what its journal says."""
+    (api,) = processes("ServeReplica:plural:api")
+    begun = [post("/v1/runs", {"model": "clerk", "input": f"read page {page}"})["id"] for page in range(30)]
+    listed = json.loads(get("/v1/runs?limit=100"))["data"]
+    os.kill(api, signal.SIGKILL)
+    assert sum(run["status"] != "finished" for run in listed if run["id"] in begun) > 0, "none was under way"
+
+    def found() -> list[Any]:
+        try:
+            return [json.loads(get(f"/v1/runs/{id}")) for id in begun]
+        except (urllib.error.URLError, ConnectionError):
+            return []
+
+    until(lambda: (runs := found()) and all(run["status"] == "finished" for run in runs))
+    for page, run in enumerate(found()):
+        assert run["answer"] == str(laptop.ask(f"read page {page}", to="clerk"))
+    (again,) = processes("ServeReplica:plural:api")
+    assert again != api
+    assert parent(again) not in raylets(cluster)
 
 
 def test_a_replica_with_another_base_is_refused_by_name(home: Home, cluster: Any) -> None:
@@ -252,6 +340,23 @@ def test_deploying_and_opening_say_what_was_refused(home: Home, cluster: Any, tm
     other = make_home(tmp_path / "other", positions=512)
     with pytest.raises(SettingsError, match="A replica of the cluster has the base"):
         Network.open(**other.settings(cluster=cluster.address))
+
+
+def test_a_library_at_a_url_is_the_cluster_s(home: Home, laptop: Network, cluster: Any) -> None:
+    """A store that all nodes reach; what is published there by another process is served at once."""
+    settings = read_settings(**home.settings(library=f"file://{home.folder}/store", cache=home.folder / "nodes"))
+    library = shelf(settings)
+    library.publish(home.folder / "staged-clerk", name="clerk", replace=False)
+    order = read_order({"port": PORT, "data": home.folder / "server"})
+    assert deploy(cluster.address, settings, ScaleSettings.of(replicas=2, spread=True), order).replicas == 2
+    asked = {"model": "clerk", "messages": [{"role": "user", "content": "file this paper"}]}
+    answer = str(laptop.ask("file this paper", to="clerk"))
+    assert post("/v1/chat/completions", asked)["choices"][0]["message"]["content"] == answer
+    library.publish(home.folder / "staged-cook", name="late", replace=False)
+    until(lambda: "late" in get("/v1/models"))
+    said = post("/v1/chat/completions", asked | {"model": "late"})
+    assert said["choices"][0]["message"]["content"] == str(laptop.ask("file this paper", to="cook"))
+    assert len(list((home.folder / "nodes" / "libraries").glob("*/.arrived/*/*"))) == 2, "as files, in the nodes' cache"
 
 
 def test_a_network_that_was_taken_down_is_not_there(home: Home, cluster: Any) -> None:

@@ -48,6 +48,22 @@ def make_home(folder: Path, *, positions: int = 1024) -> Home:
     return home
 
 
+def processes(title: str) -> set[int]:
+    """Those of this machine that Ray gave this title."""
+    found = set()
+    for said in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if said.read_text(errors="replace").startswith(f"ray::{title}"):
+                found.add(int(said.parent.name))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 @contextmanager
 def nodes(workers: int, *, cpus: int = 2) -> Iterator[Any]:
     """Ray's own cluster of several nodes on one machine: a head that computes nothing, and workers. This process is a
