@@ -34,7 +34,7 @@ FILES = (
     "fine_tuning/test_jobs.py",
     "fine_tuning/jobs",
 )
-PASSED = 673  # of 725; the others are left out in verdicts.toml, and three by the suite itself
+PASSED = 693  # of 745; the others are named in verdicts.toml
 
 
 def test_every_file_of_the_suite_is_run_or_said_to_be_of_what_is_not_offered() -> None:
@@ -45,7 +45,7 @@ def test_every_file_of_the_suite_is_run_or_said_to_be_of_what_is_not_offered() -
     told = {begin: {file for file in there if file.startswith(begin)} for begin in left}
     assert all(told.values()), "each names files"
     assert there == run | set().union(*told.values())
-    assert run.isdisjoint(*told.values())
+    assert run.isdisjoint(set().union(*told.values()))
 
 
 def test_openais_own_tests_pass(tmp_path: Path) -> None:
