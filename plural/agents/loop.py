@@ -137,7 +137,7 @@ async def _think(kit: Equipment, desk: Desk, config: RunnableConfig) -> AsyncGen
         sure = _probability(drawn) if said.text == drawn.text else None
         desk.move = _answer(kit, desk, str(said.text), _cut_off(said), sure)
         if _cut_off(said) and desk.move is not None:
-            yield LimitReached(desk.step, kit.name, "max_tokens", usage_of(said).completion)
+            yield LimitReached(desk.step, kit.name, "max_tokens", float(usage_of(said).completion))
 
 
 async def _prepared(kit: Equipment, desk: Desk, config: RunnableConfig) -> Turn:

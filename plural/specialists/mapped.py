@@ -41,7 +41,7 @@ class MappedTensors:
         self._was = self._stamp()
         if not self._was[0]:
             raise self._damaged("it is empty")
-        self.content = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+        self.content = mmap.mmap(self._file, 0, access=mmap.ACCESS_COPY)  # torch wants memory that may be written to
 
     def check(self) -> None:
         """To be called after a look at the tensors: raises SpecialistError when the file was written to since it was

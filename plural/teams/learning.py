@@ -109,7 +109,7 @@ def went_well(journal: Journal, *, sure: float = SURE) -> Iterator[Lesson]:
         said = [entry.what for entry in journal.entries(info.id)]
         if not any(isinstance(each, RunFinished) and each.answer.strip() for each in said):
             continue
-        if any(isinstance(each, LimitReached) or (isinstance(each, StepFinished) and each.failed) for each in said):
+        if any(_went_wrong(each) for each in said):
             continue
         asked = journal.target(info.id).get("to")
         if asked == BASE:  # which is asked by name to see what it says, not because it is right
@@ -117,6 +117,13 @@ def went_well(journal: Journal, *, sure: float = SURE) -> Iterator[Lesson]:
         for each in said:
             if isinstance(each, Routed) and not each.decision.by and (asked or each.decision.probability >= sure):
                 yield Lesson(each.task, each.decision.value, "asked" if asked else "run", info.id)
+
+
+def _went_wrong(event: object) -> bool:
+    """An answer that was cut off says nothing against who was asked."""
+    if isinstance(event, LimitReached):
+        return event.limit != "max_tokens"
+    return isinstance(event, StepFinished) and event.failed
 
 
 def correction(journal: Journal, run: str, label: str, known: Collection[str], *, step: int = 0) -> Lesson:
