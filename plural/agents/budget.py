@@ -89,7 +89,8 @@ class Purse:
         budget: its limits.
         name: whose it is; errors say so.
         parent: the purse that everything is drawn from as well.
-        spent, used: what was spent before, of a run that goes on. Its seconds do not run while nobody works.
+        spent: what was spent before, of a run that goes on. Its seconds do not run while nobody works.
+        used: the tokens of that by their kinds.
     """
 
     def __init__(
