@@ -69,7 +69,8 @@ class Load:
                 yield
             finally:
                 self.stopping = True
-            ended.result()
+            with self.journal:
+                ended.result()
 
     async def _all(self) -> None:
         await asyncio.gather(*(self._keep_going() for _ in range(AT_ONCE)))
