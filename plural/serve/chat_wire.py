@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from pydantic_core import from_json
 
 from plural.serve.errors import WireError
 from plural.serve.wire import (
@@ -236,11 +237,15 @@ def with_call(
     text: str, calls: tuple[ToolCall, ...], id: str, name: str, arguments: str, where: str
 ) -> tuple[str, tuple[ToolCall, ...]]:
     """What was said and called, with one call more. A call that was cut off, of which answers have as much of its
-    arguments as there is, is text that was said. Raises WireError for arguments that are whole and no JSON object."""
+    arguments as there is, is text that was said. Raises WireError for arguments that are no JSON object, nor how one
+    begins."""
     try:
-        value = json.loads(arguments or "{}")
+        begun = from_json(arguments or "{}", allow_partial="trailing-strings")
+    except ValueError:
+        begun = None
+    if not isinstance(begun, dict):
+        raise WireError(400, f"{where}: the arguments of {name} are no JSON object.", param=where)
+    try:
+        return text, (*calls, ToolCall(id, name, json.loads(arguments or "{}")))
     except ValueError:
         return f'{text}{{"name": {json.dumps(name)}, "arguments": {arguments}', calls
-    if not isinstance(value, dict):
-        raise WireError(400, f"{where}: the arguments of {name} are no JSON object.", param=where)
-    return text, (*calls, ToolCall(id, name, value))

@@ -235,6 +235,19 @@ def test_a_call_and_its_result_are_read(client: Any, running: Running) -> None:
     assert answer.usage.prompt_tokens == len(running.network.base_model.chat.encode(read, [tool]))
 
 
+@pytest.mark.parametrize("arguments", ["sunny", '{"city" Rome', "[1", '"Rome"', '{"city": }'])
+def test_arguments_that_are_not_even_begun_json_are_named(client: Any, arguments: str) -> None:
+    called = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    messages = [
+        *ASKED,
+        {"role": "assistant", "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "c1", "content": ""},
+    ]
+    with pytest.raises(openai.BadRequestError, match="the arguments of weather are no JSON object") as caught:
+        complete(client, messages=messages, tools=[WEATHER], max_tokens=3)
+    assert caught.value.param == "messages.1.tool_calls"
+
+
 def test_who_of_several_said_something_stands_before_it(client: Any, running: Running) -> None:
     messages = [
         {"role": "user", "name": "Ann", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "!"}]}
