@@ -144,18 +144,6 @@ class ChatFormat:
         one_tag_each = self.native_tools and not own_last
         return tool_text.grammar(tools, choice, parallel=parallel, one_tag_each=one_tag_each, tags=tags)
 
-    def parse(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:
-        """(what was said outside calls, the calls). Text that is no whole, valid call stays text."""
-        calls: list[ToolCall] = []
-
-        def take(found: re.Match[str]) -> str:
-            made = _calls(found[1])
-            calls.extend(made or ())
-            return found[0] if made is None else ""
-
-        content = re.sub(f"{re.escape(_OPEN)}(.*?){re.escape(_CLOSE)}", take, text, flags=re.DOTALL)
-        return (content.strip() if calls else text), tuple(calls)
-
     def read_calls(self, text: str) -> tuple[tuple[ToolCall, ...], CutCall | None, bool]:
         """(the whole calls, the one that breaks off, whether the text is whole) of what was drawn under `tool_grammar`
         and begins like a call."""
@@ -293,17 +281,6 @@ def _check(messages: Sequence[Message]) -> None:
         raise PromptError("The conversation is empty.", hint="Give at least one message.")
     if messages[-1].role == "user" and not messages[-1].content.strip():
         raise PromptError(f"The last user message is empty: {messages[-1].content!r}.", hint="Ask something.")
-
-
-def _calls(text: str) -> list[ToolCall] | None:
-    """One call or a list of calls as JSON; None when it is anything else."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    made = [_call(one) for one in (value if isinstance(value, list) else [value])]
-    calls = [one for one in made if one is not None]
-    return calls if len(calls) == len(made) else None
 
 
 def _call(value: Any) -> ToolCall | None:

@@ -218,25 +218,21 @@ def test_what_is_written_is_parsed_back(base):
     calls = (ToolCall("1", "get_weather", {"city": "</tool_call"}), ToolCall("2", "stop", {}))
     written = base.chat.text([Message("user", "?"), Message("assistant", "", calls), Message("user", "!")], TOOLS)
     answer = written.split("<|im_start|>assistant\n")[1].split("<|im_end|>")[0]
-    content, parsed = base.chat.parse(answer)
-    assert content == ""
+    parsed, cut, whole = base.chat.read_calls(answer)
+    assert cut is None
+    assert whole
     assert [(one.name, one.arguments) for one in parsed] == [(one.name, one.arguments) for one in calls]
     assert len({one.id for one in parsed}) == 2
 
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "plain",
-        "",
-        "<tool_call>",
-        "<tool_call>[{]</tool_call>",
-        "<tool_call>[3]</tool_call>",
-        '<tool_call>{"name": 1}</tool_call>',
-    ],
+    ["<tool_call>", "<tool_call>[{]</tool_call>", "<tool_call>[3]</tool_call>", '<tool_call>{"name": 1}</tool_call>'],
 )
-def test_what_is_no_call_stays_text(base, text):
-    assert base.chat.parse(text) == (text, ())
+def test_what_is_no_call_is_none(base, text):
+    calls, cut, whole = base.chat.read_calls(text)
+    assert (calls, whole) == ((), False)
+    assert (cut.name, cut.text) == ("", text)
 
 
 CALLS = ['{"name": "get_weather", "arguments": {"city": "a } ]</tool_call>"}}', '{"name": "stop", "arguments": {}}']
@@ -321,7 +317,7 @@ def test_the_grammar_follows_the_templates_own_form(qwen):
     assert accepts(qwen.tokenizer, grammar, call)
     assert accepts(qwen.tokenizer, grammar, f"{call}\n{call}")
     assert not accepts(qwen.tokenizer, grammar, '<tool_call>[{"name": "stop", "arguments": {}}]</tool_call>')
-    assert len(qwen.parse(f"{call}\n{call}")[1]) == 2
+    assert len(qwen.read_calls(f"{call}\n{call}")[0]) == 2
 
 
 def test_what_is_a_models_own_may_come_last(qwen):

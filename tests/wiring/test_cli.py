@@ -16,7 +16,7 @@ import pytest
 from plural.agents import toolbox
 from plural.wiring import training
 from tests.models import tiny
-from tests.typed import Plural, typed
+from tests.typed import Plural, typed_at, write_sums
 
 
 @pytest.fixture(scope="module")
@@ -24,26 +24,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny base and forty rows."""
     folder = tmp_path_factory.mktemp("home")
     tiny.save_small(folder / "base")
-    rows = [{"prompt": f"{n} and {n % 7}?", "answer": f"sum {n + n % 7}."} for n in range(40)]
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_sums(folder / "rows.jsonl")
     return folder
 
 
 @pytest.fixture
 def plural(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plural:
     """Runs the command; returns exit code, standard output and standard error."""
-    for name, value in {
-        "BASE": home / "base",
-        "LIBRARY": home / "library",
-        "CACHE": home / "cache",
-        "JOURNAL": home / "journal.db",
-        "STARTER": "false",
-        "MAX_TOKENS": "8",
-        "THREADS": "1",
-    }.items():
-        monkeypatch.setenv(f"PLURAL_{name}", str(value))
-    monkeypatch.chdir(home)
-    return typed(monkeypatch, capsys)
+    return typed_at(home, monkeypatch, capsys)
 
 
 @pytest.fixture

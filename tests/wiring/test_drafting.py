@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.models import tiny
-from tests.typed import Plural, typed
+from tests.typed import Plural, typed_at, write_sums
 
 # A chat model that drafts and works, stateless, so that a run can go on in another process.
 CHAT = """
@@ -44,27 +44,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     tiny.save_small(folder / "base")
     (folder / "drafting_chat.py").write_text(CHAT)
-    rows = [{"prompt": f"{n} and {n % 7}?", "answer": f"sum {n + n % 7}."} for n in range(40)]
-    (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_sums(folder / "sums.jsonl")
     return folder
 
 
 @pytest.fixture
 def plural(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plural:
-    for name, value in {
-        "BASE": home / "base",
-        "LIBRARY": home / "library",
-        "CACHE": home / "cache",
-        "MEMORIES": home / "memory.sqlite",
-        "JOURNAL": home / "journal.db",
-        "STARTER": "false",
-        "MAX_TOKENS": "4",
-        "THREADS": "1",
-    }.items():
-        monkeypatch.setenv(f"PLURAL_{name}", str(value))
-    monkeypatch.chdir(home)
-    monkeypatch.syspath_prepend(home)
-    return typed(monkeypatch, capsys)
+    return typed_at(home, monkeypatch, capsys, max_tokens=4)
 
 
 def test_a_chat_model_drafts_a_team_that_is_edited_run_and_played_back(plural: Plural, home: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.models import tiny
-from tests.typed import Plural, typed
+from tests.typed import Plural, typed_at, write_sums
 
 CHAT = """
 from plural.testing import ScriptedModel, calling
@@ -42,8 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     tiny.save_small(folder / "base")
     (folder / "tea_chat.py").write_text(CHAT)
-    rows = [{"prompt": f"{n} and {n % 7}?", "answer": f"sum {n + n % 7}."} for n in range(40)]
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_sums(folder / "rows.jsonl")
     for name, approve in (("asks", "false"), ("approved", "true")):
         team = TEAM.format(name="cook", specialist="base", tools="ask_person", approve=approve)
         (folder / f"{name}.yaml").write_text(team)
@@ -54,20 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plural(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plural:
-    for name, value in {
-        "BASE": home / "base",
-        "LIBRARY": home / "library",
-        "CACHE": home / "cache",
-        "MEMORIES": home / "memory.sqlite",
-        "JOURNAL": home / "journal.db",
-        "STARTER": "false",
-        "MAX_TOKENS": "8",
-        "THREADS": "1",
-    }.items():
-        monkeypatch.setenv(f"PLURAL_{name}", str(value))
-    monkeypatch.chdir(home)
-    monkeypatch.syspath_prepend(home)
-    return typed(monkeypatch, capsys)
+    return typed_at(home, monkeypatch, capsys)
 
 
 @pytest.fixture
