@@ -23,6 +23,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from plural import Network, sync
 from plural.engine.chat import ChatPlural
 from plural.evals import interval
+from plural.models.tokenizer import CALL_TAGS
 from plural.models.tools import as_openai, describe
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,8 @@ MAX_TOKENS = 160
 
 Row = dict[str, Any]
 Calls = list[dict[str, Any]]
+
+_BLOCK = re.compile("{}.*?{}".format(*map(re.escape, CALL_TAGS)), re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,15 @@ async def asked(arm: Arm, row: Row) -> tuple[Calls, str, int]:
     if arm.way == "free":
         # These are the words in which the chat model describes tools, so the prompt is that of the other ways.
         said = await arm.model.ainvoke([SystemMessage(describe(row["tools"])), HumanMessage(row["question"])])
-        text, parsed = arm.model.base.chat.parse(str(said.text))
-        calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in parsed]
+        blocks = [arm.model.base.chat.read_calls(block) for block in _BLOCK.findall(str(said.text))]
+        drawn = [call for parsed, _, whole in blocks if whole for call in parsed]
+        calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in drawn]
     else:
         tools = [as_openai(tool) for tool in row["tools"]]
         said = await arm.model.bind_tools(tools, tool_choice=arm.way).ainvoke(row["question"])
-        text = str(said.text)
         calls = [{"name": call["name"], "arguments": call["args"]} for call in said.tool_calls]
     assert said.usage_metadata is not None  # the engine counts always
-    return calls, text, said.usage_metadata["output_tokens"]
+    return calls, str(said.text), said.usage_metadata["output_tokens"]
 
 
 async def answered(arm: Arm, rows: Sequence[Row]) -> list[tuple[Calls, str, int]]:
