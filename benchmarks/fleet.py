@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--specialists", type=int, default=5000)
     parser.add_argument("--limit", type=float, default=4.0, help="seconds for a whole answer, 95 of 100")
     parser.add_argument("--teams", type=float, default=0.5, help="share of requests that read a shared transcript")
-    parser.add_argument("--busy", type=int, default=8, help="requests that a replica takes at most")
+    parser.add_argument("--slack", type=int, default=4, help="by how many requests a specialist's replica may be ahead")
     parser.add_argument("--replicas", type=int, default=1000, help="of the largest fleet")
     parser.add_argument("--seconds", type=float, default=20.0, help="of the largest fleet's load")
     given = parser.parse_args()
@@ -132,7 +132,7 @@ def read_steps(file: Path) -> StepTimes:
 
 
 def planned(times: StepTimes, given: argparse.Namespace) -> dict[str, Any]:
-    size, shares = ReplicaSize(busy=given.busy), popularity(given.specialists)
+    size, shares = ReplicaSize(slack=given.slack), popularity(given.specialists)
     print(f"{given.specialists:,} specialists; 95% of the answers within {given.limit:g} s; replicas needed:")
     print("  requests/s " + "".join(f"{name:>20}" for name in POLICIES))
     plan: dict[str, dict[str, int | None]] = {}

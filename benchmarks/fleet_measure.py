@@ -284,7 +284,8 @@ def observed(before: StepTimes) -> list[Line]:
 
 def compared(line: Line) -> tuple[dict[str, float], dict[str, float]]:
     """Real and simulated: tokens a second, and the 95th percentile and the median of seconds, over all loads."""
-    size = ReplicaSize(adapters=SPECIALISTS, busy=ScaleSettings.of(cpus=1).most)  # all adapters fit
+    scale = ScaleSettings.of(cpus=1)
+    size = ReplicaSize(adapters=SPECIALISTS, busy=scale.busy, slack=scale.ahead)  # all adapters fit
     shares = popularity(SPECIALISTS)
     fleets = []
     for load in line.loads:

@@ -7,13 +7,16 @@ that were used least recently give way; a replica takes at most `busy` requests,
 
 from __future__ import annotations
 
+import math
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import simpy
+
+from plural.scale.routing import Homes
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class ReplicaSize:
     max_running: int = 32
     step_tokens: int = 512
     busy: int = 32
+    slack: int = 4
+    kept: int = 1024
     adapters: int = 32
     prefixes: int = 256
 
@@ -71,13 +76,14 @@ class Keys:
         self.most = most
         self.held: OrderedDict[object, None] = OrderedDict()
 
-    def use(self, key: object) -> tuple[bool, object | None]:
-        """Was it there; and which one gave way to it."""
+    def use(self, key: object) -> bool:
+        """Was it there?"""
         known = key in self.held
         self.held[key] = None
         self.held.move_to_end(key)
-        gone = self.held.popitem(last=False)[0] if len(self.held) > self.most else None
-        return known, gone
+        if len(self.held) > self.most:
+            self.held.popitem(last=False)
+        return known
 
 
 class Replica:
@@ -142,12 +148,12 @@ class Replica:
             one = self.waiting.popleft()
             ask = one.ask
             one.unread, one.ready = ask.prompt, self.fleet.env.now
-            if ask.specialist is not None and not self.adapters.use(ask.specialist)[0]:
+            if ask.specialist is not None and not self.adapters.use(ask.specialist):
                 loads += 1
                 one.ready += self.fleet.times.wait
             if ask.prefix is not None:
                 owner = None if ask.activated else ask.specialist
-                if self.prefixes.use((owner, ask.prefix))[0]:
+                if self.prefixes.use((owner, ask.prefix)):
                     one.unread -= ask.shared
             one.unread = max(1, one.unread)
             self.running.append(one)
@@ -261,43 +267,27 @@ class Popularity:
 
 
 class Affinity:
-    """Ray Serve's multiplexing: where the key is known; else, or if it is busy there, where the fewest keys are."""
+    """Where the key is known, unless another one has much less to do: the code that Ray Serve's router asks, too."""
 
-    def __init__(self, fleet: Fleet, *, prefix: bool = False, kept: int = 1024) -> None:
+    def __init__(self, fleet: Fleet, *, prefix: bool = False) -> None:
         self.fleet, self.prefix = fleet, prefix
-        self.known = [Keys(kept) for _ in fleet.replicas]
-        self.where: defaultdict[object, set[int]] = defaultdict(set)
-        self.counts: defaultdict[int, set[int]] = defaultdict(set)
-        self.counts[0] = set(range(fleet.count))
+        self.homes: Homes[int] = Homes(fleet.size.slack, fleet.size.kept * fleet.count, fleet.dice)
+        self.numbers = range(fleet.count)
+        self.known: defaultdict[object, set[int]] = defaultdict(set)
         for number, specialists in enumerate(fleet.known):
             for specialist in specialists:
-                self._remember(number, specialist)
+                self.known[specialist].add(number)
 
     def choose(self, ask: Ask) -> Replica | None:
         key = self._key(ask)
-        if key is None:
-            return self.fleet.anywhere()
-        chosen = self.fleet.two_choices([self.fleet.replicas[number] for number in self.where[key]])
-        if chosen is None:
-            fewest = self.counts[min(count for count, members in self.counts.items() if members)]
-            some = list(fewest)
-            chosen = self.fleet.two_choices([self.fleet.replicas[number] for number in some]) or self.fleet.anywhere()
-        if chosen is not None:
-            self._remember(chosen.number, key)
-        return chosen
+        chosen = self.homes.choose(key, self.numbers, self._ongoing, self.known.get(key, ()))
+        return None if chosen is None or math.isinf(self._ongoing(chosen)) else self.fleet.replicas[chosen]
 
-    def _key(self, ask: Ask) -> object | None:
+    def _ongoing(self, number: int) -> float:
+        inside = self.fleet.replicas[number].inside
+        return inside if inside < self.fleet.size.busy else math.inf
+
+    def _key(self, ask: Ask) -> Hashable | None:
         """As plural.scale.engine.affinity_key has it."""
         by_prefix = self.prefix and ask.prefix is not None and (ask.activated or ask.specialist is None)
         return ("prefix", ask.prefix) if by_prefix else ask.specialist
-
-    def _remember(self, number: int, key: object) -> None:
-        known = self.known[number]
-        before = len(known.held)
-        _, gone = known.use(key)
-        self.where[key].add(number)
-        if gone is not None:
-            self.where[gone].discard(number)
-        if (now := len(known.held)) != before:
-            self.counts[before].discard(number)
-            self.counts[now].add(number)

@@ -23,7 +23,6 @@ from fleet_measure import SPECIALISTS, Shelf, ray_here, replicas, shelf
 from workload import Call, together
 
 from plural.scale.engine import ClusterEngine
-from plural.scale.settings import ScaleSettings
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=120)
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--memory", type=float, default=2.0, help="GB of one of two replicas; one alone has the double")
-    parser.add_argument("--busy", type=int, help="requests that a replica of one thread takes; default: as deployed")
+    parser.add_argument("--slack", type=int, help="by how many requests a specialist's replica may be ahead")
     parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
     with shelf() as stock, ray_here():
@@ -49,11 +48,10 @@ def main() -> None:
 
 
 def _kinds(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    busy = ScaleSettings.of(cpus=1, busy=given.busy).most
-    two = {"count": 2, "threads": 1, "memory": f"{given.memory}GB", "busy": busy, "target": 1}
+    two = {"count": 2, "threads": 1, "memory": f"{given.memory}GB", "slack": given.slack}
     both = 2 * given.memory - 0.35  # what a process holds besides weights and pages is there once only
     return {
-        "one, two threads": two | {"count": 1, "threads": 2, "memory": f"{both}GB", "busy": 2 * busy},
+        "one, two threads": two | {"count": 1, "threads": 2, "memory": f"{both}GB", "busy": 64},
         "two, affinity": two,
         "two, anywhere": two | {"affinity": False},
     }

@@ -125,7 +125,11 @@ def engine_deployment(
             "num_gpus": scale.gpus,
             "runtime_env": {"env_vars": environment},
         },
-        "max_ongoing_requests": scale.most,
+        "max_ongoing_requests": scale.busy,
+        "request_router_config": serve.config.RequestRouterConfig(
+            request_router_class="plural.scale.request_router:NearRouter",
+            request_router_kwargs={"slack": scale.ahead, "kept": scale.kept * (scale.max_replicas or scale.replicas)},
+        ),
         "health_check_period_s": 10,
         "graceful_shutdown_timeout_s": 600,
     }

@@ -22,7 +22,8 @@ class ScaleSettings(BaseSettings):
     target: float | None = Field(
         default=None,
         gt=0,
-        description="Requests under way and waiting at each replica that scaling aims at. Default: half of busy.",
+        description="Requests under way and waiting at each replica that scaling aims at. "
+        "Default: 4 for each of its CPUs, 16 if it has a GPU.",
     )
     grow_after: float = Field(
         default=10.0, ge=0, description="Seconds for which the target is exceeded before a replica is added."
@@ -30,11 +31,12 @@ class ScaleSettings(BaseSettings):
     shrink_after: float = Field(
         default=300.0, ge=0, description="Seconds for which fewer would do before a replica is taken away."
     )
-    busy: int | None = Field(
+    busy: int = Field(default=32, ge=1, description="Requests that a replica takes at most, computed and waiting.")
+    slack: int | None = Field(
         default=None,
-        ge=1,
-        description="Requests that a replica takes at most; more of its specialists' requests go to another one. "
-        "Default: 8 for each of its CPUs, 32 if it has a GPU.",
+        ge=0,
+        description="By how many requests the replicas that know a specialist or a prefix may be ahead before another "
+        "one is asked. Default: 4 for each CPU of a replica, 16 if it has a GPU.",
     )
     kept: int = Field(
         default=1024, ge=1, description="Specialists and prefixes by which a replica is remembered; least recent go."
@@ -68,18 +70,21 @@ class ScaleSettings(BaseSettings):
     def _fits(self) -> Self:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas {self.max_replicas} is below replicas {self.replicas}")
-        if self.aim > self.most:
-            raise ValueError(f"target {self.aim} is above busy {self.most}: it is never reached")
+        if self.target is not None and self.target > self.busy:
+            raise ValueError(f"target {self.target} is above busy {self.busy}: it is never reached")
         return self
 
     @property
-    def most(self) -> int:
-        """`busy`, as it is given or follows from what a replica has: a core that computes more answers at once only
-        makes all of them slower (docs/scaling.md, "How many replicas")."""
-        if self.busy is not None:
-            return self.busy
-        return 32 if self.gpus else 8 * self.cpus
+    def aim(self) -> float:
+        """`target`, as it is given or follows from what a replica has (docs/scaling.md, "How many replicas")."""
+        if self.target is not None:
+            return self.target
+        return min(self.busy, self._few)
 
     @property
-    def aim(self) -> float:
-        return self.most / 2 if self.target is None else self.target
+    def ahead(self) -> int:
+        return self._few if self.slack is None else self.slack
+
+    @property
+    def _few(self) -> int:
+        return 16 if self.gpus else 4 * self.cpus

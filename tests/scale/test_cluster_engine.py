@@ -258,7 +258,7 @@ async def test_affinity_can_be_switched_off() -> None:
         ({"replicas": 0}, "replicas is 0"),
         ({"replicas": 3, "max_replicas": 2}, "max_replicas 2 is below replicas 3"),
         ({"target": 40, "busy": 32}, "target 40.0 is above busy 32"),
-        ({"target": 20, "cpus": 2}, "target 20.0 is above busy 16"),
+        ({"slack": -1}, "slack is -1"),
         ({"replica": 2}, "replica is 2"),
     ],
 )
@@ -268,12 +268,18 @@ def test_impossible_settings_are_named(given: dict[str, Any], named: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "most", "aim"),
-    [({}, 8, 4), ({"cpus": 4}, 32, 16), ({"cpus": 4, "gpus": 0.5}, 32, 16), ({"busy": 5, "target": 2}, 5, 2)],
+    ("given", "ahead", "aim"),
+    [
+        ({}, 4, 4),
+        ({"cpus": 4}, 16, 16),
+        ({"cpus": 1, "gpus": 0.5}, 16, 16),
+        ({"busy": 5, "target": 2, "slack": 0}, 0, 2),
+        ({"cpus": 4, "busy": 8}, 16, 8),
+    ],
 )
-def test_a_replica_takes_as_many_as_its_cores_can_work_on(given: dict[str, Any], most: int, aim: float) -> None:
+def test_how_much_a_replica_has_to_do_follows_from_what_it_has(given: dict[str, Any], ahead: int, aim: float) -> None:
     settings = ScaleSettings.of(**given)
-    assert (settings.most, settings.aim) == (most, aim)
+    assert (settings.ahead, settings.aim) == (ahead, aim)
 
 
 @pytest.mark.parametrize(
