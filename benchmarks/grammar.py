@@ -4,7 +4,9 @@
     python benchmarks/grammar.py --streams 1 16 --rounds 5
 
 `every` draws each token from its logits under a mask; `schema` is how requests run: tokens that the grammar forces are
-taken without one, and read by the next pass. `free` draws as many tokens as the schema's answers have. Prompts are in
+taken without one, and read by the next pass. `free` draws as many tokens as the schema's answers have. `drawn` is
+`schema` at a temperature, whose masks are found beside the forward pass, and is held against free tokens drawn at that
+temperature. Prompts are in
 the prefix cache, and the first step of a run, which reads what is left of them, is not counted. A step's own time is
 what it spends outside the forward pass, on the engine's thread; the overhead is the own time under the grammar less
 that of free decode, for each token, as a share of a free token's decode time. All times are that
@@ -167,19 +169,24 @@ def prompts_of(base: Base, streams: int) -> list[tuple[int, ...]]:
 
 
 def compared(engine: Engine, grammar: Grammar, prompts: Sequence[tuple[int, ...]], rounds: int) -> dict[str, Any]:
-    runs: dict[str, list[Run]] = {"free": [], "every": [], "schema": []}
-    drawn = Sampling(max_tokens=96)
+    runs: dict[str, list[Run]] = defaultdict(list)
+    likeliest, drawn = Sampling(max_tokens=96), Sampling(max_tokens=96, temperature=0.7, seed=1)
     for _ in range(rounds):
-        schema, lengths = timed(engine, [Request(prompt, drawn, None, grammar) for prompt in prompts])
-        every, _ = timed(engine, [Request(prompt, replace(drawn, logprobs=1), None, grammar) for prompt in prompts])
-        free = [
-            Request(prompt, Sampling(max_tokens=length, ignore_eos=True))
-            for prompt, length in zip(prompts, lengths, strict=True)
-        ]
-        runs["schema"].append(schema)
-        runs["every"].append(every)
-        runs["free"].append(timed(engine, free)[0])
-    return {kind: summary(each, runs["free"]) for kind, each in runs.items()}
+        for kind, plain, sampling in (
+            ("schema", "free", likeliest),
+            ("every", "", replace(likeliest, logprobs=1)),
+            ("drawn", "free, drawn", drawn),
+        ):
+            run, lengths = timed(engine, [Request(prompt, sampling, None, grammar) for prompt in prompts])
+            runs[kind].append(run)
+            if plain:
+                free = [
+                    Request(prompt, replace(sampling, max_tokens=length, ignore_eos=True))
+                    for prompt, length in zip(prompts, lengths, strict=True)
+                ]
+                runs[plain].append(timed(engine, free)[0])
+    beside = {"drawn": "free, drawn", "free, drawn": "free, drawn"}
+    return {kind: summary(each, runs[beside.get(kind, "free")]) for kind, each in runs.items()}
 
 
 def summary(runs: Sequence[Run], free: Sequence[Run]) -> dict[str, Any]:
@@ -219,21 +226,21 @@ def main() -> None:
         base.decoder, base.tokenizer, lambda digest: (_ for _ in ()).throw(KeyError(digest)), EngineSettings()
     )
     try:
-        print(f"{'':30}{'tokens':>8}{'steps':>7}{'ms a token':>12}{'own us':>9}{'mask us':>9}{'overhead':>10}")
+        print(f"{'':34}{'tokens':>8}{'steps':>7}{'ms a token':>12}{'own us':>9}{'mask us':>9}{'overhead':>10}")
         for streams in given.streams:
             prompts = prompts_of(base, streams)
             for name, grammar in grammars.items():
                 for kind, row in compared(engine, grammar, prompts, given.rounds).items():
                     table[f"{streams} streams, {name}, {kind}"] = row
                     print(
-                        f"{f'{streams}, {name}, {kind}':30}{row['tokens']:8}{row['steps']:7}{row['ms_a_token']:12.2f}"
+                        f"{f'{streams}, {name}, {kind}':34}{row['tokens']:8}{row['steps']:7}{row['ms_a_token']:12.2f}"
                         f"{row['own_us_a_token']:9.0f}{row['parts_us_a_token']['allowed']:9.0f}{row['overhead']:10.1%}",
                         flush=True,
                     )
             runs = [decided(engine, prompts) for _ in range(given.rounds)]
             share = statistics.median((run.step - run.run) / run.step for run in runs)
             table[f"{streams} decisions"] = {"options": len(OPTIONS), "steps": runs[0].steps, "overhead": share}
-            print(f"{f'{streams} decisions':30}{'':8}{runs[0].steps:7}{'':30}{share:10.1%}", flush=True)
+            print(f"{f'{streams} decisions':34}{'':8}{runs[0].steps:7}{'':30}{share:10.1%}", flush=True)
     finally:
         engine.close()
     print(json.dumps({"benchmark": "grammar", "goal": GOAL, "results": table}))

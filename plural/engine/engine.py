@@ -21,7 +21,7 @@ from plural.engine import sampler
 from plural.engine.adapter_pool import AdapterPool
 from plural.engine.batch import Batch, build_batch
 from plural.engine.coming import Coming
-from plural.engine.grammar import GrammarCompiler
+from plural.engine.grammar import GrammarCompiler, MasksAhead
 from plural.engine.intake import Intake, check_options
 from plural.engine.kernels.choice import best_kernels
 from plural.engine.kernels.interface import AdapterWeights, Kernels, Packed, Result
@@ -113,6 +113,7 @@ class Engine:
         self._intake = Intake(
             tokenizer, GrammarCompiler(tokenizer), context=self.context, vocabulary=vocabulary, room=num_pages * size
         )
+        self._masks = MasksAhead()
         self._steps = 0
         self._submitted = 0
         self._closed = False
@@ -139,6 +140,7 @@ class Engine:
                 return bool(plan.failed)
             try:
                 batch = build_batch(plan.work)
+                self._masks.begin([found for one in batch.wanted if (found := sampler.masked(one.job))])
                 self._clean()
                 self._runner.memory.copy(plan.copies)
                 begun = time.monotonic()
@@ -370,6 +372,7 @@ class Engine:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self._loader.shutdown(cancel_futures=True)
+        self._masks.close()
         with self._stepping:
             stopped = EngineStopped("The engine was closed.")
             while self._inbox:

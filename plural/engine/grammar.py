@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 from plural.errors import GrammarError
 from plural.models.tokenizer import Tokenizer
@@ -27,6 +29,7 @@ class GrammarState:
         self._vocab_size = vocab_size
         self._eos_ids = eos_ids
         self._bits = np.zeros(-(-vocab_size // 32), np.int32)
+        self._coming: Future[None] | None = None
 
     @property
     def complete(self) -> bool:
@@ -40,8 +43,12 @@ class GrammarState:
 
     def allowed(self) -> np.ndarray:
         """A bool for every token. End-of-turn tokens are allowed where the output is whole."""
-        self._bits.fill(0)
-        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        if self._coming is None:
+            self._bits.fill(0)
+            self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        else:
+            self._coming.result()
+            self._coming = None
         self._raise_error()
         return np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._vocab_size).view(np.bool_)
 
@@ -69,6 +76,31 @@ class GrammarState:
     def _raise_error(self) -> None:
         if self._matcher.is_error():
             raise GrammarError(f"The grammar failed: {self._matcher.get_error()}", hint="Make the grammar simpler.")
+
+
+class MasksAhead:
+    """Finds out what a step's rows may draw while the step is computed: in one call, on a thread of its own, which
+    needs no lock of the interpreter's."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="plural-masks")
+        self._executor = LLExecutor(num_threads=1)
+
+    def begin(self, states: Sequence[GrammarState]) -> None:
+        """Their next `allowed` takes what is found. Until then nothing else may be asked of them."""
+        if not states:
+            return
+        bits = np.zeros((len(states), len(states[0]._bits)), np.int32)
+        coming = self._thread.submit(self._find, [one._matcher for one in states], bits)
+        for state, row in zip(states, bits, strict=True):
+            state._bits, state._coming = row, coming
+
+    def _find(self, matchers: Sequence[LLMatcher], bits: np.ndarray) -> None:
+        numbered = [(matcher, row) for row, matcher in enumerate(matchers)]
+        self._executor.unsafe_compute_mask_ptr(numbered, bits.ctypes.data, bits.shape[1] * 4, len(bits))
+
+    def close(self) -> None:
+        self._thread.shutdown()
 
 
 class GrammarCompiler:

@@ -43,6 +43,14 @@ def reads_logits(job: Job) -> bool:
     return isinstance(job, GenerateJob) and (not plain or job.sampling.logprobs > 0)
 
 
+def masked(job: Job) -> GrammarState | None:
+    """The grammar of which drawing for the job asks all that it allows; not of who takes the likeliest token: that one
+    is tried first."""
+    if isinstance(job, GenerateJob) and not (_likeliest(job) and not job.sampling.logprobs):
+        return job.grammar
+    return None
+
+
 def _likeliest(job: GenerateJob) -> bool:
     """Whether it takes the likeliest token, of those that its grammar allows."""
     s = job.sampling

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plural.engine import Engine, Request
-from plural.engine.grammar import GrammarCompiler, GrammarState
+from plural.engine.grammar import GrammarCompiler, GrammarState, MasksAhead
 from plural.errors import GrammarError, SettingsError
 from plural.types import AdapterRef, Grammar, Sampling, TokenEvent
 
@@ -130,6 +130,37 @@ async def test_what_is_likeliest_among_the_allowed_is_drawn_with_a_mask_and_with
     monkeypatch.setattr(GrammarState, "takes", lambda *_: False)  # so that every token is found by its mask
     slow = [await generate(engine, grammar) for grammar in grammars]
     assert [text_of(events) for events in quick] == [text_of(events) for events in slow]
+
+
+async def test_masks_of_a_step_are_found_in_one_call_beside_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of whoever draws by them: at random, and with log-probabilities; not of who takes the likeliest token."""
+    rows: list[int] = []
+    find, allowed = MasksAhead._find, GrammarState.allowed
+    waited: list[bool] = []
+
+    def counted(self: MasksAhead, matchers: Any, bits: Any) -> None:
+        rows.append(len(matchers))
+        find(self, matchers, bits)
+
+    def watched(self: GrammarState) -> Any:
+        waited.append(self._coming is not None)
+        return allowed(self)
+
+    monkeypatch.setattr(MasksAhead, "_find", counted)
+    monkeypatch.setattr(GrammarState, "allowed", watched)
+    pattern = Grammar.regex("[a-z]{12}")
+    asked = [request(pattern, temperature=1.0, seed=n) for n in range(3)] + [request(pattern, logprobs=1)]
+    together = await drive(engine, *(collect(engine, one) for one in asked))
+    assert (sum(rows), max(rows)) == (48, 4)
+    assert rows.count(4) >= 10  # three wait for the first one's prompt
+    assert waited == [True] * 48
+    rows.clear()
+    await drive(engine, collect(engine, request(pattern)))
+    assert rows == []
+    monkeypatch.undo()
+    monkeypatch.setattr(MasksAhead, "begin", lambda *_: None)
+    alone = [(await drive(engine, collect(engine, one)))[0] for one in asked]
+    assert [text_of(one) for one in together] == [text_of(one) for one in alone]
 
 
 async def test_a_grammar_that_leaves_no_choice_computes_nothing(engine: Engine) -> None:
