@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports docs audit recording pictures unit quick slow cluster triton bench peers lock clean
+.PHONY: help setup demo test lint types imports docs audit recording pictures unit quick slow cluster triton arm bench peers lock clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -72,6 +72,10 @@ quick: setup  ## the tests that need no base model, with fewer examples; QUICK="
 triton: setup  ## the GPU's kernels, on the CPU in Triton's interpreter: minutes
 	@$(UV) --no-deps --target $(VENV)/triton triton==3.9.0
 	@PYTHONPATH=$(VENV)/triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/test_triton.py
+
+arm: setup  ## the kernels for ARM, compiled for it and run in an emulator: minutes
+	@$(UV) --target $(VENV)/arm ziglang==0.17.1 qiling==1.4.6
+	@PYTHONPATH=$(VENV)/arm $(BIN)/python -m pytest -q --slow tests/engine/test_arm.py
 
 bench: setup  ## time everything, beside the peers that are there: hours; BENCHES="tax slora" times some
 	@failed=; for one in $(BENCHES); do $(BIN)/python benchmarks/$$one.py || failed="$$failed $$one"; done; \

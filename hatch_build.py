@@ -23,6 +23,7 @@ LIBRARY = KERNELS / "_native.so"
 FLAGS = "-std=c++20 -O3 -fPIC -fvisibility=hidden -Wno-psabi -Wno-maybe-uninitialized"
 # Name of a build of program.cpp -> what it is compiled for.
 X86 = {"avx512vnni": "-march=x86-64-v4 -mavx512vnni", "avx2": "-march=x86-64-v3"}
+ARM = {"dotprod": "-march=armv8.2-a+dotprod", "neon": ""}
 OTHERS = {"portable": ""}
 
 
@@ -33,9 +34,9 @@ def compile_kernels(root: Path, library: Path | None = None, builds: Mapping[str
     """
     library = library or root / LIBRARY
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), "c++")
-    source = root / KERNELS / "native"
+    source, machine = root / KERNELS / "native", platform.machine()
     if builds is None:
-        builds = X86 if platform.machine() in ("x86_64", "AMD64") else OTHERS
+        builds = X86 if machine in ("x86_64", "AMD64") else ARM if machine in ("aarch64", "arm64") else OTHERS
     held = " ".join(f"-DPLURAL_HAS_{name}" for name in builds)
     with tempfile.TemporaryDirectory() as folder:
         jobs = {

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from plural.engine.kernels.interface import Span
-from plural.engine.request import EmbedJob, Job
+from plural.engine.request import EmbedJob, Job, PromptJob, ScoreJob
 from plural.engine.scheduler import Work
 from plural.types import AdapterRef
+
+# A wanted row's number, and a token.
+Spot: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,8 @@ class Batch:
     """Rows of one job lie next to each other, and so do the jobs that wear the same adapters at the same scales.
 
     `spans` are those of `work`, in order. `worn` says which rows (start, stop) wear what, in the order in which it is
-    added, `states` which rows' hidden states an EmbedJob takes. Rows before the offset of an adapter do not wear it.
+    added; rows before the offset of an adapter do not wear it. `states` are the rows whose hidden states an EmbedJob
+    takes, `scored` the logits that scores are made of.
     """
 
     work: tuple[Work, ...]
@@ -35,6 +40,7 @@ class Batch:
     worn: tuple[tuple[AdapterRef, int, int], ...]
     wanted: tuple[Wanted, ...]
     states: tuple[tuple[EmbedJob, int, int], ...]
+    scored: tuple[Spot, ...]
 
 
 def build_batch(work: Sequence[Work]) -> Batch:
@@ -66,7 +72,17 @@ def build_batch(work: Sequence[Work]) -> Batch:
         else:
             worn += acting
             latest = len(acting)
-    return Batch(ordered, ids, positions, tuple(spans), tuple(worn), tuple(wanted), tuple(states))
+    return Batch(ordered, ids, positions, tuple(spans), tuple(worn), tuple(wanted), tuple(states), _scored(wanted))
+
+
+def _scored(wanted: Sequence[Wanted]) -> tuple[Spot, ...]:
+    return tuple(
+        (row, token)
+        for row, one in enumerate(wanted)
+        for job in (one.job.family if isinstance(one.job, PromptJob) else (one.job,))
+        if isinstance(job, ScoreJob)
+        for token in job.targets(one.position)
+    )
 
 
 def _dress(work: Work) -> list[tuple[str, float]]:

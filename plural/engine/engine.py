@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 
 from plural.engine import sampler
 from plural.engine.adapter_pool import AdapterPool
-from plural.engine.batch import Batch, build_batch
+from plural.engine.batch import Batch, Spot, build_batch
 from plural.engine.coming import Coming
 from plural.engine.grammar import GrammarCompiler, MasksAhead
 from plural.engine.intake import Intake, check_options
@@ -168,6 +168,7 @@ class Engine:
             if embed.remaining == 0 and not embed.done:
                 self._end(embed, _mean(embed))
         result.bring([row for row, wanted in enumerate(batch.wanted) if sampler.reads_logits(wanted.job)])
+        found = dict(zip(batch.scored, result.logits(batch.scored), strict=True))
         for row, wanted in enumerate(batch.wanted):
             job = wanted.job
             if job.done:
@@ -177,9 +178,9 @@ class Engine:
             elif isinstance(job, GenerateJob):
                 self._draw(job, result, row)
             elif isinstance(job, ScoreJob):
-                self._score(job, wanted.position, result, row)
+                self._score(job, wanted.position, row, found, result.totals_R[row])
             elif isinstance(job, PromptJob):
-                self._branch(job, wanted.position, result, row)
+                self._branch(job, wanted.position, row, found, result)
 
     def _draw(self, job: GenerateJob, result: Result, row: int) -> None:
         try:
@@ -192,13 +193,12 @@ class Engine:
         if not all([job.sink(event) for event in events]):
             self._scheduler.finish(job)
 
-    def _score(self, job: ScoreJob, position: int, result: Result, row: int) -> None:
-        logits = result.logits_RV[row, sorted(job.targets(position))].double()
-        job.logprobs[position] = float(torch.logsumexp(logits, dim=0)) - result.totals_R[row]
+    def _score(self, job: ScoreJob, position: int, row: int, found: Mapping[Spot, float], total: float) -> None:
+        job.take(position, [found[row, token] for token in sorted(job.targets(position))], total)
         if job.remaining == 0 and position + 1 == len(job.tokens):
             self._end(job, job.score)
 
-    def _branch(self, parent: PromptJob, position: int, result: Result, row: int) -> None:
+    def _branch(self, parent: PromptJob, position: int, row: int, found: Mapping[Spot, float], result: Result) -> None:
         """Tells the children of a prompt what may follow it; when it is all read, they go on from there."""
         whole = position + 1 == len(parent.tokens)
         if whole:
@@ -207,7 +207,7 @@ class Engine:
             self._runner.memory.copy(copies)
         for job in parent.family:
             if isinstance(job, ScoreJob) and _is_wanted(job):
-                self._score(job, position, result, row)
+                self._score(job, position, row, found, result.totals_R[row])
             elif isinstance(job, GenerateJob) and _is_wanted(job) and job.remaining == 0:
                 self._draw(job, result, row)
         if whole:

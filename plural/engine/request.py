@@ -248,6 +248,11 @@ class ScoreJob(Job):
         """Any of which may follow the token at `position`."""
         return self.ends if position + 1 == len(self.tokens) else frozenset((self.tokens[position + 1],))
 
+    def take(self, position: int, logits: Sequence[float], total: float) -> None:
+        """The logits of the targets there; `total` is the logarithm of the sum of all tokens' exponentials."""
+        highest = max(logits)
+        self.logprobs[position] = highest + math.log(sum(math.exp(one - highest) for one in logits)) - total
+
     @property
     def score(self) -> float:
         return sum(self.logprobs[position] for position in sorted(self.logprobs))

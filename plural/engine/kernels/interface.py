@@ -92,6 +92,14 @@ class Result:
         if missing and self.logits_RV.device.type != "cpu":
             self._brought.update(zip(missing, self.logits_RV[missing].cpu().numpy(), strict=True))
 
+    def logits(self, at: Sequence[tuple[int, int]]) -> list[float]:
+        """The logits at (row, token), read in one."""
+        if not at:
+            return []
+        rows, tokens = zip(*at, strict=True)
+        found: list[float] = self.logits_RV[torch.tensor(rows), torch.tensor(tokens)].tolist()
+        return found
+
     def on_host(self, row: int) -> np.ndarray:
         """A row of logits, for reading."""
         if self.logits_RV.device.type == "cpu":

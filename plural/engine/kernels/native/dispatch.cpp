@@ -25,7 +25,28 @@ static bool runs_avx512vnni() {
 }
 #endif
 
-extern "C" const Isa plural_isa_avx512vnni, plural_isa_avx2, plural_isa_portable;
+#if defined(__aarch64__)
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+// Dot products of bytes (Armv8.2's FEAT_DotProd).
+static bool runs_dotprod() {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) >> 20 & 1;  // HWCAP_ASIMDDP
+#elif defined(__APPLE__)
+  int there = 0;
+  size_t size = sizeof there;
+  return !sysctlbyname("hw.optional.arm.FEAT_DotProd", &there, &size, nullptr, 0) && there;
+#else
+  return false;
+#endif
+}
+#endif
+
+extern "C" const Isa plural_isa_avx512vnni, plural_isa_avx2, plural_isa_dotprod, plural_isa_neon, plural_isa_portable;
 
 static const Isa *best() {
 #if defined(__x86_64__)
@@ -36,6 +57,12 @@ static const Isa *best() {
 #endif
 #ifdef PLURAL_HAS_avx2
   if (runs_avx2()) return &plural_isa_avx2;
+#endif
+#ifdef PLURAL_HAS_dotprod
+  if (runs_dotprod()) return &plural_isa_dotprod;
+#endif
+#ifdef PLURAL_HAS_neon
+  return &plural_isa_neon;
 #endif
 #ifdef PLURAL_HAS_portable
   return &plural_isa_portable;

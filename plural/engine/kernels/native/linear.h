@@ -160,6 +160,34 @@ struct Counts {
     return (V)_mm256_cvtepi32_ps(counts) * scale;
   }
 };
+#elif defined(__ARM_NEON)
+// Halves of a byte are signed bytes as well, so that products of signed bytes do: four at once where there are dot
+// products, else in pairs, which fit in 16 bits (2 * 15 * 127).
+template <int K>
+struct Counts {
+  int32x4_t low = vdupq_n_s32(0), high = vdupq_n_s32(0);
+
+  static int32x4_t dot(int32x4_t to, VB weights, int8x16_t x) {
+    const int8x16_t w = (int8x16_t)weights;
+#if defined(__ARM_FEATURE_DOTPROD)
+    return vdotq_s32(to, w, x);
+#else
+    const int16x8_t first = vmull_s8(vget_low_s8(w), vget_low_s8(x)), second = vmull_high_s8(w, x);
+    return vpadalq_s16(to, vpaddq_s16(first, second));
+#endif
+  }
+  void add(VB weights, const int8_t *x) {
+    int32_t word;
+    std::memcpy(&word, x, sizeof word);
+    const int8x16_t four = vreinterpretq_s8_s32(vdupq_n_s32(word));
+    low = dot(low, K == PLURAL_U4 ? weights : weights & 15, four);
+    if (K == PLURAL_U8) high = dot(high, weights >> 4, four);
+  }
+  V scaled(V scale) const {
+    const int32x4_t counts = K == PLURAL_U8 ? vaddq_s32(low, vshlq_n_s32(high, 4)) : low;
+    return (V)vcvtq_f32_s32(counts) * scale;
+  }
+};
 #else
 template <int K>
 struct Counts {

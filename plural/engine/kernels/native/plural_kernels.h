@@ -82,7 +82,7 @@ typedef struct {
 
 typedef struct plural_program plural_program;
 
-/* The instruction set in use ("avx512vnni", "avx2", "portable"), or null: none of those in here runs on this machine.
+/* The instruction set in use ("avx512vnni", "avx2", "dotprod", "neon", "portable"), or null: none of those in here runs on this machine.
  * Nothing else may be called then. */
 PLURAL_API const char *plural_isa(void);
 PLURAL_API int32_t plural_abi(void);

@@ -4,6 +4,8 @@
 #include <cstring>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace {
@@ -14,7 +16,7 @@ constexpr bool MANY_REGISTERS = true;
 #elif defined(__AVX2__)
 constexpr int W = 8;
 constexpr bool MANY_REGISTERS = false;  // sixteen
-#else
+#else  // NEON has four floats in each of 32 registers
 constexpr int W = 4;
 constexpr bool MANY_REGISTERS = true;
 #endif
@@ -60,6 +62,8 @@ inline V load(const Bf16 *p) {
   return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
 #elif defined(__AVX2__)
   return (V)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
+#elif defined(__ARM_NEON)
+  return (V)vshll_n_u16(vld1_u16(&p->bits), 16);
 #else
   V v;
   for (int i = 0; i < W; i++) v[i] = widened(p[i]);
@@ -95,6 +99,8 @@ inline V fma(V a, V b, V c) {
   return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__AVX2__)
   return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_NEON)
+  return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
   return a * b + c;
 #endif
@@ -109,6 +115,8 @@ inline float sum(V v) {
   __m128 t = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
   t = _mm_add_ps(t, _mm_movehl_ps(t, t));
   return _mm_cvtss_f32(_mm_add_ss(t, _mm_movehdup_ps(t)));
+#elif defined(__ARM_NEON)
+  return vaddvq_f32((float32x4_t)v);
 #else
   float t[W];
   store(t, v);
@@ -125,6 +133,8 @@ inline int32_t sum(VI v) {
   __m128i t = _mm_add_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
   t = _mm_add_epi32(t, _mm_unpackhi_epi64(t, t));
   return _mm_cvtsi128_si32(_mm_add_epi32(t, _mm_shuffle_epi32(t, 1)));
+#elif defined(__ARM_NEON)
+  return vaddvq_s32((int32x4_t)v);
 #else
   int32_t total = 0;
   for (int i = 0; i < W; i++) total += v[i];
@@ -139,6 +149,8 @@ inline float largest(V v) {
   __m128 t = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
   t = _mm_max_ps(t, _mm_movehl_ps(t, t));
   return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
+#elif defined(__ARM_NEON)
+  return vmaxvq_f32((float32x4_t)v);
 #else
   float best = v[0];
   for (int i = 1; i < W; i++) best = v[i] > best ? v[i] : best;

@@ -16,6 +16,8 @@ constexpr int SPINS = 600;
 inline void rest() {
 #if defined(__x86_64__)
   _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");  // yield is over at once
 #endif
 }
 
