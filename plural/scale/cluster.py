@@ -75,7 +75,8 @@ def join(address: str, *, patience: float, cpus: int | None = None) -> None:
         return
     options: dict[str, Any] = {"namespace": NAMESPACE, "logging_level": logging.WARNING, "log_to_driver": False}
     if address == LOCAL:
-        ray.init(**options, num_cpus=cpus, include_dashboard=False)
+        # Without an address Ray joins whatever cluster was started on this machine last, or waits for it if it is gone.
+        ray.init("local", **options, num_cpus=cpus, include_dashboard=False)
         return
     _check(address)
     left = Patience(patience)
