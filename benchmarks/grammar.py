@@ -175,7 +175,7 @@ def compared(engine: Engine, grammar: Grammar, prompts: Sequence[tuple[int, ...]
         for kind, plain, sampling in (
             ("schema", "free", likeliest),
             ("every", "", replace(likeliest, logprobs=1)),
-            ("drawn", "free, drawn", drawn),
+            ("drawn", "free drawn", drawn),
         ):
             run, lengths = timed(engine, [Request(prompt, sampling, None, grammar) for prompt in prompts])
             runs[kind].append(run)
@@ -185,7 +185,7 @@ def compared(engine: Engine, grammar: Grammar, prompts: Sequence[tuple[int, ...]
                     for prompt, length in zip(prompts, lengths, strict=True)
                 ]
                 runs[plain].append(timed(engine, free)[0])
-    beside = {"drawn": "free, drawn", "free, drawn": "free, drawn"}
+    beside = {"drawn": "free drawn", "free drawn": "free drawn"}
     return {kind: summary(each, runs[beside.get(kind, "free")]) for kind, each in runs.items()}
 
 

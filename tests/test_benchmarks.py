@@ -250,13 +250,14 @@ def test_training_counts_the_tokens_of_both_sides(run):
 def test_grammars_are_timed_beside_free_decode_of_as_many_tokens(run):
     found = run("grammar", "--streams", "2", "--rounds", "1")["results"]
     kinds = [name.rpartition(", ")[2] for name in found if "decisions" not in name]
-    assert kinds == ["free", "every", "schema"] * 3
+    assert kinds == ["schema", "free", "every", "drawn", "free drawn"] * 3
     for name in ("few values", "texts", "tool call"):
         free, every, schema = (found[f"2 streams, {name}, {kind}"] for kind in ("free", "every", "schema"))
         assert free["tokens"] == schema["tokens"]
         assert schema["steps"] < every["steps"]  # forced tokens take no step each
         assert every["parts_us_a_token"]["allowed"] > 0
         assert free["parts_us_a_token"]["allowed"] == 0
+        assert found[f"2 streams, {name}, drawn"]["tokens"] == found[f"2 streams, {name}, free drawn"]["tokens"]
     assert found["2 decisions"]["steps"] > 0
 
 

@@ -190,8 +190,8 @@ def test_decimals_agree_with_floats(expression: str) -> None:
         expected = float(eval(expression, {"abs": abs, **names}))
     except (ValueError, ZeroDivisionError, OverflowError):
         return
-    # Of sin(exp(25)) floats know four digits.
-    ill = "floor" in expression or ("sin" in expression and "exp" in expression)
+    # Of sin(exp(25)) and cos(exp(25)) floats know four digits.
+    ill = "floor" in expression or ("exp" in expression and ("sin" in expression or "cos" in expression))
     if 1e-6 < abs(expected) < 1e12 and not ill:
         assert math.isclose(float(value), expected, rel_tol=1e-6, abs_tol=1e-6)
 
