@@ -5,12 +5,12 @@
 
 `every` draws each token from its logits under a mask; `schema` is how requests run: tokens that the grammar forces are
 taken without one, and read by the next pass. `free` draws as many tokens as the schema's answers have. `drawn` is
-`schema` at a temperature, whose masks are found beside the forward pass, and is held against free tokens drawn at that
-temperature. Prompts are in
-the prefix cache, and the first step of a run, which reads what is left of them, is not counted. A step's own time is
-what it spends outside the forward pass, on the engine's thread; the overhead is the own time under the grammar less
-that of free decode, for each token, as a share of a free token's decode time. All times are that
-thread's CPU time, of which other work on the same cores takes nothing. Runs take turns. The last line is JSON.
+`schema` at a temperature, and is held against free tokens drawn at that temperature. Prompts are in the prefix cache,
+and the first step of a run, which reads what is left of them, is not counted. A step's own time is what it spends
+outside the forward pass, on the engine's thread; the overhead is the own time under the grammar less that of free
+decode, for each token, as a share of a free token's decode time. All times are that thread's CPU time, of which other
+work on the same cores takes nothing; the masks that another thread finds beside the forward pass are not in it. Runs
+take turns. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Which replica a request goes to: where its key is known, unless another one has much less to do.
 
-Load and locality are weighed as in "Preble: Efficient Distributed Prompt Scheduling" (arXiv 2407.00023): by how many
-requests a replica may be ahead. Knows nothing of Ray, so that the simulation of a fleet (benchmarks/fleet.py) asks the
-same code.
+Two by lot are enough to find one with little to do (Mitzenmacher, "The Power of Two Choices in Randomized Load
+Balancing", 2001), as Ray Serve does it; by how many requests a known one may be ahead of them is one number, as the
+`imbalanced_threshold` of Ray's prefix-aware router is. Knows nothing of Ray, so that the simulation of a fleet
+(benchmarks/fleet.py) asks the same code.
 """
 
 from __future__ import annotations
