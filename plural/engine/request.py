@@ -97,6 +97,8 @@ class Job:
         self.num_charged = 0
         # It had begun, and waits: its adapters are held for it.
         self.held = False
+        # It runs, and its adapters are on their way: it reads what is the base's.
+        self.ahead = False
         self.cancelled = False
         self.done = False
 
@@ -133,6 +135,17 @@ class Job:
         """How many of its first tokens it need not compute where their keys and values are known: all but the last,
         whose logits are in no cache."""
         return len(self.tokens) - 1
+
+    @property
+    def bare(self) -> int:
+        """How many of its first tokens the base reads, whatever adapters act after them; none of those whose logits are
+        wanted."""
+        return min((ref.offset for ref in self.adapters if ref.offset < self.skippable), default=self.skippable)
+
+    @property
+    def ready(self) -> int:
+        """How many tokens can be computed for it now."""
+        return max(0, self.bare - self.num_computed) if self.ahead else self.remaining
 
     @property
     def goes_on(self) -> bool:

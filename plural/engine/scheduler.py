@@ -101,12 +101,18 @@ class _Pace:
 
 @dataclass(slots=True)
 class _Draft:
+    """A plan in the making. `wanted` are the adapters that somebody waits for; `kept` those that are here and whose
+    wearers need more: they keep their pages until all were looked at, so that two that need much cannot take turns in
+    evicting each other's."""
+
     budget: int
     work: list[Work] = field(default_factory=list)
     preempted: bool = False
+    wanted: set[str] = field(default_factory=set)
+    kept: list[str] = field(default_factory=list)
 
     def add(self, job: Job) -> None:
-        count = min(job.remaining, self.budget)
+        count = min(job.ready, self.budget)
         self.work.append(Work(job, job.num_computed, job.num_computed + count))
         self.budget -= count
 
@@ -148,11 +154,22 @@ class Scheduler:
         for job in sorted(self.running, key=lambda job: (job.remaining > 1, -job.priority)):
             if job not in self.running:
                 continue  # it gave way to one before it
+            if job.ahead:
+                try:
+                    self._catch_up(job, draft)
+                except PluralError as error:
+                    self.finish(job)
+                    failed.append((job, error))
+                if job not in self.running:
+                    continue
             self._charge(job)
-            if draft.budget and self._make_room(job, draft):
+            if draft.budget and job.ready and self._make_room(job, draft):
                 draft.add(job)
         if not draft.preempted:
             failed += self._admit(draft)
+            self.adapters.forget_all_but(draft.wanted)
+        for digest in draft.kept:
+            self.adapters.release(digest)
         return Plan(tuple(draft.work), tuple(failed), tuple(self._copies))
 
     def commit(self, plan: Plan, seconds: float = 0.0) -> None:
@@ -205,7 +222,7 @@ class Scheduler:
 
     def check(self, users: Iterable[str] = ()) -> None:
         """Raises MachineError when pages are lost, or held by nobody. `users` hold an adapter besides the jobs."""
-        worn = [ref.digest for job in self.running for ref in job.adapters]
+        worn = [ref.digest for job in self.running if not job.ahead for ref in job.adapters]
         copied = [source for source, _ in self._copies]
         self.pages.check([copied, *(job.pages for job in self.running)], [*worn, *users])
         self.waiting.check()
@@ -218,7 +235,7 @@ class Scheduler:
     # ---------------------------------------------------------------------------------------------------- inside
     def _make_room(self, job: Job, draft: _Draft) -> bool:
         """Pages for what `job` computes in this step; without any, the latest of the lowest priority lose theirs."""
-        upto = job.num_computed + min(job.remaining, draft.budget)
+        upto = job.num_computed + min(job.ready, draft.budget)
         planned = {id(work.job) for work in draft.work}
         while not self._grow(job, upto):
             victim = _last(other for other in self.running if id(other) not in planned)
@@ -313,27 +330,23 @@ class Scheduler:
         for chained in job.hashes(self.pages.page_size)[job.num_registered :]:
             if self._filling.get(chained) is job:
                 del self._filling[chained]
-        for ref in job.adapters:  # before its pages: an adapter is copied in again sooner than a prefix is computed
-            self.adapters.release(ref.digest)
+        if not job.ahead:
+            for ref in job.adapters:  # before its pages: an adapter is copied in again sooner than a prefix is computed
+                self.adapters.release(ref.digest)
+        job.ahead = False
         self.pages.release(job.pages)
         job.pages = []
 
     def _admit(self, draft: _Draft) -> Iterable[tuple[Job, PluralError]]:
-        """Lets in every waiting job that fits, in order; one that does not fit now blocks nobody, up to a point.
-
-        Adapters of those that must wait for more keep their pages until all others were looked at, so that two that
-        need much cannot take turns in evicting each other's.
-        """
-        wanted: set[str] = set()
-        kept: list[str] = []
-        ahead = 0
+        """Lets in every waiting job that fits, in order; one that does not fit now blocks nobody, up to a point."""
+        over = 0
         for job in self.waiting.walk(self._known):
             if not draft.budget or len(self.running) >= self.settings.max_running or not self.pages.available:
-                ahead += 1
-                if ahead > ON_THEIR_WAY:
+                over += 1
+                if over > ON_THEIR_WAY:
                     break
                 self.waiting.defer(job)
-                self._want(job, wanted)
+                self._want(job, draft)
                 continue
             try:
                 self._check_room(job)
@@ -342,22 +355,42 @@ class Scheduler:
                 self._leave(job)
                 yield job, error
                 continue
-            if len(worn) == len(job.adapters) and self._enter(job):
+            whole = len(worn) == len(job.adapters)
+            if whole and self._enter(job):
                 draft.add(job)
                 continue
-            self._want(job, wanted)
-            kept += worn
-            if not self._lacks_room(job, worn):
+            draft.kept += worn
+            lacks = self._lacks_room(job, worn)
+            if not (whole or lacks) and self._gains_by_running_ahead(job) and self._enter(job, ahead=True):
+                if job.ready:
+                    draft.add(job)
+            elif not lacks:
                 self.waiting.defer(job)  # it waits for an adapter that is on its way, or for a prefix
-        for digest in kept:
-            self.adapters.release(digest)
-        self.adapters.forget_all_but(wanted)
+            self._want(job, draft)
 
-    def _want(self, job: Job, wanted: set[str]) -> None:
+    def _gains_by_running_ahead(self, job: Job) -> bool:
+        """Is there something of it to read that its adapters leave to the base? Who has begun before and gave way waits
+        for all that it lacks."""
+        return not job.held and job.bare > self._known(job) * self.pages.page_size
+
+    def _catch_up(self, job: Job, draft: _Draft) -> None:
+        """A job that runs ahead of its adapters wears them as soon as all are here. It goes back to those who wait when
+        there is no room for them: the pages that it holds may be what they lack. Raises what loading one raised."""
+        worn = self._dress(job)
+        if len(worn) == len(job.adapters):
+            job.ahead = False
+            return
+        draft.kept += worn
+        if self._pages_missing(job, worn) > self.pages.available:
+            self._preempt(job)
+        else:
+            self._want(job, draft)
+
+    def _want(self, job: Job, draft: _Draft) -> None:
         """Lets the job's adapters come: at once, so that nobody behind it takes the pages that were made free for
         it."""
         for ref in job.adapters:
-            wanted.add(ref.digest)
+            draft.wanted.add(ref.digest)
             self.adapters.want(ref.digest)
 
     def _check_room(self, job: Job) -> None:
@@ -389,14 +422,18 @@ class Scheduler:
         as used now, not to be evicted meanwhile."""
         known = self.pages.match(self._prefix(job))
         own = self.pages.pages_for(len(job.tokens) + 1) - len(known)
-        missing = (self.adapters.pages_for(ref.digest) or 0 for ref in job.adapters if ref.digest not in worn)
-        lacks = own + sum(missing) > self.pages.available
+        lacks = own + self._pages_missing(job, worn) > self.pages.available
         self.pages.release(known)
         return lacks
 
-    def _enter(self, job: Job) -> bool:
+    def _pages_missing(self, job: Job, worn: Sequence[str]) -> int:
+        """How many pages must be found for those of its adapters that have none yet."""
+        missing = (ref.digest for ref in job.adapters if ref.digest not in worn)
+        return sum(self.adapters.pages_for(one) or 0 for one in missing if not self.pages.pages_of(one))
+
+    def _enter(self, job: Job, *, ahead: bool = False) -> bool:
         """Finds the job's known prefix and takes pages for all its tokens and one more. A page that somebody is about
-        to fill is waited for."""
+        to fill is waited for. It wears its adapters, or runs `ahead` of them."""
         size = self.pages.page_size
         hashes = self._prefix(job)
         pages = self.pages.match(hashes)
@@ -414,6 +451,7 @@ class Scheduler:
         job.num_computed = found = len(pages) * size + known
         for chained in hashes[len(pages) :]:
             self._filling.setdefault(chained, job)
+        job.ahead = ahead
         self._start(job)
         self.counters.cached += found
         if job.cached < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from plural.engine import Request
 from plural.errors import SettingsError
 from plural.types import AdapterRef, Sampling
 
-from .tiny import CONFIG, Shelf, collect, drawn, drive, tiny_adapter, tiny_decoder, tiny_engine
+from .tiny import CONFIG, Shelf, SlowShelf, collect, drawn, drive, tiny_adapter, tiny_decoder, tiny_engine
 
 TRANSCRIPT = tuple((7 * i + i // 13) % 256 for i in range(2048))
 INVOCATION = (3, 1, 4)
@@ -63,6 +64,28 @@ async def test_a_growing_transcript_is_handed_from_one_to_the_next() -> None:
         assert engine.stats().computed == begun + len(prompt) - 160 + TOKENS - 1
         begun = engine.stats().computed
         history = (*prompt, *(token for token, _ in said))
+
+
+async def test_the_transcript_is_read_while_the_adapter_is_on_its_way() -> None:
+    """Counted: all that is the base's before it is there, its own tokens after that; and the answer is the same."""
+    shelf = SlowShelf(tiny_adapter(1))
+    [digest] = shelf.adapters
+    decoder = tiny_decoder(config=replace(CONFIG, max_positions=4096))
+    engine = tiny_engine(shelf, start=False, decoder=decoder, kv_tokens=4096)
+    one = request((*TRANSCRIPT, *INVOCATION), AdapterRef(digest, offset=len(TRANSCRIPT)))
+    late = asyncio.ensure_future(collect(engine, one))
+    while engine.stats().computed < len(TRANSCRIPT):
+        await asyncio.sleep(0)
+        engine.step()
+    assert not engine.step()
+    assert (engine.stats().computed, engine.stats().adapters) == (len(TRANSCRIPT), ())
+    engine.check()
+    shelf.open.set()
+    [events] = await drive(engine, late)
+    assert not isinstance(events, BaseException)
+    assert engine.stats().computed == len(TRANSCRIPT) + len(INVOCATION) + TOKENS - 1
+    assert engine.stats().preempted == 0
+    assert drawn(events) == await answer(tiny_engine(shelf, start=False, decoder=decoder, kv_tokens=4096), one)
 
 
 async def test_where_it_acts_is_part_of_what_it_is() -> None:

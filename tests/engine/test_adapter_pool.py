@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from plural.types import AdapterRef, Mixture, Sampling
 from .tiny import (
     PlainDelta,
     Shelf,
+    SlowShelf,
     TinyAdapter,
     collect,
     drawn,
@@ -103,18 +103,6 @@ async def test_a_mixture_that_cannot_act_is_refused(wrong: AdapterRef | Mixture,
 
 
 # ------------------------------------------------------------------------------------------------- on their way
-class SlowShelf(Shelf):
-    """Nothing comes off it until it is opened."""
-
-    def __init__(self, *adapters: TinyAdapter) -> None:
-        super().__init__({one.digest: one for one in adapters})
-        self.open = threading.Event()
-
-    def __call__(self, digest: str) -> TinyAdapter:
-        assert self.open.wait(60)
-        return super().__call__(digest)
-
-
 async def test_no_step_waits_for_an_adapter() -> None:
     shelf = SlowShelf(tiny_adapter(1))
     [ref] = map(AdapterRef, shelf.adapters)

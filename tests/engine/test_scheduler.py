@@ -13,18 +13,20 @@ from plural.engine.queue import PATIENCE
 from plural.engine.request import Job
 from plural.engine.scheduler import MEASURED, Plan, Scheduler
 from plural.engine.settings import EngineSettings
-from plural.errors import DeadlineError
+from plural.errors import DeadlineError, SpecialistError
 from plural.types import AdapterRef
 
 
 class Slots:
-    """Adapter slots without adapters: they take no pages."""
+    """Adapter slots without adapters: they take no pages, whatever `sizes` says that they need."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.users: dict[str, int] = {}
         self.pinned_pages: dict[str, int] = {}
         self.held: Counter[str] = Counter()
+        self.sizes: dict[str, int] = {}
+        self.wanted: set[str] = set()
 
     def hold(self, digest: str) -> None:
         self.held[digest] += 1
@@ -34,13 +36,15 @@ class Slots:
         self.held += Counter()
 
     def pages_for(self, digest: str) -> int:
-        return 0
+        return self.sizes.get(digest, 0)
 
     def collect(self) -> None: ...
 
-    def want(self, digest: str) -> None: ...
+    def want(self, digest: str) -> None:
+        self.wanted.add(digest)
 
-    def forget_all_but(self, wanted: Container[str]) -> None: ...
+    def forget_all_but(self, wanted: Container[str]) -> None:
+        self.wanted = {digest for digest in self.wanted if digest in wanted}
 
     def acquire(self, digest: str) -> bool:
         if digest not in self.users and len(self.users) == self.count:
@@ -59,8 +63,9 @@ def scheduler(slots: int = 4, **options: int) -> Scheduler:
     return Scheduler(chosen, PagePool(chosen.num_pages(1, 0), chosen.page_size), Slots(slots))
 
 
-def job(tokens: int, digest: str | None = None, first: int = 0) -> Job:
-    return Job(range(first, first + tokens), (AdapterRef(digest),) if digest else (), lambda result: True)
+def job(tokens: int, digest: str | None = None, first: int = 0, offset: int = 0) -> Job:
+    worn = (AdapterRef(digest, offset=offset),) if digest else ()
+    return Job(range(first, first + tokens), worn, lambda result: True)
 
 
 def shares(plan: Plan) -> list[tuple[Job, int]]:
@@ -156,22 +161,21 @@ def test_children_share_full_pages_and_copy_the_last_one() -> None:
     assert shares(s.schedule()) == [(children[0], 3), (children[1], 4)]
 
 
-jobs = st.lists(
-    st.tuples(st.integers(1, 60), st.integers(1, 60), st.sampled_from([None, "a", "b", "c"])), min_size=1, max_size=20
-)
+wearing = st.tuples(st.sampled_from([None, "a", "b", "c"]), st.sampled_from([0, 0, 10, 40]))
+jobs = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60), wearing), min_size=1, max_size=20)
 
 
 @settings(max_examples=60, deadline=None)
 @given(jobs, st.integers(4, 40), st.integers(8, 16), st.integers(1, 3), st.integers(1, 5))
 def test_everybody_finishes_and_nothing_is_left(
-    wanted: list[tuple[int, int, str | None]], step_tokens: int, pages: int, slots: int, arrivals: int
+    wanted: list[tuple[int, int, tuple[str | None, int]]], step_tokens: int, pages: int, slots: int, arrivals: int
 ) -> None:
     """Any jobs that each fit in the pool alone, in any mix, under any budget."""
     s = scheduler(slots, step_tokens=step_tokens, kv_tokens=16 * pages)
     ends: dict[Job, int] = {}
     todo = []
-    for i, (prompt, output, digest) in enumerate(wanted):
-        new = job(prompt, digest, first=100 * (i % 3))
+    for i, (prompt, output, (digest, offset)) in enumerate(wanted):
+        new = job(prompt, digest, 100 * (i % 3), offset)
         ends[new] = prompt + output
         todo.append(new)
     for _ in range(20_000):
@@ -184,7 +188,8 @@ def test_everybody_finishes_and_nothing_is_left(
         assert all(count > 0 for _, count in counts)
         assert len({id(one) for one, _ in counts}) == len(counts)
         assert len(s.running) <= 4
-        assert len({ref.digest for one in s.running for ref in one.adapters}) <= slots
+        assert len({ref.digest for one in s.running if not one.ahead for ref in one.adapters}) <= slots
+        assert all(not one.ahead or work.stop <= one.adapters[0].offset for work in plan.work if (one := work.job))
         advance(s, plan)
         for one, _ in counts:
             if len(one.tokens) >= ends[one]:
@@ -195,6 +200,68 @@ def test_everybody_finishes_and_nothing_is_left(
     assert not s.has_work
     assert s.pages.used == 0
     assert s.counters.finished == len(wanted)
+
+
+# ------------------------------------------------------------------------------------------ ahead of its adapters
+def test_what_the_base_reads_is_read_while_the_adapter_is_on_its_way() -> None:
+    s = scheduler(slots=0)
+    late = job(60, "a", offset=50)
+    s.add(late)
+    for expected in (32, 18):
+        plan = s.schedule()
+        assert shares(plan) == [(late, expected)]
+        advance(s, plan)
+        s.check()
+    assert shares(s.schedule()) == []
+    assert s.adapters.wanted == {"a"}  # type: ignore[attr-defined]
+    s.adapters.count = 1  # type: ignore[attr-defined]
+    plan = s.schedule()
+    assert shares(plan) == [(late, 10)]
+    advance(s, plan)
+    assert s.counters.computed == 60
+
+
+def test_nobody_runs_ahead_of_an_adapter_that_acts_from_the_first_token() -> None:
+    s = scheduler(slots=0)
+    s.add(job(60, "a"))
+    assert shares(s.schedule()) == []
+    assert not s.running
+
+
+def test_who_runs_ahead_gives_its_pages_back_when_its_adapter_finds_none() -> None:
+    s = scheduler(slots=0, kv_tokens=16 * 8)
+    late, base = job(60, "a", offset=50), job(40, first=500)
+    s.add(late)
+    advance(s, s.schedule())
+    s.add(base)
+    advance(s, s.schedule())
+    assert s.running == [late, base]
+    s.adapters.sizes["a"] = 4  # type: ignore[attr-defined]  # of eight, and seven are in use
+    s.schedule()
+    assert s.running == [base]
+    assert s.adapters.wanted == {"a"}  # type: ignore[attr-defined]
+    s.check()
+    s.finish(base)
+    s.adapters.count = 1  # type: ignore[attr-defined]
+    assert shares(s.schedule()) == [(late, 12)]  # what was read is known
+
+
+def test_who_runs_ahead_is_told_when_its_adapter_cannot_be_loaded() -> None:
+    class Broken(Slots):
+        def acquire(self, digest: str) -> bool:
+            if self.wanted:
+                raise SpecialistError("It is gone.")
+            return False
+
+    chosen = EngineSettings(max_running=4, step_tokens=32, kv_tokens=256)
+    s = Scheduler(chosen, PagePool(chosen.num_pages(1, 0), chosen.page_size), Broken(1))
+    late = job(60, "a", offset=50)
+    s.add(late)
+    s.commit(s.schedule())
+    assert [(one, str(error)) for one, error in s.schedule().failed] == [(late, "It is gone.")]
+    assert not s.has_work
+    s.check()
+    assert s.pages.used == 0
 
 
 # ------------------------------------------------------------------------------------------ order, priority, deadlines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -135,6 +136,18 @@ class Shelf:
     def put(self, adapter: TinyAdapter) -> str:
         self.adapters[adapter.digest] = adapter
         return adapter.digest
+
+
+class SlowShelf(Shelf):
+    """Nothing comes off it until it is opened."""
+
+    def __init__(self, *adapters: TinyAdapter) -> None:
+        super().__init__({one.digest: one for one in adapters})
+        self.open = threading.Event()
+
+    def __call__(self, digest: str) -> TinyAdapter:
+        assert self.open.wait(60)
+        return super().__call__(digest)
 
 
 def tiny_engine(
