@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLTokenizer
@@ -127,7 +128,56 @@ class GrammarCompiler:
         if matcher.is_error():
             error = matcher.get_error().strip().splitlines()[0]
             raise GrammarError(f"The {grammar.kind} grammar {_short(grammar.source)} is wrong: {error}.")
+        check_writable(_texts(grammar), self._tokenizer)
         return matcher
+
+
+def check_writable(texts: Iterable[str], tokenizer: Tokenizer) -> None:
+    """Raises GrammarError for a text that the tokenizer has no tokens for: an answer that begins with what comes before
+    could not go on."""
+    for text in texts:
+        if missing := tokenizer.unwritable(text):
+            raise GrammarError(
+                f"{_short(text)} has {missing[0]!r} (U+{ord(missing[0]):04X}), which the base's vocabulary cannot "
+                "write.",
+                hint="Leave it out, or write it otherwise.",
+            )
+
+
+def _texts(grammar: Grammar) -> Iterator[str]:
+    """What it may have the model write to the letter. Patterns are not looked into."""
+    match grammar.kind:
+        case "choices":
+            yield from json.loads(grammar.source)
+        case "json_schema":
+            yield from (json.dumps(text, ensure_ascii=False) for text in _strings(json.loads(grammar.source)))
+
+
+def _strings(schema: Any) -> Iterator[str]:
+    """The constants and the names of properties in a JSON Schema."""
+    if isinstance(schema, dict):
+        for key, value in schema.items():
+            if key in ("const", "enum"):
+                yield from _leaves(value)
+            elif key == "properties" and isinstance(value, dict):
+                yield from value
+                yield from _strings(list(value.values()))
+            else:
+                yield from _strings(value)
+    elif isinstance(schema, list):
+        for one in schema:
+            yield from _strings(one)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        yield from _leaves(list(value.values()))
+    elif isinstance(value, list):
+        for one in value:
+            yield from _leaves(one)
 
 
 def _source(grammar: Grammar) -> str:

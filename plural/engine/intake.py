@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from plural.engine.grammar import GrammarCompiler, check_writable
 from plural.engine.request import GenerateJob, Request, Sink
 from plural.engine.text import TextStream
 from plural.errors import GrammarError, PoolError, PromptError, SettingsError
 from plural.models.tokenizer import Detokenizer, Tokenizer
-
-if TYPE_CHECKING:
-    from plural.engine.grammar import GrammarCompiler
 
 
 def check_prompt(prompt: Sequence[int], *, answer: int, context: int, vocabulary: int) -> None:
@@ -32,6 +29,7 @@ def check_options(options: Sequence[str], tokenizer: Tokenizer) -> None:
         raise GrammarError(f"Options must be non-empty and differ from each other, got {list(options)!r}.")
     if not tokenizer.eos_ids:
         raise PromptError("The base has no end-of-turn token, so no answer has an end.", hint="Use a chat model.")
+    check_writable(options, tokenizer)
 
 
 def check_endings(request: Request) -> None:

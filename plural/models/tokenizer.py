@@ -81,6 +81,12 @@ class Tokenizer:
         """
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
+    def unwritable(self, text: str) -> str:
+        """The characters of a text that `encode` leaves out, each once: no answer can have them."""
+        if self.decode(self.encode(text)) == text:
+            return ""
+        return "".join(letter for letter in dict.fromkeys(text) if self.decode(self.encode(letter)) != letter)
+
     def encode_template(self, text: str) -> list[int]:
         """Text that a chat template wrote: control tokens in it are control tokens."""
         return list(self.backend.encode(text, add_special_tokens=False).ids)

@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from plural.errors import SpecialistError
@@ -34,10 +34,22 @@ class RunMessage(Strict):
     content: Text
 
 
+def _given(*names: str, no: str) -> dict[str, Any]:
+    """The part of a JSON Schema that asks for these properties and forbids another."""
+    return {
+        "required": [*names],
+        "properties": {**{name: {"not": {"type": "null"}} for name in names}, no: {"type": "null"}},
+    }
+
+
 class RunBody(Strict):
     """`model` is any id of /v1/models; or `team` is one of the client's own, as /v1/teams/draft makes them. A team may
     do without `input`: it then works on its own task. `budget` is what the run may cost; with `approve_plan` it waits
     for a person's word on its plan. With `stream` the answer is the run's events."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [_given("model", "input", no="team"), _given("team", no="model")]}
+    )
 
     model: Text | None = None
     team: Draft | None = None

@@ -242,3 +242,34 @@ async def test_the_real_tokenizer_fits_its_grammars(base: Any) -> None:
     assert json.loads(shown[0])["name"] in ("ada", "bob")
     assert shown[1] in NASTY
     assert re.match(r"\d{3}-[A-F]", shown[2])
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar.choices(["yes", "no \U000b1073"]),
+        Grammar.choices(["yes", "no\x04"]),
+        Grammar.json_schema({"enum": [1, "a\U0008556d"]}),
+        Grammar.json_schema({"type": "object", "properties": {"b\U0008556d": {"const": {"c": ["d"]}}}}),
+        Grammar.json_schema({"anyOf": [{"const": {"c": ["\U0008556d"]}}, {"type": "null"}]}),
+    ],
+)
+async def test_what_the_vocabulary_cannot_write_is_named_before_anything_runs(base: Any, grammar: Grammar) -> None:
+    """Half-way through such a text there would be nothing left to draw, and the request failed then."""
+    engine = Engine(base.decoder, base.tokenizer, Shelf(), start=False)
+    with pytest.raises(GrammarError, match=r"U\+(B1073|0004|8556D)\), which the base's vocabulary cannot write"):
+        await collect(engine, Request((1, 2), Sampling(max_tokens=40), None, grammar))
+    if grammar.kind == "choices":
+        with pytest.raises(GrammarError, match="cannot write"):
+            await engine.choose((1, 2), json.loads(grammar.source))
+    assert engine.stats().submitted == 0
+
+
+async def test_json_writes_control_characters_as_escapes(base: Any) -> None:
+    engine = Engine(base.decoder, base.tokenizer, Shelf(), start=False)
+    [events] = await drive(
+        engine,
+        collect(engine, Request((1, 2), Sampling(max_tokens=40), None, Grammar.json_schema({"const": "a\x04b"}))),
+    )
+    assert not isinstance(events, BaseException)
+    assert json.loads(text_of(events)) == "a\x04b"

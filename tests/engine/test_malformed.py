@@ -39,7 +39,9 @@ TOTAL = int(os.environ.get("PLURAL_DECISIONS", "10000"))  # of the real ones tog
 
 PATTERNS = [r"^[a-f]{2,6}$", r"^\d{4}-\d{2}$", "^(on|off)$"]
 names = st.text(st.characters(codec="ascii", categories=["L", "Nd"], include_characters="_-"), min_size=1, max_size=8)
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+# What SmolLM2 has tokens for: from U+40000 on nothing, and of control characters only what JSON writes as \\u0004.
+texts = st.text(st.characters(exclude_categories=["Cs"], max_codepoint=0x3FFFF), min_size=1, max_size=12)
+words = st.text(st.characters(exclude_categories=["Cs", "Cc"], max_codepoint=0x3FFFF), min_size=1, max_size=12)
 scalars = st.none() | st.booleans() | st.integers(-999, 999) | texts
 
 
@@ -259,7 +261,7 @@ def called(who: Who, boxes: list[list[dict[str, Any]]], tokens: int) -> Counter[
 toolkits = st.lists(st.sampled_from(TOOLS), min_size=1, max_size=3, unique_by=lambda each: each["function"]["name"])
 KINDS = {
     "values": (read_value, schemas | st.just(PLAN)),
-    "choices": (read_choice, st.lists(texts, min_size=1, max_size=6, unique=True)),
+    "choices": (read_choice, st.lists(words, min_size=1, max_size=6, unique=True)),
     "calls": (read_calls, toolboxes()),
     "open calls": (read_open_calls, toolkits),
 }

@@ -152,3 +152,21 @@ def test_a_query_parameter_that_is_not_known_is_named(running: Running, schema: 
         assert client.get("/v1/chat/completions?metadata[a]=b&limit=3").status_code == 200
         many = "&".join(f"metadata[{number}]=x" for number in range(17))
         assert client.get(f"/v1/chat/completions?{many}").json()["error"]["param"] == "metadata"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"model": "base", "input": "Go.", "team": None}, 200),
+        ({"input": "Go."}, 400),
+        ({"model": "base"}, 400),
+        ({"model": "base", "input": "Go.", "team": {}}, 400),
+    ],
+)
+def test_what_a_run_needs_is_in_the_schema(
+    running: Running, schema: dict[str, Any], body: dict[str, Any], status: int
+) -> None:
+    said = schema["paths"]["/v1/runs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    check = jsonschema.Draft202012Validator(said | {"components": schema["components"]})
+    assert check.is_valid(body) == (status == 200)
+    assert httpx.post(f"{running.url}/v1/runs", json=body, timeout=60).status_code == status

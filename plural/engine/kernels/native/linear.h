@@ -69,15 +69,22 @@ void in_tiles(int rows, const Tile &tile) {
 }
 
 // ----------------------------------------------------------------------------------------------------- fp32 and bf16
+constexpr int RUN = 96;  // inputs that are added up by themselves: one long sum loses more to rounding
+
 // M rows by P vectors of outputs, of weights T, multiplied and added in fp32. `w` is at the first vector, in its panel.
 template <int M, int P, class T>
 void tile_float(const T *w, size_t panel, const float *x, int in, float *y, int out, int column, const float *bias) {
   V sums[M][P] = {};
-  for (int k = 0; k < in; k++)
-    for (int p = 0; p < P; p++) {
-      const V weights = load(w + p / PARTS * panel + p % PARTS * W + (size_t)k * PANEL);
-      for (int m = 0; m < M; m++) sums[m][p] = fma(splat(x[(size_t)m * in + k]), weights, sums[m][p]);
-    }
+  for (int start = 0; start < in; start += RUN) {
+    V run[M][P] = {};
+    for (int k = start; k < std::min(in, start + RUN); k++)
+      for (int p = 0; p < P; p++) {
+        const V weights = load(w + p / PARTS * panel + p % PARTS * W + (size_t)k * PANEL);
+        for (int m = 0; m < M; m++) run[m][p] = fma(splat(x[(size_t)m * in + k]), weights, run[m][p]);
+      }
+    for (int m = 0; m < M; m++)
+      for (int p = 0; p < P; p++) sums[m][p] += run[m][p];
+  }
   put_tile(sums, y, out, column, bias);
 }
 
