@@ -118,9 +118,9 @@ async def test_base_and_adapters_equal_transformers_and_peft(base: Any, wrapped:
             expected_TV = their_logits(model, ids, answer)
         assert answer == expected_TV.argmax(dim=-1).tolist(), (prompt, name)
         ours_TV = torch.stack(logits[tuple(ids), mixture(worn(refs, name, base.tokenizer.encode(prompt)))])
-        # The drawn token's log-probability within 1e-4; of all 49,152 logits a few differ by a little more, in fp32.
+        # The farthest of 49,152 logits; fp64 is 4e-5 from ours and 5e-5 from theirs, on the average of these rows.
         worst = float((ours_TV - expected_TV).abs().max())
-        assert worst < 2e-4, (prompt, name, worst)
+        assert worst < 1e-4, (prompt, name, worst)
         logprobs = torch.log_softmax(expected_TV, dim=-1).amax(dim=-1).tolist()
         assert [event.logprob for event in events] == pytest.approx(logprobs, abs=1e-4)
         outputs.add((prompt, tuple(event.token_id for event in events)))
