@@ -106,6 +106,7 @@ class _Draft:
     evicting each other's."""
 
     budget: int
+    failed: list[tuple[Job, PluralError]]
     work: list[Work] = field(default_factory=list)
     preempted: bool = False
     wanted: set[str] = field(default_factory=set)
@@ -148,29 +149,22 @@ class Scheduler:
         self.adapters.collect()
         self.pages.release([source for source, _ in self._copies])
         self._copies = []
-        failed = list(self._give_up())
+        draft = _Draft(self.settings.step_tokens, failed=list(self._give_up()))
         self._make_way()
-        draft = _Draft(self.settings.step_tokens)
         for job in sorted(self.running, key=lambda job: (job.remaining > 1, -job.priority)):
             if job not in self.running:
                 continue  # it gave way to one before it
-            if job.ahead:
-                try:
-                    self._catch_up(job, draft)
-                except PluralError as error:
-                    self.finish(job)
-                    failed.append((job, error))
-                if job not in self.running:
-                    continue
+            if job.ahead and not self._catch_up(job, draft):
+                continue
             self._charge(job)
             if draft.budget and job.ready and self._make_room(job, draft):
                 draft.add(job)
         if not draft.preempted:
-            failed += self._admit(draft)
+            self._admit(draft)
             self.adapters.forget_all_but(draft.wanted)
         for digest in draft.kept:
             self.adapters.release(digest)
-        return Plan(tuple(draft.work), tuple(failed), tuple(self._copies))
+        return Plan(tuple(draft.work), tuple(draft.failed), tuple(self._copies))
 
     def commit(self, plan: Plan, seconds: float = 0.0) -> None:
         """The plan's tokens have their keys and values now, after so many seconds; full pages become known to the
@@ -337,7 +331,7 @@ class Scheduler:
         self.pages.release(job.pages)
         job.pages = []
 
-    def _admit(self, draft: _Draft) -> Iterable[tuple[Job, PluralError]]:
+    def _admit(self, draft: _Draft) -> None:
         """Lets in every waiting job that fits, in order; one that does not fit now blocks nobody, up to a point."""
         over = 0
         for job in self.waiting.walk(self._known):
@@ -353,7 +347,7 @@ class Scheduler:
                 worn = self._dress(job)
             except PluralError as error:
                 self._leave(job)
-                yield job, error
+                draft.failed.append((job, error))
                 continue
             whole = len(worn) == len(job.adapters)
             if whole and self._enter(job):
@@ -373,18 +367,24 @@ class Scheduler:
         for all that it lacks."""
         return not job.held and job.bare > self._known(job) * self.pages.page_size
 
-    def _catch_up(self, job: Job, draft: _Draft) -> None:
+    def _catch_up(self, job: Job, draft: _Draft) -> bool:
         """A job that runs ahead of its adapters wears them as soon as all are here. It goes back to those who wait when
-        there is no room for them: the pages that it holds may be what they lack. Raises what loading one raised."""
-        worn = self._dress(job)
-        if len(worn) == len(job.adapters):
-            job.ahead = False
-            return
+        there is no room for them: the pages that it holds may be what they lack. Does it still run?"""
+        try:
+            worn = self._dress(job)
+        except PluralError as error:
+            self.finish(job)
+            draft.failed.append((job, error))
+            return False
+        job.ahead = len(worn) < len(job.adapters)
+        if not job.ahead:
+            return True
         draft.kept += worn
         if self._pages_missing(job, worn) > self.pages.available:
             self._preempt(job)
-        else:
-            self._want(job, draft)
+            return False
+        self._want(job, draft)
+        return True
 
     def _want(self, job: Job, draft: _Draft) -> None:
         """Lets the job's adapters come: at once, so that nobody behind it takes the pages that were made free for
