@@ -124,11 +124,11 @@ class GrammarCompiler:
         return LLTokenizer(self._tokenizer.backend.to_str(), n_vocab=self._tokenizer.vocab_size, eos_token=eos)
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
+        check_writable(_texts(grammar), self._tokenizer)
         matcher = LLMatcher(self._vocabulary, _source(grammar), log_level=0)
         if matcher.is_error():
             error = matcher.get_error().strip().splitlines()[0]
             raise GrammarError(f"The {grammar.kind} grammar {_short(grammar.source)} is wrong: {error}.")
-        check_writable(_texts(grammar), self._tokenizer)
         return matcher
 
 
@@ -150,7 +150,11 @@ def _texts(grammar: Grammar) -> Iterator[str]:
         case "choices":
             yield from json.loads(grammar.source)
         case "json_schema":
-            yield from (json.dumps(text, ensure_ascii=False) for text in _strings(json.loads(grammar.source)))
+            try:
+                schema = json.loads(grammar.source)
+            except ValueError:
+                return  # who compiles it says so
+            yield from (json.dumps(text, ensure_ascii=False) for text in _strings(schema))
 
 
 def _strings(schema: Any) -> Iterator[str]:

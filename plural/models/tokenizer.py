@@ -82,7 +82,10 @@ class Tokenizer:
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
     def unwritable(self, text: str) -> str:
-        """The characters of a text that `encode` leaves out, each once: no answer can have them."""
+        """The characters of a text that `encode` leaves out, each once, or those that are none (lone surrogates): no
+        answer can have them."""
+        if lone := re.findall("[\ud800-\udfff]", text):
+            return "".join(dict.fromkeys(lone))
         if self.decode(self.encode(text)) == text:
             return ""
         return "".join(letter for letter in dict.fromkeys(text) if self.decode(self.encode(letter)) != letter)

@@ -249,6 +249,7 @@ async def test_the_real_tokenizer_fits_its_grammars(base: Any) -> None:
     [
         Grammar.choices(["yes", "no \U000b1073"]),
         Grammar.choices(["yes", "no\x04"]),
+        Grammar.choices(["yes", "no\ud800"]),
         Grammar.json_schema({"enum": [1, "a\U0008556d"]}),
         Grammar.json_schema({"type": "object", "properties": {"b\U0008556d": {"const": {"c": ["d"]}}}}),
         Grammar.json_schema({"anyOf": [{"const": {"c": ["\U0008556d"]}}, {"type": "null"}]}),
@@ -257,7 +258,7 @@ async def test_the_real_tokenizer_fits_its_grammars(base: Any) -> None:
 async def test_what_the_vocabulary_cannot_write_is_named_before_anything_runs(base: Any, grammar: Grammar) -> None:
     """Half-way through such a text there would be nothing left to draw, and the request failed then."""
     engine = Engine(base.decoder, base.tokenizer, Shelf(), start=False)
-    with pytest.raises(GrammarError, match=r"U\+(B1073|0004|8556D)\), which the base's vocabulary cannot write"):
+    with pytest.raises(GrammarError, match=r"U\+(B1073|0004|D800|8556D)\), which the base's vocabulary cannot write"):
         await collect(engine, Request((1, 2), Sampling(max_tokens=40), None, grammar))
     if grammar.kind == "choices":
         with pytest.raises(GrammarError, match="cannot write"):
