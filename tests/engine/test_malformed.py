@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,9 +40,10 @@ TOTAL = int(os.environ.get("PLURAL_DECISIONS", "10000"))  # of the real ones tog
 
 PATTERNS = [r"^[a-f]{2,6}$", r"^\d{4}-\d{2}$", "^(on|off)$"]
 names = st.text(st.characters(codec="ascii", categories=["L", "Nd"], include_characters="_-"), min_size=1, max_size=8)
-# What SmolLM2 has tokens for: from U+40000 on nothing, and of control characters only what JSON writes as \\u0004.
-texts = st.text(st.characters(exclude_categories=["Cs"], max_codepoint=0x3FFFF), min_size=1, max_size=12)
-words = st.text(st.characters(exclude_categories=["Cs", "Cc"], max_codepoint=0x3FFFF), min_size=1, max_size=12)
+# What SmolLM2 has tokens for: nothing from U+40000 to U+BFFFF, and of control characters only what JSON escapes.
+letters = st.characters(exclude_categories=["Cs"], max_codepoint=0x3FFFF) | st.characters(min_codepoint=0xC0000)
+texts = st.text(letters, min_size=1, max_size=12)
+words = texts.filter(lambda text: not any(unicodedata.category(letter) == "Cc" for letter in text))
 scalars = st.none() | st.booleans() | st.integers(-999, 999) | texts
 
 

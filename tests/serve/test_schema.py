@@ -15,6 +15,7 @@ from tests.serve.tiny import Running, served, tiny_network
 
 ROWS = "\n".join(json.dumps({"prompt": f"{n}?", "answer": f"{n}."}) for n in range(40))
 ASKED = {"model": "base", "messages": [{"role": "user", "content": "Where?"}], "max_tokens": 3}
+TEAM = {"task": "Go.", "agents": [{"name": "one"}], "steps": [{"task": "Go.", "agents": ["one"]}]}
 TOOL = {"type": "function", "function": {"name": "stop", "parameters": {"type": "object", "properties": {}}}}
 # What no more is said of than that it is JSON; and what is sent in another form only.
 ANYTHING = {"/v1/fine_tuning/jobs/{job_id}/checkpoints", "/v1/responses/{response_id}/cancel",
@@ -158,9 +159,10 @@ def test_a_query_parameter_that_is_not_known_is_named(running: Running, schema: 
     ("body", "status"),
     [
         ({"model": "base", "input": "Go.", "team": None}, 200),
+        ({"team": TEAM}, 200),
         ({"input": "Go."}, 400),
         ({"model": "base"}, 400),
-        ({"model": "base", "input": "Go.", "team": {}}, 400),
+        ({"model": "base", "input": "Go.", "team": TEAM}, 400),
     ],
 )
 def test_what_a_run_needs_is_in_the_schema(
