@@ -1,17 +1,25 @@
-"""Who may be asked in a comparison of specialists with a generalist: each way to find a chat model for a question."""
+"""Who may be asked in a comparison of specialists with a generalist: all of them in one library, and each way to find a
+chat model for a question.
+"""
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from plural import Network, sync
 from plural.agents import Agent, toolbox
 from plural.engine.chat import ChatPlural
 from plural.errors import ModelError
 from plural.evals import ChatAnswerer, Row, Task
+from plural.specialists import Card, Library, adapter_digest, read_invocation
+from plural.specialists.card import CARD_FILE
 from plural.teams.router import without
 from plural.types import Decision, Grammar, Message, Sampling, Step
+from plural.wiring.generalist import NAMES
 from plural.wiring.recipe import Skill
 
 BASE = "base"
@@ -130,3 +138,28 @@ def shots_of(skill: Skill) -> list[Message]:
         return []
     shown = Task.of(skill.name, rows, skill.checker).rows
     return [message for one in shown for message in (*one.messages, Message("assistant", one.expected))]
+
+
+def gathered(library: Path, generalists: Path | None, into: Path) -> list[str]:
+    """Copies the specialists into one library and, with cards that no router learns from, the generalists: the names of
+    these."""
+    for one in Library(library):
+        shutil.copytree(one.path, into / one.name)
+        base, base_name = one.card.base, one.card.base_name
+    if generalists is None:
+        return []
+    there = [name for name in NAMES if (generalists / name).is_dir()]
+    if not there:
+        sys.exit(f"There is no generalist: plural school --generalist --out {generalists} makes them.")
+    for name in there:
+        shutil.copytree(generalists / name, into / name)
+        card = Card(
+            name=name,
+            digest=adapter_digest(into / name),
+            base=base,
+            base_name=base_name,
+            purpose="Is compared with specialists.",
+            invocation=read_invocation(into / name),
+        )
+        (into / name / CARD_FILE).write_text(card.to_json())
+    return there

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from collective import gathered
+from staff import gathered
 
 from plural import Network, sync
 from plural.agents.worlds import Play, aplay, asked

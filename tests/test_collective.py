@@ -52,6 +52,11 @@ def collective(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
+def composing(collective: Any) -> Any:
+    return pytest.importorskip("composing")
+
+
+@pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collective: Any) -> dict[str, Path]:
     """A tiny base, a library of five random specialists that write numbers, two generalists, a recipe."""
     monkeypatch.setenv("PLURAL_CACHE", str(tmp_path / "cache"))
@@ -143,52 +148,52 @@ LONG = (
     ],
 )
 async def test_a_chain_ends_at_a_value_that_is_no_number(
-    collective: Any, answers: tuple[str, ...], right: bool, asked: int, steps_right: int
+    composing: Any, answers: tuple[str, ...], right: bool, asked: int, steps_right: int
 ) -> None:
     chain = pytest.importorskip("composed").split("numbers__gcd", LONG, "8")
     said = dict(zip((step.defines for step in chain.steps), answers, strict=True))
 
     async def ask(step: Any, _: str) -> Any:
-        return collective.Said("linear", said[step.defines])
+        return composing.Said("linear", said[step.defines])
 
-    found = await collective.followed("easy", chain, ask)
+    found = await composing.followed("easy", chain, ask)
     assert (found.right, len(found.steps), sum(step.right for step in found.steps)) == (right, asked, steps_right)
     assert [step.kind for step in found.steps if step.routed] == (["linear"] if asked > 2 else [])
 
 
-def test_questions_are_drawn_as_many_of_each_number_of_steps_as_their_share(collective: Any) -> None:
-    found, _ = collective.chains("easy")
-    drawn = collective.drawn(found, 100, random.Random(0))
+def test_questions_are_drawn_as_many_of_each_number_of_steps_as_their_share(composing: Any) -> None:
+    found, _ = composing.chains("easy")
+    drawn = composing.drawn(found, 100, random.Random(0))
     every = Counter(len(chain.steps) for chain in found)
     for steps, count in Counter(len(chain.steps) for chain in drawn).items():
         assert abs(count - 100 * every[steps] / len(found)) < 1
     assert len({chain.question for chain in drawn}) == 100
-    assert drawn == collective.drawn(found, 100, random.Random(0))
+    assert drawn == composing.drawn(found, 100, random.Random(0))
 
 
-def test_questions_that_may_have_been_read_are_left_out(collective: Any) -> None:
+def test_questions_that_may_have_been_read_are_left_out(composing: Any) -> None:
     def asked(*given: int) -> set[str]:
-        return {chain.question for _, chain in collective.questions(*given)[0]}
+        return {chain.question for _, chain in composing.questions(*given)[0]}
 
     read = asked(12, 0)
     assert len(read) == 24
     assert asked(50, 0) & read  # without --skip
     assert len(asked(50, 0, 12)) == 100
     assert not asked(50, 0, 12) & read
-    assert collective.questions(50, 0, 12)[1] == collective.questions(12, 0)[1]  # shown to everybody alike
+    assert composing.questions(50, 0, 12)[1] == composing.questions(12, 0)[1]  # shown to everybody alike
 
 
-def test_what_most_samples_say_is_the_answer(collective: Any) -> None:
+def test_what_most_samples_say_is_the_answer(composing: Any) -> None:
     def outcome(answer: str) -> Any:
-        return collective.Outcome("easy", None, answer == "1/2", answer=answer)
+        return composing.Outcome("easy", None, answer == "1/2", answer=answer)
 
     said = [outcome(answer) for answer in ("3", "1/2", "", "0.5", "", "")]
-    assert collective.most_said(said).answer == "1/2"  # by value; no answer is no vote
-    assert collective.most_said([outcome(answer) for answer in "ab"]).answer == "a"
-    assert collective.most_said([outcome("")] * 2).answer == ""
+    assert composing.most_said(said).answer == "1/2"  # by value; no answer is no vote
+    assert composing.most_said([outcome(answer) for answer in "ab"]).answer == "a"
+    assert composing.most_said([outcome("")] * 2).answer == ""
 
 
-async def test_a_plan_that_cannot_be_used_is_counted(collective: Any) -> None:
+async def test_a_plan_that_cannot_be_used_is_counted(composing: Any) -> None:
     chain = pytest.importorskip("composed").split("numbers__gcd", LONG, "8")
 
     class Network:
@@ -199,11 +204,11 @@ async def test_a_plan_that_cannot_be_used_is_counted(collective: Any) -> None:
     staff, network = type("Staff", (), {})(), Network()
     staff.network = network
     for network.error, malformed in ((PlanError("no"), True), (LimitError("long"), False)):  # type: ignore[attr-defined]
-        found = await collective.alone("easy", chain, staff)
+        found = await composing.alone("easy", chain, staff)
         assert (found.right, found.malformed) == (False, malformed)
 
 
-async def test_independent_steps_are_asked_at_once(collective: Any) -> None:
+async def test_independent_steps_are_asked_at_once(composing: Any) -> None:
     """Neither of two values is answered before both are asked for."""
     import asyncio
 
@@ -214,6 +219,6 @@ async def test_independent_steps_are_asked_at_once(collective: Any) -> None:
     async def ask(step: Any, question: str) -> Any:
         if step.defines:
             await asyncio.wait_for(both.wait(), 5)
-        return await collective.by_sympy(step, question)
+        return await composing.by_sympy(step, question)
 
-    assert (await collective.followed("easy", chain, ask)).right
+    assert (await composing.followed("easy", chain, ask)).right
