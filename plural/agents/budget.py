@@ -75,6 +75,12 @@ class Price:
     written: float = 0.0
     cached: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise SettingsError(f"{name} of a price is {value!r}; it must be a number of at least 0.")
+
     def of(self, usage: Usage) -> float:
         cached = self.read if self.cached is None else self.cached
         return (

@@ -23,10 +23,12 @@ from plural.doors.terminal import (
     JsonOption,
     LibraryOption,
     MemoryOption,
+    PriceOption,
     budget_of,
     follow,
     open_network,
     out,
+    price_of,
 )
 from plural.errors import PlanError, SettingsError
 from plural.types import event_to_json
@@ -72,6 +74,7 @@ def draft(
     dtype: DtypeOption = None,
     engine: EngineOption = None,
     budget: BudgetOption = None,
+    price: PriceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draft a team and its plan for a task, and show both. `plural run` lets it work."""
@@ -88,6 +91,7 @@ def draft(
         ways["rounds"] = given.pop("rounds")
     how: dict[str, Any] = {
         "by": by,
+        "price": price_of(price),
         "ways": Ways(**ways),
         "sizes": Sizes(**given),
         "may_lack": not settle,
@@ -120,6 +124,7 @@ def run(
         typer.Argument(metavar="[TASK]", help="Another task than the team's own, for steps that say {task}."),
     ] = None,
     by: ByOption = "planner",
+    price: PriceOption = None,
     base: BaseOption = None,
     library: LibraryOption = None,
     memory: MemoryOption = None,
@@ -133,12 +138,13 @@ def run(
     from plural.wiring import drafting
 
     with open_network(base, library, memory=memory, dtype=dtype, engine=engine, journal=journal) as network:
-        staff = drafting.staff_of(network, by)
+        costs = price_of(price)
+        staff = drafting.staff_of(network, by, costs)
         made = read_team(team, staff.specialists, staff.tools)
         told = made.about(task or made.task)
         if not as_json:
             _show(told)
-        show(drafting.run(network, made, task, by=by), as_json)
+        show(drafting.run(network, made, task, by=by, price=costs), as_json)
 
 
 def _drafted(network: Network, task: str, how: dict[str, Any], as_json: bool) -> Draft | Missing:

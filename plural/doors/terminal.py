@@ -17,7 +17,7 @@ from rich.text import Text
 from plural.errors import PluralError, SettingsError
 
 if TYPE_CHECKING:
-    from plural.agents import Budget
+    from plural.agents import Budget, Price
     from plural.wiring.network import Network
     from plural.wiring.stages import Stage
 
@@ -46,6 +46,14 @@ BudgetOption = Annotated[
         help="What it may cost: any of steps (model calls), tokens, seconds, money, as tokens=2000,seconds=30.",
     ),
 ]
+PriceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND=N,...",
+        help="What a million tokens of --by's model cost: read, written, and cached (as read unless it is given), as "
+        "read=3,written=15. A budget of money needs it.",
+    ),
+]
 JOURNAL = "~/.local/share/plural/journal.db"
 JournalOption = Annotated[
     str,
@@ -58,17 +66,32 @@ def budget_of(said: str | None) -> Budget:
     """Raises SettingsError for what is no budget."""
     from plural.agents import Budget
 
-    kinds: dict[str, Callable[[str], float]] = {"steps": int, "tokens": int, "seconds": float, "money": float}
-    limits: dict[str, Any] = {}
-    for each in (said or "").split(",") if said else ():
+    kinds: _Kinds = {"steps": int, "tokens": int, "seconds": float, "money": float}
+    return Budget(**_figures(said or "", "--budget is no limit", kinds))
+
+
+def price_of(said: str | None) -> Price | None:
+    """Raises SettingsError for what is no price."""
+    from plural.agents import Price
+
+    kinds: _Kinds = {"read": float, "written": float, "cached": float}
+    return Price(**_figures(said, "--price is no price", kinds)) if said else None
+
+
+_Kinds = dict[str, Callable[[str], float]]
+
+
+def _figures(said: str, wrong: str, kinds: _Kinds) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for each in said.split(",") if said else ():
         name, _, value = (part.strip() for part in each.partition("="))
         try:
-            limits[name] = kinds[name](value)
+            figures[name] = kinds[name](value)
         except (KeyError, ValueError):
             raise SettingsError(
-                f"{each!r} in --budget is no limit.", hint=f"Write {', '.join(f'{kind}=N' for kind in kinds)}."
+                f"{each!r} in {wrong}.", hint=f"Write {', '.join(f'{kind}=N' for kind in kinds)}."
             ) from None
-    return Budget(**limits)
+    return figures
 
 
 def complain(error: PluralError) -> None:

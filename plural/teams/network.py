@@ -99,7 +99,7 @@ async def _by_plan(
     request: str, planner: Planner, team: _Team, most: int, approve: bool, config: RunnableConfig
 ) -> AsyncIterator[Event]:
     try:
-        plan = await paid(lambda: planner.plan(request, config), config)
+        plan = await paid(lambda: planner.plan(request, config), config, planner.price)
     except LimitError as error:
         if error.limit:
             yield LimitReached(0, planner.name, error.limit, error.value)

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from plural.agents.agent import constrainable
-from plural.agents.budget import usage_of
+from plural.agents.budget import Price, usage_of
 from plural.agents.effects import effects_of
 from plural.agents.schema import longest, violations
 from plural.errors import PlanError
@@ -87,7 +87,7 @@ class Planner:
 
     Any other chat model needs `instructions` that say what a plan looks like; the answer is checked either way, and one
     that cannot be used is asked for again. `name` is the router's label for a request that needs a plan. `letters` is
-    the length of a task at most.
+    the length of a task at most, `price` what the model's tokens cost.
     """
 
     def __init__(
@@ -97,8 +97,9 @@ class Planner:
         name: str = "planner",
         instructions: str = "",
         letters: int = LETTERS,
+        price: Price = Price(),
     ) -> None:
-        self.name = name
+        self.name, self.price = name, price
         self._model, self._schema = model, PLAN_SCHEMA if letters == LETTERS else plan_schema(letters)
         if constrainable(model):
             grammar, most = Grammar.json_schema(self._schema), longest(self._schema)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import Runnable
 
-from plural.agents import Budget, Purse, spending
+from plural.agents import Budget, Price, Purse, spending
 from plural.errors import RunError, SettingsError
 from plural.teams.drafting import Draft, Missing, Sizes, Staff, Ways, check, draft, draft_by_specialist, team_of
 from plural.types import Decided, Decision, Event, LimitReached, Planned, Routed, RunFinished
@@ -29,12 +30,15 @@ _KIND = "team"
 _REMEMBERED = 3
 
 
-def staff_of(network: Network, by: str = PLANNER) -> Staff:
-    """The network's specialists and tools. `by` names the model that is everybody else.
+def staff_of(network: Network, by: str = PLANNER, price: Price | None = None) -> Staff:
+    """The network's specialists and tools. `by` names the model that is everybody else, and `price` is what its tokens
+    cost.
 
     Raises:
-        SettingsError: there is no such model.
+        SettingsError: there is no such model, or a price of the planner specialist, which computes here.
     """
+    if price is not None and by == PLANNER:
+        raise SettingsError("The planner specialist has no price.", hint="Give another --by, or leave --price out.")
     purposes = {name: network.library.get(name).card.purpose for name in network.names()}
 
     async def route(task: str) -> Decision[str]:
@@ -42,7 +46,7 @@ def staff_of(network: Network, by: str = PLANNER) -> Staff:
         return await router.route(task, network.reader) if router else Decision(BASE, 1.0)
 
     general = network.base if by in (PLANNER, BASE) else _model(by)
-    return Staff(general, purposes, network.agent, network.tools, route)
+    return Staff(general, purposes, network.agent, network.tools, route, price or Price())
 
 
 async def drafted(
@@ -50,6 +54,7 @@ async def drafted(
     task: str,
     *,
     by: str = PLANNER,
+    price: Price | None = None,
     ways: Ways = Ways(),
     sizes: Sizes = Sizes(),
     may_lack: bool = True,
@@ -57,7 +62,7 @@ async def drafted(
 ) -> AsyncIterator[Routed | Planned | Decided | LimitReached | Draft | Missing]:
     """The decisions on the way to a draft, and the draft, or the skill that is missing. With `may_lack` False the base
     does what no specialist can. `budget` is what drafting may cost; used up, the last whole draft stands."""
-    staff, config = staff_of(network, by), spending(Purse(budget, "drafting"))
+    staff, config = staff_of(network, by, price), spending(Purse(budget, "drafting"))
     if by == PLANNER:
         planners, approve = network.planners(), ways.approve
         drafting = draft_by_specialist(task, staff, planners, may_lack=may_lack, approve=approve, config=config)
@@ -70,7 +75,9 @@ async def drafted(
         yield made
 
 
-def run(network: Network, made: Draft, task: str | None = None, *, by: str = PLANNER) -> EventStream:
+def run(
+    network: Network, made: Draft, task: str | None = None, *, by: str = PLANNER, price: Price | None = None
+) -> EventStream:
     """The team works on the draft's task, or another one; in the journal, if the network has one. What it comes to is
     remembered for later drafts, unless the draft does without memory.
 
@@ -78,9 +85,9 @@ def run(network: Network, made: Draft, task: str | None = None, *, by: str = PLA
         PlanError: the draft cannot be carried out by this network, or not on that task (`Draft.about`).
     """
     if network.settings.journal is not None:
-        return resume(network, enter(network, made, task, by=by), by)
+        return resume(network, enter(network, made, task, by=by, price=price), by)
     asked = task or made.task
-    team = team_of(made, staff_of(network, by))
+    team = team_of(made, staff_of(network, by, price))
     events = traced(network.settings, _KIND, lambda told: aiter(team.events(asked, told)))
     return EventStream(_remembered(network, made, asked, events))
 
@@ -91,6 +98,7 @@ def enter(
     task: str | None = None,
     *,
     by: str = PLANNER,
+    price: Price | None = None,
     about: Mapping[str, Any] | None = None,
     client: str | None = None,
 ) -> str:
@@ -100,7 +108,7 @@ def enter(
         PlanError: as `run` does.
     """
     asked = task or made.task
-    check(made, staff_of(network, by))
+    check(made, staff_of(network, by, price))
     made.about(asked)
     target = {
         "kind": _KIND,
@@ -108,6 +116,7 @@ def enter(
         "draft": made.model_dump(mode="json"),
         "base": network.base_model.digest,
         "by": by,
+        **({"price": asdict(price)} if price else {}),
         **(about or {}),
     }
     return network.journal.create(asked, target, title=asked, client=client)
@@ -130,7 +139,8 @@ def resume(network: Network, name: str, by: str | None = None, *, remember: bool
     if target["by"] not in (PLANNER, BASE, by):  # what a journal says is data: it does not say what is imported
         raise RunError(f"Run {found} was begun by {target['by']}.", hint=f"Give --by {target['by']}.")
     made = Draft.model_validate(target["draft"])
-    team: Team = team_of(made, staff_of(network, target["by"]))
+    price = Price(**target["price"]) if "price" in target else None
+    team: Team = team_of(made, staff_of(network, target["by"], price))
     instead = network.agent(target["with"]).model if "with" in target else None
 
     def work(told: RunnableConfig | None) -> AsyncIterator[Event]:

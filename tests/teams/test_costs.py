@@ -299,11 +299,11 @@ async def test_the_planner_specialist_is_paid_too() -> None:
 
     staff = Staff(ScriptedModel([]), {"cron": "schedules"}, None, {}, route)
     purse = Purse(Budget(), "drafting")
-    planner = Planner(ScriptedModel([plan_of("one", "two")] * 2))
+    planner = Planner(ScriptedModel([plan_of("one", "two")] * 2), price=Price(written=1e6))
     made = (await all_of(draft_by_specialist("both", staff, [planner], config=spending(purse))))[-1]
     assert not isinstance(made, Missing)
     assert purse.spent.steps == 1
-    assert purse.used.completion > 0
+    assert purse.spent.money == purse.used.completion > 0
     poor = Purse(Budget(tokens=1), "drafting")
     poor.pay(usage=Usage(1))
     with pytest.raises(LimitError, match="drafting has used up its tokens"):

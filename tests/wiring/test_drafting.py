@@ -88,6 +88,44 @@ def test_the_ablations_are_flags(plural: Plural, home: Path) -> None:
     assert "Decided" not in out
 
 
+def test_a_chat_model_has_a_price(plural: Plural, home: Path) -> None:
+    """What it plans and what it writes is paid for; the run remembers the price."""
+    by, price = ("--by", "drafting_chat:chat"), ("--price", "read=1e6,written=2e6")
+    code, _, problems = plural("draft", "Milk.", *by, *price, "--budget", "money=3")
+    assert (code, "drafting has used up its money" in problems) == (1, True)
+    assert plural("draft", "Milk.", *by, *price, "--no-memory", "--save", "milk.yaml")[0] == 0
+    code, out, problems = plural("run", "milk.yaml", *by, *price, "--json")
+    assert code == 0, problems
+    ended = json.loads(out.splitlines()[-1])
+    usage = ended["usage"]
+    assert ended["money"] == pytest.approx(usage["prompt"] + 2 * usage["completion"])
+    name = json.loads(plural("runs", "--json")[1].splitlines()[0])["id"]
+    code, forked, problems = plural("fork", name, "--at", "1", "--json")
+    assert code == 0, problems
+    code, again, problems = plural("resume", json.loads(forked)["run"], *by, "--json")
+    assert code == 0, problems
+    assert json.loads(again.splitlines()[-1])["money"] == pytest.approx(ended["money"])
+
+
+@pytest.mark.parametrize(
+    ("price", "told"),
+    [
+        ("read", "'read' in --price is no price"),
+        ("paid=3", "'paid=3' in --price is no price"),
+        ("read=-1", "read of a price is -1.0"),
+        ("written=nan", "written of a price is nan"),
+    ],
+)
+def test_what_is_no_price_is_refused(plural: Plural, price: str, told: str) -> None:
+    code, _, problems = plural("draft", "Tea.", "--by", "drafting_chat:chat", "--price", price)
+    assert (code, told in problems) == (2, True)
+
+
+def test_the_planner_specialist_has_no_price(plural: Plural) -> None:
+    code, _, problems = plural("draft", "Tea.", "--price", "read=1")
+    assert (code, "The planner specialist has no price" in problems) == (2, True)
+
+
 def test_a_missing_skill_is_named_settled_or_trained(plural: Plural, home: Path) -> None:
     code, out, problems = plural("draft", "3 and 4?")
     assert code == 2

@@ -148,7 +148,7 @@ class _Desk:
     async def _asked(self, role: str, wish: str, form: Mapping[str, Any], **more: Any) -> Decision[Any]:
         said: list[BaseMessage] = [SystemMessage(role), HumanMessage(wish)]
         general, config = self._staff.general, self._config
-        return await paid(lambda: insist(general, said, schema=form, config=config, **more), config)
+        return await paid(lambda: insist(general, said, schema=form, config=config, **more), config, self._staff.price)
 
 
 def _agents(given: Sequence[Mapping[str, Any]]) -> tuple[DraftedAgent, ...]:

@@ -48,7 +48,7 @@ async def draft_by_specialist(
     yield Routed(task, decision)
     routed = [decision]
     if planner := plans.get(decision.value):
-        plan = await paid(lambda: planner.plan(task, config), config)
+        plan = await paid(lambda: planner.plan(task, config), config, planner.price)
         yield plan.event
         steps, routed = plan.steps, []
         for number, step in enumerate(steps, start=1):

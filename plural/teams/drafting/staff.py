@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from langchain_core.tools import BaseTool
 
 from plural.agents.agent import Agent, constrainable
+from plural.agents.budget import Price
 from plural.agents.decisions import Model
 from plural.errors import PlanError
 from plural.teams.drafting.drafts import GENERAL, Draft, DraftedAgent
@@ -18,7 +19,8 @@ from plural.types import Decision
 
 @dataclass(frozen=True)
 class Staff:
-    """`general` is the chat model that plans and observes, and that is every agent whom no specialist suits.
+    """`general` is the chat model that plans and observes, and that is every agent whom no specialist suits; `price` is
+    what its tokens cost.
 
     `specialists` are names with what each is for; `hire` makes an agent of one. `route` says whom a task suits: one of
     them, or "base" when it is not sure.
@@ -29,6 +31,7 @@ class Staff:
     hire: Callable[[str], Agent] | None = None
     tools: Mapping[str, BaseTool] = field(default_factory=dict)
     route: Callable[[str], Awaitable[Decision[str]]] | None = None
+    price: Price = Price()
 
     def agent(self, drafted: DraftedAgent) -> Agent:
         tools = [self.tools[name] for name in drafted.tools]
@@ -36,9 +39,17 @@ class Staff:
             assert self.hire is not None  # the draft was checked: there is such a specialist
             hired = self.hire(drafted.specialist)
             more = [each for each in tools if each.name not in {own.name for own in hired.tools}]
-            return Agent(drafted.name, hired.model, tools=[*hired.tools, *more], description=drafted.description)
+            tools, about = [*hired.tools, *more], drafted.description
+            return Agent(drafted.name, hired.model, tools=tools, price=hired.price, description=about)
         told = "\n\n".join(text for text in (drafted.prompt, drafted.suggestions) if text)
-        return Agent(drafted.name, self.general, instructions=told, tools=tools, description=drafted.description)
+        return Agent(
+            drafted.name,
+            self.general,
+            instructions=told,
+            tools=tools,
+            price=self.price,
+            description=drafted.description,
+        )
 
 
 def check(draft: Draft, staff: Staff) -> None:
@@ -62,6 +73,7 @@ def team_of(draft: Draft, staff: Staff, *, name: str = "team") -> Team:
         members,
         pattern,
         model=staff.general,
+        price=staff.price,
         budget=draft.budget.budget,
         max_turns=_most_turns(draft),
         description=draft.task,
