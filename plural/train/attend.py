@@ -47,8 +47,8 @@ class _Bucket:
     own_index: Tensor  # B*n into T; padding repeats the first token
     own_at: Tensor  # of those the real ones
     own_to: Tensor  # and their places in T
-    front_index: Tensor  # F*c into kept states and T
-    front_of: Tensor  # B into F
+    front_index: Tensor  # F*c into held states, or into T where none are held
+    front_of: Tensor | None  # B into F, unless every row has its own
     front_at: Tensor  # of F*c those that are tokens of this pass
     front_to: Tensor  # and their places in T
     mask_B11nS: Tensor
@@ -56,18 +56,18 @@ class _Bucket:
 
 
 class RaggedAttend:
-    """The decoder's `Attend` for one pass. `held_PL2C` are keys and values that were kept, without a gradient."""
+    """The decoder's `Attend` for one pass. `held_LP2C` are keys and values that were kept, without a gradient."""
 
-    def __init__(self, spans: Sequence[Span], device: torch.device, held_PL2C: Tensor | None = None) -> None:
-        self.held_PL2C = held_PL2C
-        self._held = 0 if held_PL2C is None else len(held_PL2C)
+    def __init__(self, spans: Sequence[Span], device: torch.device, held_LP2C: Tensor | None = None) -> None:
+        held = 0 if held_LP2C is None else held_LP2C.shape[1]
+        self._held_LP2C = held_LP2C if held else None
         longer = _LONGER if device.type == "cpu" else math.inf
-        self._buckets = [_bucket(each, self._held, device) for each in _alike(spans, longer)]
+        self._buckets = [_bucket(each, held, device) for each in _alike(spans, longer)]
         ranges = [np.arange(len(span.front), len(span.front) + span.length) for span in spans]
         self.positions_T = torch.from_numpy(np.concatenate(ranges)).to(device)
 
     def __call__(self, layer: int, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-        held_P2C = None if self.held_PL2C is None or not self._held else self.held_PL2C[:, layer]
+        held_P2C = None if self._held_LP2C is None else self._held_LP2C[layer]
         return _Attention.apply(q_TND, k_TKD, v_TKD, self._buckets, held_P2C)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -112,6 +112,9 @@ def _bucket(spans: Sequence[Span], held: int, device: torch.device) -> _Bucket:
     )
     mask_BnS = np.where(seen_BnS, np.float32(0), np.float32(-np.inf))
     front_at = np.flatnonzero(real_Fc & (front_Fc >= held))
+    front_to = front_Fc.ravel()[front_at] - held
+    if held:
+        front_Fc.ravel()[front_at] = 0  # any, for what is then written over
 
     def tensor(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
@@ -122,9 +125,9 @@ def _bucket(spans: Sequence[Span], held: int, device: torch.device) -> _Bucket:
         own_at=tensor(np.flatnonzero(real_Bn)),
         own_to=tensor(own_Bn[real_Bn]),
         front_index=tensor(front_Fc.ravel()),
-        front_of=tensor(front_of),
+        front_of=tensor(front_of) if len(fronts) < len(spans) else None,
         front_at=tensor(front_at),
-        front_to=tensor(front_Fc.ravel()[front_at] - held),
+        front_to=tensor(front_to),
         mask_B11nS=tensor(mask_BnS)[:, None, None],
         front=c,
     )
@@ -181,8 +184,10 @@ def _add_kv(bucket: _Bucket, grad_2bSD: Tensor, grad_kv_T2KD: Tensor) -> list[tu
     if not len(bucket.front_to):
         return []
     fronts = len(bucket.front_index) // c
-    sum_Fc = grad_2bSD.new_zeros(fronts, c, 2, heads, width).index_add_(0, bucket.front_of, grad_BS2KD[:, :c])
-    return [(bucket.front_to, sum_Fc.view(-1, 2, heads, width).index_select(0, bucket.front_at))]
+    sum_Fc = grad_BS2KD[:, :c]
+    if bucket.front_of is not None:
+        sum_Fc = grad_2bSD.new_zeros(fronts, c, 2, heads, width).index_add_(0, bucket.front_of, sum_Fc)
+    return [(bucket.front_to, sum_Fc.reshape(-1, 2, heads, width).index_select(0, bucket.front_at))]
 
 
 def _probabilities(
@@ -192,9 +197,14 @@ def _probabilities(
     _, _, heads, width = kv_T2KD.shape
     padded_kv = kv_T2KD.index_select(0, bucket.own_index).view(bucket.rows, -1, 2, heads, width)
     if bucket.front:
-        source = kv_T2KD if held_P2C is None else torch.cat((held_P2C.view(-1, 2, heads, width), kv_T2KD))
-        fronts = source.index_select(0, bucket.front_index).view(-1, bucket.front, 2, heads, width)
-        padded_kv = torch.cat((fronts.index_select(0, bucket.front_of), padded_kv), 1)
+        source = kv_T2KD if held_P2C is None else held_P2C.view(-1, 2, heads, width)
+        fronts = source.index_select(0, bucket.front_index)
+        if held_P2C is not None and len(bucket.front_at):
+            fronts.index_copy_(0, bucket.front_at, kv_T2KD.index_select(0, bucket.front_to))
+        fronts = fronts.view(-1, bucket.front, 2, heads, width)
+        if bucket.front_of is not None:
+            fronts = fronts.index_select(0, bucket.front_of)
+        padded_kv = torch.cat((fronts, padded_kv), 1)
     keys = padded_kv.shape[1]
     k_bSD, v_bSD = padded_kv.permute(2, 0, 3, 1, 4).reshape(2, bucket.rows * heads, keys, width)
     q_bMD = _heads(bucket, q_TND.index_select(0, bucket.own_index).mul_(width**-0.5), heads)

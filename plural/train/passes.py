@@ -129,7 +129,7 @@ def losses(decoder: Decoder, prompts: PromptStates, parts: Sequence[Part]) -> li
     """The losses of each part, from one pass over the base; under no_grad for those who only look."""
     rows = [row for part in parts for row in part.rows]
     held = prompts.hold([row.before for row in rows])
-    flat = Flat(parts, held.fronts, 0 if held.states is None else len(held.states))
+    flat = Flat(parts, held.fronts, 0 if held.states is None else held.states.shape[1])
     device = decoder.device
     attend = RaggedAttend(flat.spans, device, held.states)
     delta = SegmentedDelta([(part.lora, segment) for part, segment in zip(parts, flat.segments, strict=True)])

@@ -21,8 +21,8 @@ from plural.train.attend import Places, RaggedAttend, Span
 
 @dataclass(frozen=True)
 class Held:
-    """States of P tokens, held_PL2C; `fronts` says for each prompt which of them it is made of, `computed` how many
-    tokens had to be computed for it.
+    """Keys and values of tokens, states_LP2C; `fronts` says for each prompt which of the P it is made of, `computed`
+    how many tokens had to be computed for it. They stand until the next prompts are held.
     """
 
     states: Tensor | None
@@ -38,15 +38,15 @@ class PromptStates:
         self._paths: dict[tuple[int, ...], Places] = {}
         tokens, counts = self._grow(prompts)
         self._tokens = np.array(tokens, np.int64)
-        config = decoder.config
-        self._shape = (config.num_layers, 2, config.num_kv_heads * config.head_dim)
-        places = min(len(tokens), memory // (4 * int(np.prod(self._shape))))
+        c = decoder.config
+        width = c.num_kv_heads * c.head_dim
+        places = min(len(tokens), memory // (4 * c.num_layers * 2 * width))
         # A parent is in at least as many prompts as its children and older, so what has a place has all before it.
         first = np.argsort(-np.array(counts, np.int64), kind="stable")[:places]
         self._place = np.full(len(tokens), -1, np.int64)
         self._place[first] = np.arange(places)
         self._known = np.zeros(len(tokens), bool)
-        self._kept = torch.empty(places, *self._shape, device=decoder.device)
+        self._kept_LP2C = torch.empty(c.num_layers, places, 2, width, device=decoder.device)
 
     def _grow(self, prompts: Iterable[Sequence[int]]) -> tuple[list[int], list[int]]:
         """Each node's token, and in how many prompts it is."""
@@ -73,55 +73,71 @@ class PromptStates:
         if not any(map(len, paths)):
             return Held(None, tuple(paths), (0,) * len(paths))
         nodes = np.unique(np.concatenate(paths))
-        fronts = [np.searchsorted(nodes, path) for path in paths]
-        held_PL2C = torch.empty(len(nodes), *self._shape, device=self._decoder.device)
-        done = self._known[nodes]
-        if done.any():
-            kept = self._kept.index_select(0, torch.from_numpy(self._place[nodes[done]]).to(held_PL2C.device))
-            held_PL2C[torch.from_numpy(done).to(held_PL2C.device)] = kept
+        own = [np.searchsorted(nodes, path) for path in paths]
+        done, at = self._known[nodes], self._place[nodes]
+        lasting = at >= 0
+        states_LP2C = self._kept_LP2C
+        if not lasting.all():  # all of them beside what is kept, with a copy of it
+            states_LP2C = states_LP2C.new_empty(len(states_LP2C), len(nodes), *states_LP2C.shape[2:])
+            self._copy(self._kept_LP2C, at[done], states_LP2C, np.flatnonzero(done))
+            at = np.arange(len(nodes))
+        new = lasting & ~done
         computed = [0] * len(paths)
         while not done.all():
-            self._compute(nodes, fronts, held_PL2C, done, computed)
-        return Held(held_PL2C, tuple(fronts), tuple(computed))
+            self._compute(nodes, own, states_LP2C, at, done, computed)
+        if states_LP2C is not self._kept_LP2C:
+            self._copy(states_LP2C, at[new], self._kept_LP2C, self._place[nodes[new]])
+        self._known[nodes[new]] = True
+        return Held(states_LP2C, tuple(at[each] for each in own), tuple(computed))
+
+    @staticmethod
+    def _copy(from_LP2C: Tensor, which: Places, to_LP2C: Tensor, where: Places) -> None:
+        device = to_LP2C.device
+        chosen = from_LP2C.index_select(1, torch.from_numpy(which).to(device))
+        to_LP2C.index_copy_(1, torch.from_numpy(where).to(device), chosen)
 
     def _compute(
-        self, nodes: Places, fronts: Sequence[Places], held_PL2C: Tensor, done: np.ndarray, computed: list[int]
+        self,
+        nodes: Places,
+        paths: Sequence[Places],
+        states_LP2C: Tensor,
+        at: Places,
+        done: np.ndarray,
+        computed: list[int],
     ) -> None:
         """One pass over as much of what is missing as is computed at once, a prompt's missing end at a time."""
-        where = np.arange(len(nodes))  # of each state: kept, or a token of this pass
+        where = at.copy()  # of each state: held, or a token of this pass
         inside = done.copy()
         spans: list[Span] = []
         new: list[Places] = []
         count = 0
-        for i, front in enumerate(fronts):
-            start = int(inside[front].sum())
-            missing = front[start:]
+        for i, path in enumerate(paths):
+            start = int(inside[path].sum())
+            missing = path[start:]
             if not len(missing) or (spans and count + len(missing) > self._at_once):
                 continue
-            spans.append(Span(count, len(missing), where[front[:start]]))
-            where[missing] = len(nodes) + count + np.arange(len(missing))
+            spans.append(Span(count, len(missing), where[path[:start]]))
+            where[missing] = states_LP2C.shape[1] + count + np.arange(len(missing))
             inside[missing] = True
             new.append(missing)
             computed[i] += len(missing)
             count += len(missing)
-        places = np.concatenate(new)
-        device = held_PL2C.device
-        attend = _Keeping(RaggedAttend(spans, device, held_PL2C), held_PL2C, torch.from_numpy(places).to(device))
-        ids = torch.from_numpy(self._tokens[nodes[places]]).to(device)
+        found = np.concatenate(new)
+        device = states_LP2C.device
+        into = torch.from_numpy(at[found]).to(device)
+        attend = _Keeping(RaggedAttend(spans, device, states_LP2C), states_LP2C, into)
+        ids = torch.from_numpy(self._tokens[nodes[found]]).to(device)
         self._decoder.hidden(ids, attend.inner.positions_T, attend)
-        done[places] = True
-        lasting = places[self._place[nodes[places]] >= 0]
-        kept = torch.from_numpy(self._place[nodes[lasting]]).to(device)
-        self._kept.index_copy_(0, kept, held_PL2C.index_select(0, torch.from_numpy(lasting).to(device)))
-        self._known[nodes[lasting]] = True
+        done[found] = True
 
 
 class _Keeping:
-    """Attends, and writes the pass's keys and values where they are kept."""
+    """Attends, and writes the pass's keys and values where they are held."""
 
-    def __init__(self, inner: RaggedAttend, held_PL2C: Tensor, into: Tensor) -> None:
-        self.inner, self._held_PL2C, self._into = inner, held_PL2C, into
+    def __init__(self, inner: RaggedAttend, states_LP2C: Tensor, into: Tensor) -> None:
+        self.inner, self._states_LP2C, self._into = inner, states_LP2C, into
 
     def __call__(self, layer: int, q_TND: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-        self._held_PL2C[self._into, layer] = torch.stack((k_TKD.flatten(1), v_TKD.flatten(1)), 1)
+        made_T2C = torch.stack((k_TKD.flatten(1), v_TKD.flatten(1)), 1)
+        self._states_LP2C[layer].index_copy_(0, self._into, made_T2C)
         return self.inner(layer, q_TND, k_TKD, v_TKD)

@@ -205,4 +205,5 @@ def test_little_memory_keeps_what_most_prompts_share(tiny: Base, shared: Example
     first, second = states.hold(prompts), states.hold(prompts)
     assert sum(second.computed) == sum(first.computed) - 20
     assert first.states is not None
+    assert second.states is not None
     torch.testing.assert_close(first.states, second.states)
