@@ -47,6 +47,31 @@ def test_what_was_read_stays_in_few_words(told: str, kept: str) -> None:
     assert games.read(told) == kept
 
 
+def test_a_choice_in_a_kitchen_is_the_same_with_other_food() -> None:
+    import random
+    import re
+
+    import games
+
+    row = {
+        "prompt": "Recipe: pork chop, egg, salt. chop the pork chop, fry the pork chop, grill the egg, prepare meal\n"
+        "Done: take egg; chop pork chop\n"
+        "kitchen: a stove; an oven; a toaster\nYou have: an egg, a raw chopped pork chop, some salt",
+        "answer": "cook pork chop in stove",
+    }
+    devices = {"fry": "stove", "roast": "oven", "grill": "toaster"}
+    made = [games._varied(row, random.Random(seed)) for seed in range(50)]
+    for prompt, answer in ((one["prompt"], one["answer"]) for one in made):
+        first, second = re.match(r"Recipe: (.*?), (.*?), salt\.", prompt).groups()  # type: ignore[union-attr]
+        cut, way, other = re.search(rf"(\w+) the {first}, (\w+) the {first}, (\w+) the {second}", prompt).groups()  # type: ignore[union-attr]
+        assert answer == f"cook {first} in {devices[way]}"
+        assert way != other
+        assert f"; {cut} {first}" in prompt  # what was done is what the recipe asks for
+        assert f" {'an' if second[0] in 'aeiou' else 'a'} {second}," in prompt
+        assert "a stove; an oven; a toaster" in prompt
+    assert len({one["answer"] for one in made}) > 40
+
+
 @needs_java
 @pytest.mark.parametrize("name", ["cookingworld", "twc", "mapreader", "arithmetic", "sorting"])
 def test_a_solution_wins_by_choosing_among_what_is_offered(name: str) -> None:
