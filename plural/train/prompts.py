@@ -46,7 +46,7 @@ class PromptStates:
         self._place = np.full(len(tokens), -1, np.int64)
         self._place[first] = np.arange(places)
         self._known = np.zeros(len(tokens), bool)
-        self._kept_LP2C = torch.empty(c.num_layers, places, 2, width, device=decoder.device)
+        self._kept_LP2C = _room(torch.empty(c.num_layers, places, 2, width, device=decoder.device))
 
     def _grow(self, prompts: Iterable[Sequence[int]]) -> tuple[list[int], list[int]]:
         """Each node's token, and in how many prompts it is."""
@@ -78,7 +78,7 @@ class PromptStates:
         lasting = at >= 0
         states_LP2C = self._kept_LP2C
         if not lasting.all():  # all of them beside what is kept, with a copy of it
-            states_LP2C = states_LP2C.new_empty(len(states_LP2C), len(nodes), *states_LP2C.shape[2:])
+            states_LP2C = _room(states_LP2C.new_empty(len(states_LP2C), len(nodes), *states_LP2C.shape[2:]))
             self._copy(self._kept_LP2C, at[done], states_LP2C, np.flatnonzero(done))
             at = np.arange(len(nodes))
         new = lasting & ~done
@@ -129,6 +129,12 @@ class PromptStates:
         ids = torch.from_numpy(self._tokens[nodes[found]]).to(device)
         self._decoder.hidden(ids, attend.inner.positions_T, attend)
         done[found] = True
+
+
+def _room(empty_LP2C: Tensor) -> Tensor:
+    """For states that are not there yet. Padding reads the first one, masked; what lay in memory may be no number."""
+    empty_LP2C[:, :1] = 0
+    return empty_LP2C
 
 
 class _Keeping:

@@ -197,6 +197,24 @@ def test_keeping_prompts_changes_memory_and_nothing_else(
     assert (more > 0) == (megabytes == 0)
 
 
+@pytest.mark.parametrize("kept", [0, 3, 1000])
+def test_what_lay_in_memory_is_nobodys_state(tiny: Base, monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """Padding read states that were not computed yet: memory may hold what is no number."""
+    empty, new_empty = torch.empty, torch.Tensor.new_empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, **more: empty(*shape, **more).fill_(torch.nan))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *shape: new_empty(self, *shape).fill_(torch.nan))
+    decoder = training_decoder(tiny.decoder, "fp32")
+    most = [(5, 6, 7), (5, 6, 7, 8, 9), (5, 1)]  # of their first token are the states that lie first
+    others = [(8, 9), (8, 9, 4), (8, 9, 4, 2)]
+    for_a_token = 4 * tiny.config.num_layers * 2 * tiny.config.num_kv_heads * tiny.config.head_dim
+    states = PromptStates(decoder, most + others, memory=kept * for_a_token, at_once=64)
+    for some in (others, most, most + others):
+        held = states.hold(some)
+        assert held.states is not None
+        for front in held.fronts:
+            assert held.states[:, torch.from_numpy(front)].isfinite().all()
+
+
 def test_little_memory_keeps_what_most_prompts_share(tiny: Base, shared: Examples) -> None:
     decoder = training_decoder(tiny.decoder, "fp32")
     prompts = [tuple(tiny.chat.encode(row.messages[:1])) for row in shared.rows[:6]]
