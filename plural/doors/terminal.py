@@ -62,12 +62,15 @@ JournalOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for programs.")]
 
 
+_Kinds = dict[str, Callable[[str], float]]
+
+
 def budget_of(said: str | None) -> Budget:
     """Raises SettingsError for what is no budget."""
     from plural.agents import Budget
 
     kinds: _Kinds = {"steps": int, "tokens": int, "seconds": float, "money": float}
-    return Budget(**_figures(said or "", "--budget is no limit", kinds))
+    return Budget(**_figures("--budget", "limit", said or "", kinds))
 
 
 def price_of(said: str | None) -> Price | None:
@@ -75,13 +78,10 @@ def price_of(said: str | None) -> Price | None:
     from plural.agents import Price
 
     kinds: _Kinds = {"read": float, "written": float, "cached": float}
-    return Price(**_figures(said, "--price is no price", kinds)) if said else None
+    return Price(**_figures("--price", "price", said, kinds)) if said else None
 
 
-_Kinds = dict[str, Callable[[str], float]]
-
-
-def _figures(said: str, wrong: str, kinds: _Kinds) -> dict[str, Any]:
+def _figures(option: str, one: str, said: str, kinds: _Kinds) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for each in said.split(",") if said else ():
         name, _, value = (part.strip() for part in each.partition("="))
@@ -89,7 +89,7 @@ def _figures(said: str, wrong: str, kinds: _Kinds) -> dict[str, Any]:
             figures[name] = kinds[name](value)
         except (KeyError, ValueError):
             raise SettingsError(
-                f"{each!r} in {wrong}.", hint=f"Write {', '.join(f'{kind}=N' for kind in kinds)}."
+                f"{each!r} in {option} is no {one}.", hint=f"Write {', '.join(f'{kind}=N' for kind in kinds)}."
             ) from None
     return figures
 

@@ -47,7 +47,7 @@ _TOLD = re.compile(r"(inventory|look around|task|examine .*)")
 # Choices that are learned at once: of those three in four are left out of training.
 _EASY = re.compile(r"put .* in box|(take|read) (math problem|cookbook|map)|prepare meal|eat meal")
 _EASY_IN = {"cookingworld": re.compile(r"(open|close) .*|take knife")}
-# Seeds to train on, so many that what the base makes of all games' prompts fits into 12 GB while they are learned.
+# Seeds to train on. In all 335,000 different tokens of prompts, which take 15 GB if all are kept while they are learned.
 TRAINED = {"cookingworld": 250, "twc": 300, "mapreader": 200, "arithmetic": 500, "sorting": 200}
 STEPS = {"cookingworld": 300}  # of training; of the others 200
 TESTED = 60  # seeds
@@ -171,8 +171,7 @@ def _held(inventory: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- other kitchens
-# What is cooked in training seeds, and other food. Without it, what is done with chicken wings in a few hundred seeds
-# is learned of chicken wings, and the recipe is not read.
+# What is cooked in training seeds, and other food. With the first alone no recipe is read: wings are always grilled.
 _COOKED = (
     "red apple", "green apple", "yellow apple", "red onion", "white onion", "yellow onion", "orange bell pepper",
     "yellow bell pepper", "red bell pepper", "green bell pepper", "red hot pepper", "green hot pepper", "chicken leg",
@@ -224,7 +223,7 @@ def _rows(name: str, fold: str, count: int) -> Iterator[Row]:
 def _train_rows(name: str, count: int) -> list[Row]:
     chance = random.Random(0)
     rows = list({row["prompt"]: row for row in _rows(name, "train", count)}.values())
-    easy = [_EASY, *([_EASY_IN[name]] if name in _EASY_IN else [])]
+    easy = (_EASY, _EASY_IN.get(name, _EASY))
     rows = [row for row in rows if not any(one.fullmatch(row["answer"]) for one in easy) or chance.random() < 0.25]
     if name == "cookingworld":
         rows = [row if chance.random() < 1 / 3 else _varied(row, chance) for row in rows]

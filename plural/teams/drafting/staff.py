@@ -39,8 +39,13 @@ class Staff:
             assert self.hire is not None  # the draft was checked: there is such a specialist
             hired = self.hire(drafted.specialist)
             more = [each for each in tools if each.name not in {own.name for own in hired.tools}]
-            tools, about = [*hired.tools, *more], drafted.description
-            return Agent(drafted.name, hired.model, tools=tools, price=hired.price, description=about)
+            return Agent(
+                drafted.name,
+                hired.model,
+                tools=[*hired.tools, *more],
+                price=hired.price,
+                description=drafted.description,
+            )
         told = "\n\n".join(text for text in (drafted.prompt, drafted.suggestions) if text)
         return Agent(
             drafted.name,
