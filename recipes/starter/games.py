@@ -47,7 +47,7 @@ _TOLD = re.compile(r"(inventory|look around|task|examine .*)")
 # Choices that are learned at once: of those three in four are left out of training.
 _EASY = re.compile(r"put .* in box|(take|read) (math problem|cookbook|map)|prepare meal|eat meal")
 _EASY_IN = {"cookingworld": re.compile(r"(open|close) .*|take knife")}
-# Seeds to train on. In all 335,000 different tokens of prompts, which take 15 GB if all are kept while they are learned.
+# Seeds to train on. In all 335,000 different tokens of prompts, 15 GB if all are kept while they are learned.
 TRAINED = {"cookingworld": 250, "twc": 300, "mapreader": 200, "arithmetic": 500, "sorting": 200}
 STEPS = {"cookingworld": 300}  # of training; of the others 200
 TESTED = 60  # seeds
