@@ -39,6 +39,12 @@ def school(
             "--generalist", help="Instead, train what specialists are compared with: one LoRA for all skills."
         ),
     ] = False,
+    same_rank: Annotated[
+        bool,
+        typer.Option(
+            "--same-rank", help="With --generalist: only that of one specialist's rank, not that of all together."
+        ),
+    ] = False,
     evidence: Annotated[
         bool,
         typer.Option(
@@ -66,7 +72,7 @@ def school(
     from plural.errors import SettingsError
     from plural.specialists import Library
     from plural.train import PassSettings
-    from plural.wiring.generalist import NAMES, train_generalists
+    from plural.wiring.generalist import NAMES, SAME_RANK, train_generalists
     from plural.wiring.recipe import read_recipe
     from plural.wiring.retraining import Retraining, add_evidence, retrain
     from plural.wiring.settings import STARTER, read_settings
@@ -78,6 +84,8 @@ def school(
             "--generalist goes with --out, and without --twins and --rows.",
             hint="The generalists are two adapters beside the library, not in it, and are not scored here.",
         )
+    if same_rank and not generalist:
+        raise SettingsError("--same-rank is one of two generalists.", hint="Give --generalist, too.")
     if evidence and (generalist or twins or form or rows or max_steps or activated):
         raise SettingsError("--evidence trains nothing.", hint="Leave out how to train and how much to score.")
     read = read_recipe(recipe)
@@ -103,6 +111,7 @@ def school(
     if evidence:
         follow(add_evidence(order), as_json, order.names)
     elif generalist:
-        follow(train_generalists(order), as_json, NAMES)
+        chosen = (SAME_RANK,) if same_rank else NAMES
+        follow(train_generalists(order, chosen), as_json, chosen)
     else:
         follow(retrain(order), as_json, order.names)

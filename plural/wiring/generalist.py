@@ -29,16 +29,16 @@ _PURPOSE = "Does what all specialists do; made to be compared with them."
 _SEED = 0
 
 
-def train_generalists(order: Retraining) -> Iterator[Stage]:
-    """Trains both at once, on rows and steps as the specialists of `order.skills` would have, and puts their PEFT
-    directories into `order.out`.
+def train_generalists(order: Retraining, names: Sequence[str] = NAMES) -> Iterator[Stage]:
+    """Trains those of `names` at once, on rows and steps as the specialists of `order.skills` would have, and puts
+    their PEFT directories into `order.out`.
 
     Raises SettingsError where they lie already, DataError and NumericError as `retrain` does.
     """
     from plural.models.base import load_base
     from plural.train import read_examples
 
-    for name in NAMES:
+    for name in names:
         if (order.out / name).exists():
             raise SettingsError(f"{order.out / name} exists already.", hint="Remove it, or choose another --out.")
     lessons = yield from prepared(order, Times())
@@ -50,6 +50,7 @@ def train_generalists(order: Retraining) -> Iterator[Stage]:
     orders = [
         TrainOrder(path, name, each, purpose=_PURPOSE)
         for name, each in zip(NAMES, generalists(order, lessons, len(examples.rows)), strict=True)
+        if name in names
     ]
     trained = yield from train_all(order, [(one, examples) for one in orders], base, failed)
     order.out.mkdir(parents=True, exist_ok=True)

@@ -252,6 +252,7 @@ def test_rows_that_are_trained_on_are_no_test(school: Any, tmp_path: Path) -> No
         (("--generalist", "--twins"), "recipe", "without --twins"),
         (("--generalist", "--rows", "3"), "recipe", "without --twins and --rows"),
         (("--twins", "--activated"), "recipe", "Give one"),
+        (("--same-rank",), "recipe", "Give --generalist"),
     ],
 )
 def test_what_a_school_cannot_do_is_said(
@@ -273,6 +274,14 @@ def test_generalists_see_what_the_specialists_together_see(school: Any, tmp_path
     last = [stage["facts"] for stage in stages if "of" in stage["facts"]][-1]
     assert (last["step"], last["of"]) == (8, 8)  # as many steps as both have
     assert "exists already" in school("--generalist", fails=True)
+
+
+def test_one_generalist_is_trained_alone(school: Any, tmp_path: Path) -> None:
+    school("--generalist")
+    both = (tmp_path / "out" / generalist.SAME_RANK / "adapter_model.safetensors").read_bytes()
+    school("--generalist", "--same-rank", "--out", str(tmp_path / "alone"))
+    assert [path.name for path in (tmp_path / "alone").iterdir()] == [generalist.SAME_RANK]
+    assert (tmp_path / "alone" / generalist.SAME_RANK / "adapter_model.safetensors").read_bytes() == both
 
 
 def test_generalists_are_activated_where_all_specialists_are(school: Any, tmp_path: Path) -> None:
