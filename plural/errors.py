@@ -85,7 +85,9 @@ class ToolError(UserError):
 
 
 class PlanError(UserError):
-    pass
+    """`usage` is what the answers cost that were no plan, a `plural.types.Usage` where it is known."""
+
+    usage: object = None
 
 
 class RunError(UserError):
@@ -97,7 +99,9 @@ class ModelError(PluralError):
 
 
 class ContractError(ModelError):
-    pass
+    """`usage` is what the answers cost that no decision came of, a `plural.types.Usage` where it is known."""
+
+    usage: object = None
 
 
 class LimitError(ModelError):

@@ -20,7 +20,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableConfig, ensure_config
 
-from plural.errors import LimitError, SettingsError
+from plural.errors import ContractError, LimitError, PlanError, SettingsError
 from plural.types import Usage
 
 T = TypeVar("T")
@@ -231,7 +231,7 @@ P = TypeVar("P", bound=_HasUsage)
 
 async def paid(make: Callable[[], Awaitable[P]], config: RunnableConfig | None, price: Price = Price()) -> P:
     """What `make` gives, a decision or a plan, paid from the purse in the config, if there is one: a step and its
-    tokens, in the time that is left.
+    tokens, in the time that is left. Answers that no decision came of are paid, too.
 
     Raises:
         LimitError: something is used up before it, or the time while it is made.
@@ -240,8 +240,13 @@ async def paid(make: Callable[[], Awaitable[P]], config: RunnableConfig | None, 
     if purse is None:
         return await make()
     purse.draw(steps=1)
-    async with purse.in_time():
-        made = await make()
+    try:
+        async with purse.in_time():
+            made = await make()
+    except (ContractError, PlanError) as error:
+        if isinstance(error.usage, Usage):
+            purse.pay(usage=error.usage, money=price.of(error.usage))
+        raise
     purse.pay(usage=made.usage, money=price.of(made.usage))
     return made
 

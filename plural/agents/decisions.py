@@ -120,7 +120,11 @@ async def adecide(
     form = _form_of(options, schema)
     asked, counted = _read(messages), Counted()
     config = merge_configs(config, {"callbacks": [counted]})
-    made = await _made(model, asked, form, samples, alternatives, config)
+    try:
+        made = await _made(model, asked, form, samples, alternatives, config)
+    except ContractError as error:
+        error.usage = counted.usage
+        raise
     made = replace(made, usage=made.usage + counted.usage)
     if form.values is not None and temperature != 1:
         made = tempered(made, temperature)

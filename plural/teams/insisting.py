@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage
@@ -12,7 +13,7 @@ from plural.agents.agent import constrainable
 from plural.agents.decisions import Model, adecide
 from plural.agents.schema import finite_values, longest
 from plural.errors import ContractError
-from plural.types import Decision
+from plural.types import Decision, Usage
 
 TRIES = 3
 
@@ -32,7 +33,8 @@ async def insist(
     faults: Callable[[Any], Iterable[str]] = _nothing_wrong,
     config: RunnableConfig | None = None,
 ) -> Decision[Any]:
-    """`adecide`; where its value cannot be used, the model is told why and asked again, `TRIES` times in all.
+    """`adecide`; where its value cannot be used, the model is told why and asked again, `TRIES` times in all. What all
+    of its answers cost is the usage of the decision, or of the error.
 
     Args:
         temperature: as `adecide`'s.
@@ -41,23 +43,27 @@ async def insist(
     Raises:
         ContractError: none of its answers can be used.
     """
-    deciding, asked = _with_room(model, schema), list(messages)
+    deciding, asked, usage = _with_room(model, schema), list(messages), Usage()
     for left in reversed(range(TRIES)):
         try:
             made = await adecide(
                 deciding, asked, options, schema=schema, temperature=temperature, samples=samples, config=config
             )
-            wrong = "; ".join(faults(made.value))
-        except ContractError as error:
-            wrong = str(error)
+        except ContractError as unusable:
+            wrong = str(unusable)
+            usage += unusable.usage if isinstance(unusable.usage, Usage) else Usage()
         else:
+            wrong = "; ".join(faults(made.value))
+            usage += made.usage
             if not wrong:
-                return made
+                return replace(made, usage=usage)
         if left:
             asked = [*messages, again(wrong)]
-    raise ContractError(
+    error = ContractError(
         f"The model was asked {TRIES} times; its last answer: {wrong}", hint="Give a model that can do it."
     )
+    error.usage = usage
+    raise error
 
 
 def again(wrong: str) -> HumanMessage:

@@ -124,13 +124,15 @@ class Planner:
             usage += usage_of(said)
             try:
                 return Plan(read_plan(str(said.text), self._schema), _probability(said), usage, tries)
-            except PlanError as error:
-                wrong = error.message
+            except PlanError as unusable:
+                wrong = unusable.message
             asked = [*messages, again(wrong)]
-        raise PlanError(
+        error = PlanError(
             f"{self.name} was asked {TRIES} times for a plan. {wrong}",
             hint="Ask for less at once, or name a specialist.",
         )
+        error.usage = usage
+        raise error
 
 
 def read_plan(text: str, schema: Mapping[str, Any] = PLAN_SCHEMA) -> tuple[Step, ...]:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessageChunk
-from langchain_core.runnables import RunnableGenerator
+from langchain_core.runnables import RunnableGenerator, RunnableLambda
 
 from plural.agents import Agent, Budget, Price, Purse, mark, spending, tool
-from plural.errors import LimitError
+from plural.errors import ContractError, LimitError, PlanError
 from plural.teams import Cost, Planner, Team, costs, stop, work
-from plural.teams.drafting import Draft, Missing, Staff, draft, draft_by_specialist
+from plural.teams.drafting import Draft, Missing, Staff, Ways, draft, draft_by_specialist
+from plural.teams.insisting import TRIES
 from plural.teams.journal import Journal, begin, replay, resume
 from plural.teams.patterns import debate, round_robin, selector, vote
 from plural.testing import ScriptedModel, calling
@@ -159,6 +160,24 @@ async def test_tokens_of_the_plan_count() -> None:
     plan = plan_of("cron")
     events = await network(plain(cron=["seven"]), plan=plan, budget=Budget(tokens=len(plan.split())))
     assert "used up its tokens" in events[-1].answer
+
+
+async def test_answers_that_are_no_plan_are_paid_for() -> None:
+    """Nothing came of them, so nothing was paid: who failed again and again stayed within any budget."""
+    purse, useless = Purse(Budget(), "the caller"), "I would do one thing, then another."
+    planner = Planner(ScriptedModel([useless] * TRIES), price=Price(written=1e6))
+    running = work(
+        "planner",
+        router=ROUTER,
+        planners=[planner],
+        agents=plain(),
+        embedder=LabelEmbedder(),
+        config=spending(purse),
+    )
+    with pytest.raises(PlanError, match="asked 3 times for a plan"):
+        await all_of(running)
+    assert purse.used.completion == TRIES * len(useless.split())
+    assert purse.spent.money == purse.used.completion
 
 
 async def test_a_purse_above_the_network_is_drawn_from() -> None:
@@ -308,3 +327,22 @@ async def test_the_planner_specialist_is_paid_too() -> None:
     poor.pay(usage=Usage(1))
     with pytest.raises(LimitError, match="drafting has used up its tokens"):
         await all_of(draft_by_specialist("both", staff, [planner], config=spending(poor)))
+
+
+@pytest.mark.parametrize("last", [team_said(), "Nor shall I now."])
+async def test_every_try_of_a_decision_is_paid_for(last: str) -> None:
+    """Of a decision that came at the third try only the third was paid for."""
+    said = ["A poet, I think.", team_said().replace("base", "muse"), last, plan_said("one")]
+    purse = Purse(Budget(), "drafting")
+    model = ScriptedModel(said) | RunnableLambda(lambda one: one)  # which no grammar holds
+    staff = Staff(model, {"cron": "schedules"}, price=Price(written=1e6))
+    drafting = draft("A line.", staff, ways=Ways(observers=False), config=spending(purse))
+    if last == team_said():
+        assert isinstance((await all_of(drafting))[-1], Draft)
+        paid = said
+    else:
+        with pytest.raises(ContractError, match="asked 3 times"):
+            await all_of(drafting)
+        paid = said[:3]
+    assert purse.used.completion == sum(len(text.split()) for text in paid)
+    assert purse.spent.money == purse.used.completion
